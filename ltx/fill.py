@@ -1,0 +1,82 @@
+"""What stands where pixels are removed, and the one composite used in training and in metrics."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx.errors import InputError
+
+FILLS = ("black", "mean", "blur", "noise")
+
+
+def keep(images: Tensor, mask: Tensor, background: Tensor) -> Tensor:
+    """`m·x + (1 - m)·background`: images `[B, 3, H, W]` where the mask `[B, 1, H, W]` is 1, `background` where 0."""
+    return torch.lerp(background, images, mask)
+
+
+class Fill:
+    """Makes the background that replaces removed pixels.
+
+    Args:
+        name: `black` (zeros in pixel space); `mean` (each image's own mean colour); `blur` (Gaussian of
+            `blur_sigma` times the shorter side, reflected at the borders); `noise` (independent normal pixels
+            with each image's channel mean and spread, clipped to [0, 1]); `random` (one of the four, drawn for
+            each image); or a list of names to draw from.
+        blur_sigma: standard deviation of the blur as a share of the shorter side (0.05 is 11 px at 224).
+    """
+
+    def __init__(self, name: str | list[str] = "black", blur_sigma: float = 0.05) -> None:
+        choices = list(FILLS) if name == "random" else [name] if isinstance(name, str) else list(name)
+        for choice in choices:
+            if choice not in FILLS:
+                raise InputError(f"fill={choice!r} is unknown; allowed: {', '.join(FILLS)}, random")
+        if not choices:
+            raise InputError(f"fill is an empty list; allowed: {', '.join(FILLS)}, random")
+        self.choices = choices
+        self.blur_sigma = blur_sigma
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None, shared: bool = False) -> Tensor:
+        """The background `[B, 3, H, W]` for images `[B, 3, H, W]` in [0, 1].
+
+        Args:
+            generator: source of the draws (of `noise` and of the choice); on the images' device or the CPU.
+            shared: draw once for the whole batch, so that an image's background does not depend on its neighbours.
+        """
+        rows = 1 if shared else images.shape[0]
+        if len(self.choices) == 1:
+            return self._one(self.choices[0], images, generator, rows)
+        chosen = _draw(torch.rand, (rows,), generator, images).mul(len(self.choices)).long().view(-1, 1, 1, 1)
+        background = torch.zeros_like(images)
+        for index, choice in enumerate(self.choices):
+            background = torch.where(chosen == index, self._one(choice, images, generator, rows), background)
+        return background
+
+    def _one(self, name: str, images: Tensor, generator: torch.Generator | None, rows: int) -> Tensor:
+        if name == "black":
+            return torch.zeros_like(images)
+        if name == "mean":
+            return images.mean((2, 3), keepdim=True).expand_as(images)
+        if name == "blur":
+            return gaussian_blur(images, self.blur_sigma * min(images.shape[-2:]))
+        noise = _draw(torch.randn, (rows, *images.shape[1:]), generator, images)
+        spread, centre = torch.std_mean(images, (2, 3), keepdim=True)
+        return (centre + spread * noise).clamp(0, 1)
+
+
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian blur of `[B, C, H, W]` with reflected borders, cut at 3 σ (or at the image's side)."""
+    radius = max(1, min(round(3 * sigma), min(images.shape[-2:]) - 1))
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
+    rows, channels, height, width = images.shape
+    lines = F.pad(images.reshape(-1, 1, height, width), (radius, radius, radius, radius), mode="reflect")
+    lines = F.conv2d(lines, kernel.unsqueeze(2))
+    return F.conv2d(lines, kernel.unsqueeze(3)).reshape(rows, channels, height, width)
+
+
+def _draw(kind, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    device = generator.device if generator is not None else like.device
+    return kind(shape, generator=generator, device=device).to(like)
