@@ -146,6 +146,11 @@ class Classifier:
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
+    @property
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, `[1, 3, 1, 1]` each, that pixels in [0, 1] are normalised by."""
+        return self._mean, self._std
+
     # -- what it knows of itself -----------------------------------------------------------------------------------
 
     def feature_shapes(self, stages: list[int] | None = None) -> list[torch.Size]:

@@ -39,11 +39,16 @@ def logits_and_features(model: nn.Module, inputs: Tensor, stages: list[int] | No
         Logits `[B, K]`, equal to `model(inputs)` in eval mode, and the `Features`.
     """
     final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
-    logits = model.forward_head(final)  # type: ignore[operator]
-    return logits, Features(list(maps), _as_map(model, final, maps[-1]))
+    return model.forward_head(final), Features(list(maps), _as_map(final, maps[-1]))  # type: ignore[operator]
 
 
-def _as_map(model: nn.Module, final: Tensor, like: Tensor) -> Tensor:
+def features(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> Features:
+    """The feature maps alone, see `logits_and_features`; `model` needs no head."""
+    final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
+    return Features(list(maps), _as_map(final, maps[-1]))
+
+
+def _as_map(final: Tensor, like: Tensor) -> Tensor:
     """`final` as `[B, C, h, w]`, whether the model keeps tokens, NHWC or NCHW."""
     height, width = like.shape[-2:]
     if final.ndim == 3:
@@ -71,10 +76,10 @@ def feature_shapes(model: nn.Module, input_size: tuple[int, int], stages: list[i
     try:
         with torch.no_grad():
             zeros = torch.zeros(1, 3, *input_size, device=weight.device, dtype=weight.dtype)
-            _, features = logits_and_features(model, zeros, stages)
+            found = features(model, zeros, stages)
     except (AttributeError, TypeError) as error:  # a few timm models (CoaT, CrossViT) keep lists of token sets
         raise InputError(
             f"{type(model).__name__} keeps no single feature map ({error}); "
             "choose another trunk with explainer.trunk=<timm model name>"
         ) from error
-    return [tensor.shape[1:] for tensor in (*features.stages, features.final)]
+    return [tensor.shape[1:] for tensor in (*found.stages, found.final)]

@@ -1,0 +1,144 @@
+"""A checkpoint is a folder: the explainer's tensors, the resolved configuration, and a card."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ltx.classifier import Classifier
+from ltx.config import ClassifierConfig
+from ltx.errors import InputError
+from ltx.explainers import ExplainerConfig, MaskNetwork
+
+TENSORS, CONFIG, CARD = "explainer.safetensors", "config.yaml", "README.md"
+
+
+def save_checkpoint(
+    folder: str | Path,
+    explainer: MaskNetwork,
+    config: dict[str, Any],
+    card: str | None = None,
+    half: bool = False,
+) -> None:
+    """Write `explainer.safetensors`, `config.yaml` and, if given, the card `README.md`, each beside and then renamed.
+
+    Args:
+        config: the resolved configuration; its groups `classifier` and `explainer` rebuild the network.
+        card: the model card's text.
+        half: store the tensors in float16.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in explainer.state_dict().items()}
+    if half:
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    classifier = explainer.classifier
+    about = {
+        "classifier": classifier.name,
+        "fingerprint": classifier.fingerprint(),
+        "num_classes": str(classifier.num_classes),
+    }
+    write_beside(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+    if card is not None:
+        write_beside(folder / CARD, card.encode())
+    write_beside(folder / TENSORS, save(tensors, metadata=about))
+
+
+def load(path: str | Path, classifier: Classifier | None = None, device: str | torch.device = "cpu") -> MaskNetwork:
+    """The explainer of a checkpoint folder, with its classifier, in eval mode.
+
+    Args:
+        path: the folder.
+        classifier: the explained model; None = rebuilt from the checkpoint's configuration.
+        device: where both go.
+
+    Raises:
+        InputError: no such folder, a file in it that cannot be read, or a checkpoint made for another classifier.
+    """
+    folder = Path(path)
+    if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():
+        raise InputError(f"checkpoint={folder} holds no {TENSORS} and {CONFIG}; give a folder that train.py wrote")
+    config = read_config(folder)
+    try:
+        with safe_open(folder / TENSORS, framework="pt") as stored:
+            about = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"checkpoint={folder}: {TENSORS} cannot be read ({error}); copy or train it again") from error
+    if classifier is None:
+        classifier = _group(config, "classifier", ClassifierConfig, folder).build()
+    _same_classifier(folder, about, classifier)
+    explainer: MaskNetwork = _group(config, "explainer", ExplainerConfig, folder).build(classifier)
+    wanted = explainer.state_dict()
+    unfit = [
+        f"{name} {tuple(tensors[name].shape) if name in tensors else 'absent'} in the file, "
+        f"{tuple(wanted[name].shape) if name in wanted else 'absent'} in the network"
+        for name in [*wanted, *(name for name in tensors if name not in wanted)]
+        if name not in tensors or name not in wanted or tensors[name].shape != wanted[name].shape
+    ]
+    if unfit:
+        raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(unfit[:3])}")
+    explainer.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()})
+    classifier.to(device)
+    return explainer.to(device).eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a checkpoint folder.
+
+    Raises:
+        InputError: it is no YAML mapping.
+    """
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"checkpoint={folder}: {CONFIG} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"checkpoint={folder}: {CONFIG} is no mapping of settings")
+    return config
+
+
+def write_beside(file: Path, content: bytes) -> None:
+    """Write a file under another name, flush it to the disk, and rename it: there is never half a file."""
+    beside = file.with_name(file.name + ".part")
+    with beside.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, file)
+
+
+def _same_classifier(folder: Path, about: dict[str, str], classifier: Classifier) -> None:
+    made_for = about.get("classifier", "an unnamed classifier")
+    if made_for != classifier.name or about.get("num_classes") != str(classifier.num_classes):
+        raise InputError(
+            f"checkpoint={folder} was made for {made_for} with {about.get('num_classes')} classes, "
+            f"not for {classifier.name} with {classifier.num_classes}"
+        )
+    if about.get("fingerprint") != classifier.fingerprint():
+        raise InputError(
+            f"checkpoint={folder} was made for {made_for} with other weights or normalisation "
+            f"(fingerprint {about.get('fingerprint')}, here {classifier.fingerprint()}); "
+            "name the weights it was trained with: classifier.weights=FILE"
+        )
+
+
+def _group(config: dict[str, Any], name: str, schema: type[Any], folder: Path) -> Any:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config.get(name) or {}))
+    except OmegaConfBaseException as error:
+        raise InputError(f"checkpoint={folder}: {CONFIG}: {name}: {str(error).splitlines()[0]}") from error
+
+
+def explainer_groups(classifier: ClassifierConfig, explainer: ExplainerConfig) -> dict[str, Any]:
+    """The two groups of a configuration that `load` needs."""
+    return {"classifier": asdict(classifier), "explainer": asdict(explainer)}

@@ -1,0 +1,274 @@
+"""What every mask network is: a trunk that may be the classifier's own, a decoder, and the question of a class."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from ltx.classifier import Classifier, Targets
+from ltx.errors import InputError, suggest
+from ltx.explanation import Explanation
+from ltx.fill import Fill, keep
+from ltx.trunk import Features, feature_shapes, features, supports_features
+
+SCOPES = ("head", "decoder", "all")
+
+
+class MaskNetwork(nn.Module):
+    """An image, and the class asked about, to mask logits on a small grid; knows nothing of losses.
+
+    A network adds `decode(features, targets) -> logits [B, 1, h, w]` and names the modules of its last layer in
+    `head_modules`.
+
+    Args:
+        classifier: the explained model. Held by reference, never registered: its weights are no part of this network.
+        trunk: `"shared"` = the classifier's own feature maps, which its prediction computes anyway (frozen, free);
+            `"copy"` = a trainable copy of the classifier's trunk; else a timm name, trainable, initialised from the
+            classifier's weights wherever names and shapes agree.
+        stages: which feature maps the decoder reads, as timm counts them; None = the network's own choice.
+        conditioned: whether the class asked about modulates the decoder.
+
+    Raises:
+        InputError: the trunk is unknown or keeps no feature maps.
+    """
+
+    head_modules: ClassVar[tuple[str, ...]]
+
+    def __init__(self, classifier: Classifier, trunk: str, stages: list[int] | None, conditioned: bool) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.conditioned = conditioned
+        self.shares_trunk = trunk == "shared"
+        self.trunk: nn.Module | None = None
+        if not self.shares_trunk:
+            self.trunk, mean, std = _own_trunk(classifier, trunk)
+            self.register_buffer("trunk_mean", mean, persistent=False)
+            self.register_buffer("trunk_std", std, persistent=False)
+        source = classifier.model if self.trunk is None else self.trunk
+        shapes = feature_shapes(source, classifier.input_size)[:-1]
+        self.stages = self.choose_stages(shapes) if stages is None else [int(stage) for stage in stages]
+        for stage in self.stages:
+            if not 0 <= stage < len(shapes):
+                raise InputError(f"explainer.stages: {stage} is no stage of the trunk; it has 0 to {len(shapes) - 1}")
+        self.feature_shapes = feature_shapes(source, classifier.input_size, self.stages)
+
+    def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
+        """Which of the trunk's maps (shapes `[C, h, w]`) the decoder reads when nobody says."""
+        raise NotImplementedError
+
+    def decode(self, found: Features, targets: Tensor) -> Tensor:
+        """Mask logits `[B, 1, h, w]` from feature maps and class indices `[B]`."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, targets: Targets = None) -> Tensor:
+        """The mask `[B, 1, H, W]` in [0, 1] of images `[B, 3, H, W]`; `targets` None = the predicted classes."""
+        logits, found = self.predict_and_encode(images)
+        return self.upsample(self.decode(found, self.classifier.targets(targets, logits)))
+
+    def predict_and_encode(self, images: Tensor) -> tuple[Tensor, Features]:
+        """The classifier's logits `[B, K]` and this network's features: one pass where the trunk is shared."""
+        if self.trunk is None:
+            with torch.no_grad():
+                return self.classifier.logits_and_features(images, self.stages)
+        with torch.no_grad():
+            logits = self.classifier(images)
+        return logits, self.encode(images)
+
+    def encode(self, images: Tensor) -> Features:
+        """The features of this network's own trunk, for images `[B, 3, H, W]`."""
+        if self.trunk is None:
+            raise InputError("the trunk is the classifier's own; its features come with its prediction")
+        return features(self.trunk, (images - self.trunk_mean) / self.trunk_std, self.stages)
+
+    def upsample(self, logits: Tensor) -> Tensor:
+        """Mask logits `[B, 1, h, w]` to the mask `[B, 1, H, W]` at the classifier's input size, bilinearly."""
+        mask = logits.float().sigmoid()
+        return F.interpolate(mask, self.classifier.input_size, mode="bilinear", align_corners=False)
+
+    def train(self, mode: bool = True) -> MaskNetwork:
+        """As `nn.Module.train`, but the trunk stays in eval mode: its BatchNorm statistics are the classifier's."""
+        super().train(mode)
+        if self.trunk is not None:
+            self.trunk.eval()
+        return self
+
+    def scope(self, name: str) -> list[str]:
+        """Names of the parameters that are adapted: `head` (last layer), `decoder` (all but the trunk) or `all`.
+
+        Raises:
+            InputError: unknown scope, or `all` where the trunk is the classifier's own.
+        """
+        if name not in SCOPES:
+            raise InputError(f"scope={name!r} is unknown; allowed: {', '.join(SCOPES)}{suggest(name, SCOPES)}")
+        if name == "all" and self.shares_trunk:
+            raise InputError(
+                "scope=all would change the explained classifier, whose trunk this explainer shares; use scope=decoder"
+            )
+        trainable = [key for key, parameter in self.named_parameters() if parameter.requires_grad]
+        if name == "all":
+            return trainable
+        if name == "head":
+            return [key for key in trainable if key.split(".")[0] in self.head_modules]
+        return [key for key in trainable if not key.startswith("trunk.")]
+
+    @torch.no_grad()
+    def explain(
+        self, images: Tensor, targets: Targets = None, fill: Fill | str = "black", names: list[str] | None = None
+    ) -> Explanation:
+        """Explain images `[B, 3, H, W]` in [0, 1] in one forward pass of the network.
+
+        `probability_kept` and `probability_removed` take one more pass of the classifier over both composites.
+
+        Args:
+            targets: the classes asked about; None = predicted.
+            fill: what stands where pixels are removed in the two composites.
+            names: one a picture, for the result.
+        """
+        was_training = self.training
+        self.eval()
+        begun = time.perf_counter()
+        logits, found = self.predict_and_encode(images)
+        indices = self.classifier.targets(targets, logits)
+        mask = self.upsample(self.decode(found, indices))
+        seconds = (time.perf_counter() - begun) / max(1, len(images))
+        self.train(was_training)
+        return describe(self.classifier, images, mask, indices, logits, fill, names, "ltx", 0, seconds)
+
+
+@torch.no_grad()
+def describe(
+    classifier: Classifier,
+    images: Tensor,
+    mask: Tensor,
+    targets: Tensor,
+    logits: Tensor,
+    fill: Fill | str,
+    names: list[str] | None,
+    method: str,
+    steps: int,
+    seconds: float,
+) -> Explanation:
+    """An `Explanation` of masks `[B, 1, H, W]`, with the class's probability whole, kept and removed."""
+    fill = Fill(fill) if isinstance(fill, str) else fill
+    background = fill(images, torch.Generator().manual_seed(0), shared=True)
+    composites = torch.cat([keep(images, mask, background), keep(images, 1 - mask, background)])
+    rows = torch.arange(len(images), device=images.device)
+    kept, removed = classifier.probabilities(classifier(composites)).chunk(2)
+    return Explanation(
+        images=images,
+        maps=mask,
+        mask=mask,
+        targets=targets,
+        labels=[classifier.label(index) for index in targets.tolist()],
+        probability=classifier.probabilities(logits)[rows, targets],
+        probability_kept=kept[rows, targets],
+        probability_removed=removed[rows, targets],
+        method=method,
+        steps=steps,
+        seconds=seconds,
+        names=names or [f"image_{index:03d}" for index in range(len(images))],
+        fill="+".join(fill.choices),
+    )
+
+
+class ClassQuery(nn.Module):
+    """The class asked about as a vector: the classifier's own head row, standardised, then a linear layer.
+
+    Where the classifier has no linear head, a learned embedding stands in for its rows.
+
+    Shape: class indices `[B]` to `[B, width]`.
+    """
+
+    def __init__(self, classifier: Classifier, width: int) -> None:
+        super().__init__()
+        rows = classifier.class_weights()
+        if rows is None:
+            self.rows: Tensor = nn.Parameter(torch.randn(classifier.num_classes, width))
+        else:
+            # What tells a class from the others matters, not what all rows have in common.
+            rows = rows - rows.mean(0)
+            self.register_buffer("rows", rows / rows.std(1, keepdim=True).clamp_min(1e-6), persistent=False)
+        self.project = nn.Linear(self.rows.shape[1], width)
+
+    def forward(self, targets: Tensor) -> Tensor:
+        return self.project(self.rows[targets])
+
+
+class ClassEvidence(nn.Module):
+    """How well each place of the final map fits the class's head row: Grad-CAM's map for a pooled linear head (CAM).
+
+    Standardised over the image; an all-zero channel where map and head differ in width.
+
+    Shape: final map `[B, D, h, w]`, class indices `[B]` to `[B, 1, h, w]`.
+    """
+
+    def __init__(self, classifier: Classifier, channels: int) -> None:
+        super().__init__()
+        rows = classifier.class_weights()
+        fits = rows is not None and rows.shape[1] == channels
+        self.register_buffer("rows", rows - rows.mean(0) if rows is not None and fits else None, persistent=False)
+
+    def forward(self, final: Tensor, targets: Tensor) -> Tensor:
+        if self.rows is None:
+            return final.new_zeros(final.shape[0], 1, *final.shape[-2:])
+        evidence = torch.einsum("bchw,bc->bhw", final, self.rows[targets]).unsqueeze(1)
+        spread, centre = torch.std_mean(evidence, (2, 3), keepdim=True)
+        return (evidence - centre) / (spread + 1e-6)
+
+
+class Modulation(nn.Module):
+    """Feature-wise linear modulation (FiLM, Perez et al. 2018) of channels by a query vector; starts as the identity.
+
+    Shape: `x [B, C, h, w]`, query `[B, width]` to `[B, C, h, w]`.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(width, 2 * channels)
+        nn.init.normal_(self.affine.weight, std=0.02)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+        scale, shift = self.affine(F.gelu(query))[:, :, None, None].chunk(2, 1)
+        return x * (1 + scale) + shift
+
+
+def _own_trunk(classifier: Classifier, name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A trainable trunk without its classification head, and the normalisation `[1, 3, 1, 1]` that it expects."""
+    if name == "copy":
+        if not supports_features(classifier.model):
+            raise InputError(
+                f"explainer.trunk=copy: {classifier.name} has no forward_intermediates; "
+                "choose a timm name, for instance explainer.trunk=resnet18"
+            )
+        trunk = copy.deepcopy(classifier.model)
+        mean, std = classifier.normalisation
+    else:
+        if not timm.is_model(name):
+            known = [*timm.list_models(), "shared", "copy"]
+            raise InputError(f"explainer.trunk={name!r} is neither shared, copy nor a timm model{suggest(name, known)}")
+        options: dict[str, Any] = {"num_classes": 0}
+        try:
+            trunk = timm.create_model(name, img_size=classifier.input_size, **options)
+        except TypeError:  # convolutional models take any size
+            trunk = timm.create_model(name, **options)
+        config = resolve_model_data_config(trunk)
+        mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        own, theirs = trunk.state_dict(), classifier.model.state_dict()
+        agreeing = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
+        trunk.load_state_dict(agreeing, strict=False)
+    if hasattr(trunk, "reset_classifier"):
+        trunk.reset_classifier(0)
+    trunk.requires_grad_(True)
+    for key, parameter in trunk.named_parameters():
+        if key.split(".")[0] in ("patch_embed", "pos_embed", "cls_token", "dist_token", "reg_token"):
+            parameter.requires_grad_(False)  # the released LTX code freezes the embedding layers
+    return trunk.eval(), mean.clone(), std.clone()

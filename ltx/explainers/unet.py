@@ -1,0 +1,89 @@
+"""Mask networks over the feature pyramid of a convolutional or hierarchical model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from torch import Tensor, nn
+
+from ltx.classifier import Classifier
+from ltx.errors import InputError
+from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation
+from ltx.trunk import Features
+
+
+class UNetExplainer(MaskNetwork):
+    """A U-Net decoder (Ronneberger et al. 2015) over any timm feature pyramid, down to stride 4.
+
+    Args:
+        classifier, trunk, stages, conditioned: see `MaskNetwork`.
+        variant: `"decoder"` = the U-Net, modulated by the class at its deepest level; `"released"` = the head of the
+            released LTX code, a 1×1 convolution on the last map (stride 32).
+        width: channels of the decoder at its finest level; they double with each coarser one.
+    """
+
+    head_modules = ("head",)
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        trunk: str = "shared",
+        stages: list[int] | None = None,
+        conditioned: bool = True,
+        variant: Literal["decoder", "released"] = "decoder",
+        width: int = 16,
+    ) -> None:
+        if variant not in ("decoder", "released"):
+            raise InputError(f"explainer.variant={variant!r} is unknown for unet; allowed: decoder, released")
+        self.variant = variant
+        super().__init__(classifier, trunk, stages, conditioned)
+        *maps, final = self.feature_shapes
+        if variant == "released":
+            deepest = final[0]
+            self.head = nn.Conv2d(deepest, 1, kernel_size=1)
+        else:
+            if len({shape[1:] for shape in maps}) < len(maps) or len(maps) < 2:
+                raise InputError(
+                    f"explainer.name=unet needs a trunk with a feature pyramid, and {trunk} of {classifier.name} has "
+                    f"maps of {', '.join(f'{h}x{w}' for _, h, w in maps)}; use explainer.name=vit, "
+                    "or a convolutional trunk such as explainer.trunk=resnet18"
+                )
+            widths = [width * 2**level for level in reversed(range(len(maps) - 1))]
+            deepest = 2 * widths[0]
+            self.norms = nn.ModuleList(nn.GroupNorm(1, shape[0]) for shape in (*maps, final))
+            self.evidence = ClassEvidence(classifier, final[0]) if conditioned else None
+            self.project = nn.Conv2d(maps[-1][0] + final[0] + int(conditioned), deepest, kernel_size=1)
+            # Its first entry stands for the image, which this decoder does not read. Instance normalisation keeps
+            # every image's result independent of its batch, on one process as on many.
+            pyramid = [0, *(shape[0] for shape in maps[:-1]), deepest]
+            self.decoder = UnetDecoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
+            self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
+        self.query = ClassQuery(classifier, 64) if conditioned else None
+        self.modulate = Modulation(64, deepest) if conditioned else None
+
+    def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
+        """The last map for the released head, else the last map of each resolution from stride 4 on."""
+        if self.variant == "released":
+            return [len(shapes) - 1]
+        finest = min(self.classifier.input_size) / 4
+        by_size = {shape[1:]: stage for stage, shape in enumerate(shapes) if min(shape[1:]) <= finest}
+        return sorted(by_size.values())
+
+    def decode(self, found: Features, targets: Tensor) -> Tensor:
+        if self.variant == "released":
+            return self.head(self._asked(found.final, targets))
+        *skips, last, final = [
+            norm(feature) for feature, norm in zip((*found.stages, found.final), self.norms, strict=True)
+        ]
+        deep = [last, nn.functional.interpolate(final, last.shape[-2:])]
+        if self.evidence is not None:
+            evidence = self.evidence(found.final, targets)
+            deep.append(nn.functional.interpolate(evidence, last.shape[-2:]))
+        x = self._asked(self.project(torch.cat(deep, 1)), targets)
+        return self.head(self.decoder([x, *skips, x]))
+
+    def _asked(self, x: Tensor, targets: Tensor) -> Tensor:
+        return x if self.query is None or self.modulate is None else self.modulate(x, self.query(targets))

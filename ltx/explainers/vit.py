@@ -1,0 +1,98 @@
+"""Mask networks over the tokens of a vision transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ltx.classifier import Classifier
+from ltx.errors import InputError
+from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation
+from ltx.trunk import Features
+
+
+class ViTExplainer(MaskNetwork):
+    """A token head on a trunk whose maps share one grid: one mask value for each patch.
+
+    Args:
+        classifier, trunk, stages, conditioned: see `MaskNetwork`.
+        variant: `"decoder"` = layer-normed tokens of several blocks, the class's evidence map, and a small transformer
+            modulated by the class; `"released"` = the head of the released LTX code on the last block's tokens,
+            Linear(d, d), tanh, Linear(d, 1).
+        width: token width of the decoder.
+        depth: transformer blocks of the decoder.
+    """
+
+    head_modules = ("head",)
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        trunk: str = "shared",
+        stages: list[int] | None = None,
+        conditioned: bool = True,
+        variant: Literal["decoder", "released"] = "decoder",
+        width: int = 192,
+        depth: int = 2,
+    ) -> None:
+        if variant not in ("decoder", "released"):
+            raise InputError(f"explainer.variant={variant!r} is unknown for vit; allowed: decoder, released")
+        self.variant = variant
+        super().__init__(classifier, trunk, stages, conditioned)
+        *maps, final = self.feature_shapes
+        if any(shape[1:] != final[1:] for shape in maps):
+            raise InputError(
+                f"explainer.name=vit needs a trunk of one resolution, and {trunk} of {classifier.name} is a pyramid; "
+                "use explainer.name=unet"
+            )
+        channels = final[0]
+        if variant == "released":
+            width = channels
+        else:
+            self.norms = nn.ModuleList(nn.LayerNorm(shape[0]) for shape in (*maps, final))
+            self.evidence = ClassEvidence(classifier, channels) if conditioned else None
+            self.project = nn.Linear(sum(shape[0] for shape in (*maps, final)) + int(conditioned), width)
+            self.blocks = nn.Sequential(*(Block(width, max(1, width // 64), mlp_ratio=2) for _ in range(depth)))
+        self.query = ClassQuery(classifier, width) if conditioned else None
+        self.modulate = Modulation(width, width) if conditioned else None
+        if variant == "released":
+            self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        else:
+            self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+
+    def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
+        """The last block for the released head, else four blocks a quarter of the depth apart."""
+        last = len(shapes) - 1
+        return [last] if self.variant == "released" else sorted({round(last * part / 4) for part in (1, 2, 3, 4)})
+
+    def decode(self, found: Features, targets: Tensor) -> Tensor:
+        height, width = found.final.shape[-2:]
+        if self.variant == "released":
+            x = found.final
+        else:
+            maps = zip((*found.stages, found.final), self.norms, strict=True)
+            tokens = [norm(_tokens(feature)) for feature, norm in maps]
+            if self.evidence is not None:
+                tokens.append(_tokens(self.evidence(found.final, targets)))
+            x = self.project(torch.cat(tokens, -1)).transpose(1, 2).unflatten(2, (height, width))
+        if self.query is not None and self.modulate is not None:
+            x = self.modulate(x, self.query(targets))
+        x = _tokens(x)
+        if self.variant == "decoder":
+            x = self.blocks(x)
+        return self.head(x).transpose(1, 2).unflatten(2, (height, width))
+
+
+def _tokens(feature: Tensor) -> Tensor:
+    """`[B, C, h, w]` to `[B, h·w, C]`."""
+    return feature.flatten(2).transpose(1, 2)
+
+
+def is_single_resolution(shapes: Sequence[torch.Size]) -> bool:
+    """Whether all feature maps (`[C, h, w]` each) share one grid, as a plain ViT's do."""
+    return all(a[1:] == b[1:] for a, b in pairwise(shapes))

@@ -1,0 +1,40 @@
+"""The prediction under the kept pixels must be preserved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx.config import option
+from ltx.objectives.terms import MaskedBatch
+
+
+@dataclass
+class Keep:
+    """`CE(f(keep(x, m)), y)` (LTX, ICDM 2023), minus the logit (Fong et al. 2019), or KL to the whole prediction."""
+
+    weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
+    kind: str = option(
+        "cross_entropy",
+        help="cross_entropy of the class, its logit (unbounded), or kl from the whole prediction",
+        choices=["cross_entropy", "logit", "kl"],
+    )
+
+    def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
+        return {"kept": batch.mask}
+
+    def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
+        kept = logits["kept"]
+        if self.kind == "logit":
+            return -kept.gather(1, batch.targets[:, None]).squeeze(1)
+        if self.kind == "cross_entropy":
+            return -batch.classifier.log_probability(kept, batch.targets)
+        if batch.classifier.head == "softmax":
+            whole = batch.clean.log_softmax(1)
+            return F.kl_div(kept.log_softmax(1), whole, reduction="none", log_target=True).sum(1)
+        whole = batch.clean.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(batch.clean, whole, reduction="none")
+        return (F.binary_cross_entropy_with_logits(kept, whole, reduction="none") - entropy).sum(1)

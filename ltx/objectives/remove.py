@@ -1,0 +1,34 @@
+"""The counterfactual: without the mask's pixels the class must be lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ltx.config import option
+from ltx.objectives.terms import MaskedBatch
+
+
+@dataclass
+class Remove:
+    """`-log(1 - p_y(f(keep(x, 1 - m))))`, bounded below by 0, or the class's logit.
+
+    The counterfactual branch of LTX (ICDM 2023) as its paper means it; the released code overwrote the other branch.
+    """
+
+    weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
+    kind: str = option(
+        "probability",
+        help="probability: -log(1 - p); logit: the class's logit (unbounded)",
+        choices=["probability", "logit"],
+    )
+
+    def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
+        return {"removed": 1 - batch.mask}
+
+    def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
+        if self.kind == "logit":
+            return logits["removed"].gather(1, batch.targets[:, None]).squeeze(1)
+        return -batch.classifier.log_complement(logits["removed"], batch.targets)

@@ -1,0 +1,93 @@
+"""What a term of the objective sees, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ltx.classifier import Classifier
+from ltx.errors import InputError
+from ltx.fill import keep
+
+Weight = float | Sequence[Sequence[float]]
+
+
+@dataclass
+class MaskedBatch:
+    """A batch under explanation.
+
+    Attributes:
+        classifier: the explained model.
+        images: `[B, 3, H, W]` in [0, 1].
+        background: what removed pixels become, `[B, 3, H, W]`.
+        targets: the classes asked about, `[B]`.
+        clean: the classifier's logits for the whole images, `[B, K]`.
+        scores: the network's mask logits, `[B, 1, h, w]`.
+        mask: the visible mask, `[B, 1, H, W]` in [0, 1], 1 = keep.
+        generator: source of every random draw of the terms, or None.
+        shared_draws: draw once for the whole batch, so that no image's result depends on its neighbours.
+    """
+
+    classifier: Classifier
+    images: Tensor
+    background: Tensor
+    targets: Tensor
+    clean: Tensor
+    scores: Tensor
+    mask: Tensor
+    generator: torch.Generator | None = None
+    shared_draws: bool = False
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform draws in [0, 1), `[B, *shape]` on the images' device."""
+        device = self.generator.device if self.generator is not None else self.images.device
+        rows = 1 if self.shared_draws else self.images.shape[0]
+        drawn = torch.rand(rows, *shape, generator=self.generator, device=device).to(self.images)
+        return drawn.expand(self.images.shape[0], *shape)
+
+
+class Term(Protocol):
+    """One term of the objective: a dataclass of its settings, each an `ltx.config.option`, `weight` among them."""
+
+    weight: Any
+
+    def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
+        """The masks `[B, 1, H, W]` whose composites the term wants classified; equal names are classified once."""
+
+    def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
+        """The term's value, `[B]`, unweighted; `logits` holds `[B, K]` for each mask that was asked for."""
+
+
+def scheduled(weight: Weight, progress: float, name: str) -> float:
+    """The weight at a progress in [0, 1]: a number, or `[[progress, weight], …]` joined by straight lines.
+
+    Raises:
+        InputError: neither of the two forms, or progresses that do not increase.
+    """
+    if isinstance(weight, (int, float)):
+        return float(weight)
+    try:
+        points = [(float(at), float(value)) for at, value in weight]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}.weight={weight!r}: give a number or a list of [progress, weight] pairs") from error
+    if not points or any(b[0] <= a[0] for a, b in pairwise(points)):
+        raise InputError(f"{name}.weight={weight!r}: the progresses of a schedule must increase, from 0 to 1")
+    if progress <= points[0][0]:
+        return points[0][1]
+    for (start, low), (end, high) in pairwise(points):
+        if progress <= end:
+            return low + (high - low) * (progress - start) / (end - start)
+    return points[-1][1]
+
+
+def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Logits `[B, K]` of the composite under each mask `[B, 1, H, W]`, from one pass of the classifier."""
+    if not masks:
+        return {}
+    composites = [keep(batch.images, mask, batch.background) for mask in masks.values()]
+    return dict(zip(masks, batch.classifier(torch.cat(composites)).chunk(len(masks)), strict=True))

@@ -1,0 +1,161 @@
+"""What a pretraining run writes besides the network: metrics, pictures, and the point to resume from."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from torch import Tensor
+
+from ltx.explanation import overlay_grid
+
+
+class MetricsFile(lightning.Callback):
+    """Appends a row to `metrics.csv` every `every` steps and after each validation.
+
+    A resumed run drops the rows after its starting point first, so that no step stands twice.
+    """
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file = file
+        self.every = every
+        self._columns: list[str] = []
+        self._started = time.monotonic()
+
+    @rank_zero_only
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not self.file.exists():
+            return
+        with self.file.open(newline="") as stream:
+            reader = csv.DictReader(stream)
+            rows = [row for row in reader if int(row["step"]) <= trainer.global_step]
+            self._columns = list(reader.fieldnames or [])
+        self._write(rows)
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if accumulated and trainer.global_step % self.every == 0:
+            self._append(trainer, "train/")
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._append(trainer, "val/")
+
+    def _append(self, trainer: lightning.Trainer, kind: str) -> None:
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kind)}
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 2), "lr": lr, **found}
+        if set(row) <= set(self._columns):
+            with self.file.open("a", newline="") as stream:
+                csv.DictWriter(stream, self._columns).writerow(row)
+            return
+        rows: list[dict[str, Any]] = []
+        if self.file.exists():
+            with self.file.open(newline="") as stream:
+                rows = list(csv.DictReader(stream))
+        self._columns += [name for name in row if name not in self._columns]
+        self._write([*rows, row])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        beside = self.file.with_name(self.file.name + ".part")
+        with beside.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(beside, self.file)
+
+
+class ResumePoint(lightning.Callback):
+    """Every `every` steps, and at the end, writes the trainer's state to `last.ckpt` and calls `save`.
+
+    Both are written beside and renamed: a killed process leaves the former ones.
+    """
+
+    def __init__(self, file: Path, every: int, save: Callable[[], None]) -> None:
+        self.file = file
+        self.every = every
+        self.save = save
+        self._saved_at = -1
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 or step >= trainer.max_steps
+        if due and step != self._saved_at and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._saved_at = step
+            beside = self.file.with_name(self.file.name + ".part")
+            trainer.save_checkpoint(beside)
+            if trainer.is_global_zero:
+                os.replace(beside, self.file)
+                self.save()
+
+
+class CollapseWarning(lightning.Callback):
+    """Warns after a validation whose masks are all but constant: too little or too much weight on the area."""
+
+    def __init__(self, spread: float = 0.02) -> None:
+        self.spread = spread
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        found = trainer.callback_metrics
+        if trainer.sanity_checking or "val/mask_spread" not in found or found["val/mask_spread"] >= self.spread:
+            return
+        mean = float(found["val/mask_mean"])
+        mend = "lower" if mean < 0.5 else "raise"
+        warnings.warn(
+            f"step {trainer.global_step}: the masks have collapsed (mean {mean:.3f}, spread over the image "
+            f"{float(found['val/mask_spread']):.4f}); {mend} objective.area.weight",
+            stacklevel=2,
+        )
+
+
+class Overlays(lightning.Callback):
+    """Writes the masks of the same few validation images after each validation: `overlays/step_000100.png`.
+
+    Args:
+        folder: where the pictures go.
+        images: `[B, 3, H, W]` in [0, 1].
+        show: called with (pictures `[H, W, 3]` uint8, step), for a logger that shows images.
+    """
+
+    def __init__(self, folder: Path, images: Tensor, show: Callable[[np.ndarray, int], None] | None = None) -> None:
+        self.folder = folder
+        self.images = images
+        self.show = show
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        with torch.no_grad():
+            found = module.explainer.explain(self.images.to(module.device))
+        titles = [
+            f"{label}  {float(whole):.2f} | kept {float(kept):.2f} | removed {float(removed):.2f}"
+            for label, whole, kept, removed in zip(
+                found.labels, found.probability, found.probability_kept, found.probability_removed, strict=True
+            )
+        ]
+        picture = overlay_grid(self.images, found.mask.cpu(), titles)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"step_{trainer.global_step:06d}.png"
+        beside = file.with_suffix(".png.part")
+        Image.fromarray(picture).save(beside, format="png")
+        os.replace(beside, file)
+        if self.show is not None:
+            self.show(picture, trainer.global_step)

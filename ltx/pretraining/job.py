@@ -1,0 +1,276 @@
+"""A pretraining run from its configuration to the checkpoint folder: what `train.py` calls."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import timm
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+
+from ltx.checkpoints import CONFIG, TENSORS, save_checkpoint, write_beside
+from ltx.config import ClassifierConfig, option
+from ltx.data.folder import FolderData
+from ltx.errors import InputError
+from ltx.explainers import ExplainerConfig, MaskNetwork
+from ltx.fill import Fill
+from ltx.objectives import Objective, ObjectiveConfig
+from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
+from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.pretraining.tracking import WandbConfig, wandb_logger
+
+
+@dataclass
+class DataConfig:
+    """Which images train and validate, and how they are cropped."""
+
+    images: Any = option(
+        "scikit-image", help="training images: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image"
+    )
+    val_images: Any = option(None, help="validation images; null = hold out val_share of the training images")
+    val_share: float = option(0.2, help="share that is held out where val_images is null")
+    batch_size: int = option(16, help="images for each device and micro-batch")
+    workers: int | None = option(None, help="loading processes; null = one a core, 8 at most")
+    crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop")
+    flip: bool = option(True, help="mirror half of the training images")
+    mosaic: float = option(0.25, help="share of images that become two photographs side by side (if conditioned)")
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what, and what is written on the way."""
+
+    max_steps: int = option(150, help="optimiser steps")
+    accumulate: int = option(1, help="micro-batches for each optimiser step")
+    clip: float = option(1.0, help="largest norm of the gradient")
+    precision: str = option("fp32", help="of the explainer; masks and losses stay fp32", choices=["fp32", "bf16"])
+    accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
+    devices: Any = option("auto", help="number of devices, or auto")
+    nodes: int = option(1, help="machines")
+    validate_every: int = option(50, help="steps between validations")
+    checkpoint_every: int = option(50, help="steps between resume points: the most that a killed run loses")
+    log_every: int = option(10, help="steps between rows of metrics.csv")
+    overlays: int = option(6, help="validation images whose masks are drawn after each validation")
+    progress: bool = option(True, help="show a progress bar")
+
+
+@dataclass
+class TrainConfig:
+    """Pretrain an explainer."""
+
+    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
+    explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
+    objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
+    fill: Any = option(
+        "random", help="what replaces removed pixels: black, mean, blur, noise, random, or a list to draw from"
+    )
+    data: DataConfig = option(DataConfig, help="images")
+    optimiser: OptimiserConfig = option(OptimiserConfig, help="AdamW, warm-up and cosine")
+    trainer: TrainerConfig = option(TrainerConfig, help="the run")
+    wandb: WandbConfig = option(WandbConfig, help="sharing through wandb")
+    seed: int = option(0, help="of every random draw")
+    resume: bool = option(True, help="go on from OUT/last.ckpt where there is one; false = start anew")
+    out: str = option("runs/train", help="folder of everything that is written")
+
+
+def pretrain(config: TrainConfig) -> Path:
+    """Train an explainer and write its checkpoint folder; goes on where an earlier run of the same command stopped.
+
+    Returns:
+        The folder: `explainer.safetensors`, `config.yaml`, `README.md`, `metrics.csv`, `overlays/`, `last.ckpt`.
+
+    Raises:
+        InputError: settings that cannot work, a folder with a run of other settings, a loss that is not finite.
+    """
+    out = Path(config.out)
+    resume_from = _resume_point(config, out)
+    classifier = config.classifier.build()
+    explainer_seed = torch.Generator().manual_seed(config.seed).initial_seed()
+    torch.manual_seed(explainer_seed)
+    explainer = config.explainer.build(classifier)
+    data = _data(config, classifier.input_size)
+    data.setup("fit")
+    module = LTXPretraining(
+        explainer=explainer,
+        objective=Objective(config.objective),
+        fill=Fill(config.fill),
+        optimiser=config.optimiser,
+        max_steps=config.trainer.max_steps,
+        seed=config.seed,
+        mosaic=config.data.mosaic,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    settings = asdict(config)
+    write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    logger = wandb_logger(config.wandb, settings, out)
+    trainer = _trainer(config, out, explainer, data, logger, settings)
+    _announce(config, explainer, data, trainer, resume_from)
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
+    if trainer.is_global_zero:
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        save_checkpoint(out, explainer, settings, card(config, explainer, scores, trainer.global_step))
+        _report(out)
+    return out
+
+
+def _data(config: TrainConfig, size: tuple[int, int]) -> FolderData:
+    data = config.data
+    return FolderData(
+        images=data.images,
+        val_images=data.val_images,
+        val_share=data.val_share,
+        size=size,
+        batch_size=data.batch_size,
+        accumulate=config.trainer.accumulate,
+        workers=data.workers,
+        seed=config.seed,
+        max_steps=config.trainer.max_steps,
+        crop_scale=(data.crop_scale[0], data.crop_scale[1]),
+        flip=data.flip,
+    )
+
+
+def _trainer(
+    config: TrainConfig,
+    out: Path,
+    explainer: MaskNetwork,
+    data: FolderData,
+    logger: Logger | None,
+    settings: dict[str, Any],
+) -> lightning.Trainer:
+    run = config.trainer
+    shown = data.validation_images(run.overlays)
+
+    def show(picture: np.ndarray, step: int) -> None:
+        if logger is not None:
+            logger.log_image("overlays", [picture], step=step)  # type: ignore[attr-defined]
+
+    callbacks: list[Callback] = [
+        Overlays(out / "overlays", shown, show),
+        MetricsFile(out / "metrics.csv", run.log_every),
+        CollapseWarning(),
+        # After the others, so that what they wrote for a step is on disk before its resume point.
+        ResumePoint(out / "last.ckpt", run.checkpoint_every, lambda: save_checkpoint(out, explainer, settings)),
+    ]
+    if run.progress:
+        callbacks.append(RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=run.log_every))
+    if logger is not None:
+        callbacks.append(LearningRateMonitor("step"))
+    micro_batches = run.max_steps * run.accumulate
+    return lightning.Trainer(
+        accelerator=run.accelerator,
+        devices=run.devices,
+        num_nodes=run.nodes,
+        max_epochs=1,  # the loader holds the whole training, so that a resumed run is in the same epoch
+        max_steps=run.max_steps,
+        accumulate_grad_batches=run.accumulate,
+        gradient_clip_val=run.clip,
+        precision="bf16-mixed" if run.precision == "bf16" else "32-true",
+        val_check_interval=min(run.validate_every * run.accumulate, micro_batches),
+        check_val_every_n_epoch=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=run.log_every,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=run.progress,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        logger=logger if logger is not None else False,
+        default_root_dir=out,
+    )
+
+
+def _resume_point(config: TrainConfig, out: Path) -> str | None:
+    """The checkpoint to go on from, after checking that it belongs to the same settings."""
+    point = out / "last.ckpt"
+    if not config.resume or not point.is_file() or not (out / CONFIG).is_file():
+        return None
+    former = _flat(yaml.safe_load((out / CONFIG).read_text()))
+    now = _flat(asdict(config))
+    free = ("out", "resume", "wandb.", "trainer.progress", "trainer.devices", "trainer.accelerator", "data.workers")
+    for name in sorted(former.keys() | now.keys()):
+        if former.get(name) != now.get(name) and not name.startswith(free):
+            raise InputError(
+                f"out={out} holds a run with {name}={former.get(name)}, now {now.get(name)}; "
+                "choose another out=…, or resume=false to start anew there"
+            )
+    return str(point)
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {prefix[:-1]: settings}
+    return {name: value for key, part in settings.items() for name, value in _flat(part, f"{prefix}{key}.").items()}
+
+
+def _announce(
+    config: TrainConfig, explainer: MaskNetwork, data: FolderData, trainer: lightning.Trainer, resume_from: str | None
+) -> None:
+    if not trainer.is_global_zero:
+        return
+    trained = sum(p.numel() for p in explainer.parameters() if p.requires_grad)
+    effective = config.data.batch_size * config.trainer.accumulate * trainer.world_size
+    print(
+        f"classifier {explainer.classifier.name}, explainer {type(explainer).__name__} on {config.explainer.trunk} trunk: "
+        f"{trained:,} trained parameters\n"
+        f"{data.train_count} training and {data.val_count} validation images; {config.trainer.max_steps} steps of "
+        f"{effective} images on {trainer.world_size} x {trainer.strategy.root_device.type}"
+        + (f"\ngoing on from {resume_from}" if resume_from else ""),
+        flush=True,
+    )
+
+
+def _report(out: Path) -> None:
+    names = [TENSORS, CONFIG, "README.md", "metrics.csv", "last.ckpt"]
+    pictures = sorted((out / "overlays").glob("*.png"))
+    print("wrote " + ", ".join(str(out / name) for name in names if (out / name).exists()))
+    if pictures:
+        print(f"wrote {len(pictures)} pictures, the last is {pictures[-1]}")
+
+
+def card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, float], step: int) -> str:
+    """The model card: classifier, data, objective, scores and versions, in Markdown."""
+    terms = {name: value for name, value in asdict(config.objective).items() if value["weight"] != 0}
+    lines = [
+        f"# Explainer for {explainer.classifier.name}",
+        "",
+        "A mask network that writes, in one forward pass, the mask of the pixels that a prediction rests on. "
+        "Load it with `ltx.load(folder)`; the classifier's weights are not part of it.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| classifier | `{explainer.classifier.name}`, {explainer.classifier.num_classes} classes, weights "
+        f"`{config.classifier.weights or 'pretrained'}`, fingerprint `{explainer.classifier.fingerprint()}` |",
+        f"| explainer | `{type(explainer).__name__}`, trunk `{config.explainer.trunk}`, "
+        f"{'conditioned on the class' if explainer.conditioned else 'not conditioned'}, "
+        f"{sum(p.numel() for p in explainer.parameters()):,} parameters |",
+        f"| training images | `{config.data.images}` (no labels used) |",
+        f"| validation images | `{config.data.val_images or f'{config.data.val_share:.0%} held out'}` |",
+        f"| training | {step} steps of {config.data.batch_size * config.trainer.accumulate} images a device, "
+        f"seed {config.seed}, fill `{config.fill}` |",
+        f"| versions | Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
+        f"lightning {lightning.__version__} |",
+        "",
+        "Objective:",
+        "",
+        *(f"- `{name}`: " + ", ".join(f"{key} {value}" for key, value in term.items()) for name, term in terms.items()),
+        "",
+        "Scores on the validation images, one forward pass (`kept` and `removed`: the class's probability under the mask "
+        "and under its complement, as a share of that of the whole image; fill as in training):",
+        "",
+        "| score | value |",
+        "|---|---|",
+        *(f"| {name.removeprefix('val/')} | {value:.4f} |" for name, value in sorted(scores.items())),
+        "",
+    ]
+    return "\n".join(lines)

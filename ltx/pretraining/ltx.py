@@ -1,0 +1,197 @@
+"""LTX pretraining: a mask network learns from a frozen classifier's own predictions, without labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx.config import option
+from ltx.errors import InputError
+from ltx.explainers import MaskNetwork
+from ltx.fill import Fill
+from ltx.objectives import MaskedBatch, Objective, Verdict, classify
+
+SATURATED = 0.05
+"""A mask value this near to 0 or 1 counts as saturated."""
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW with a linear warm-up and a cosine decay."""
+
+    lr: float = option(1e-3, help="peak learning rate")
+    trunk_lr: float = option(1e-5, help="peak learning rate of a trainable trunk")
+    weight_decay: float = option(0.01, help="decoupled weight decay")
+    warmup: float = option(0.05, help="share of the steps that warm up")
+    floor: float = option(0.02, help="learning rate at the end, as a share of the peak")
+
+    def factor(self, progress: float) -> float:
+        """The learning rate at a progress in [0, 1], as a share of its peak."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        phase = min(1.0, (progress - self.warmup) / max(1e-9, 1 - self.warmup))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * phase))
+
+
+class LTXPretraining(lightning.LightningModule):
+    """Counterfactual masked prediction (LTX, ICDM 2023): kept pixels preserve the prediction, removed ones destroy it.
+
+    A step takes one pass of the classifier over the whole images (shared by the targets, a shared trunk and the
+    KL term) and one, forwards and backwards to the mask, over all composites. The explained classifier is an attribute
+    of the mask network and no module: it is neither trained, saved nor synchronised.
+
+    Args:
+        explainer: the mask network that is trained.
+        objective: says what a good mask is.
+        fill: what stands where pixels are removed in training; validation uses the same, drawn with a fixed seed.
+        optimiser: learning rates and their schedule.
+        max_steps: optimiser steps of the whole training, which schedules refer to.
+        seed: of the draws of fills, mosaics and terms; together with the step it determines them.
+        mosaic: share of the training images that become two photographs side by side, asked about one of their classes.
+    """
+
+    def __init__(
+        self,
+        explainer: MaskNetwork,
+        objective: Objective,
+        fill: Fill,
+        optimiser: OptimiserConfig,
+        max_steps: int,
+        seed: int = 0,
+        mosaic: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.explainer = explainer
+        self.objective = objective
+        self.fill = fill
+        self.optimiser = optimiser
+        self.max_steps = max_steps
+        self.seed = seed
+        self.mosaic = mosaic if explainer.conditioned else 0.0
+
+    def on_fit_start(self) -> None:
+        self.explainer.classifier.to(self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        generator = self._generator(batch_idx)
+        images, mixed = mosaics(batch["image"], self.mosaic, generator)
+        judged, verdict = self.judge(images, mixed, generator)
+        loss = verdict.loss.mean()
+        self._refuse_nan(verdict)
+        log = {f"train/{name}": value.detach().mean() for name, value in verdict.terms.items()}
+        log |= {f"train/{name}": value for name, value in mask_statistics(judged.mask).items()}
+        self.log_dict({"train/loss": loss.detach(), **log}, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        images = batch["image"]
+        generator = torch.Generator().manual_seed(self.seed + batch_idx)
+        judged, verdict = self.judge(images, None, generator)
+        logits = verdict.logits
+        if not {"kept", "removed"} <= logits.keys():
+            logits = classify(judged, {"kept": judged.mask, "removed": 1 - judged.mask})
+        whole = self._probability(judged.clean, judged.targets)
+        log = {f"val/{name}": value.mean() for name, value in verdict.terms.items()}
+        log |= {f"val/{name}": value for name, value in mask_statistics(judged.mask).items()}
+        for name in ("kept", "removed"):
+            log[f"val/{name}"] = (self._probability(logits[name], judged.targets) / whole).mean()
+        log["val/loss"] = verdict.loss.mean()
+        self.log_dict(log, batch_size=len(images), sync_dist=True, on_epoch=True)
+
+    def judge(self, images: Tensor, mixed: Tensor | None, generator: torch.Generator) -> tuple[MaskedBatch, Verdict]:
+        """Mask the images for their predicted class and let the objective judge.
+
+        Args:
+            images: `[B, 3, H, W]` in [0, 1].
+            mixed: `[B]`, which images show several things and are asked about any likely class; None = none of them.
+        """
+        clean, found = self.explainer.predict_and_encode(images)
+        targets = clean.argmax(1)
+        if mixed is not None and self.mosaic:
+            targets = torch.where(mixed, likely_classes(clean, generator), targets)
+        scores = self.explainer.decode(found, targets)
+        # Masks, composites and losses stay in fp32 whatever the trainer's precision.
+        with torch.autocast(self.device.type, enabled=False):
+            judged = MaskedBatch(
+                classifier=self.explainer.classifier,
+                images=images,
+                background=self.fill(images, generator),
+                targets=targets,
+                clean=clean,
+                scores=scores.float(),
+                mask=self.explainer.upsample(scores),
+                generator=generator,
+            )
+            return judged, self.objective(judged, self.global_step / self.max_steps)
+
+    def configure_optimizers(self) -> Any:
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for name, parameter in self.explainer.named_parameters():
+            if parameter.requires_grad:
+                groups[name.startswith("trunk.")].append(parameter)
+        rates = {True: self.optimiser.trunk_lr, False: self.optimiser.lr}
+        parameters = [{"params": group, "lr": rates[trunk]} for trunk, group in groups.items() if group]
+        adamw = torch.optim.AdamW(parameters, weight_decay=self.optimiser.weight_decay)
+        # The first step must move: count it as done.
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: self.optimiser.factor((s + 1) / self.max_steps))
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _generator(self, batch_idx: int) -> torch.Generator:
+        """Draws depend on seed, micro-batch and rank alone, so that a resumed run repeats the uninterrupted one."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + batch_idx) * 1024 + self.global_rank)
+
+    def _probability(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.explainer.classifier.log_probability(logits, targets).exp()
+
+    def _refuse_nan(self, verdict: Verdict) -> None:
+        bad = [name for name, value in verdict.terms.items() if not value.detach().isfinite().all()]
+        if bad:
+            raise InputError(
+                f"the term {', '.join(bad)} is not finite at step {self.global_step}; the last checkpoint is as it was. "
+                "Lower optimiser.lr, or use classifier.precision=fp32"
+            )
+
+
+def mosaics(images: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Turn a random share of the images into two photographs side by side, or one above the other.
+
+    The second photograph is the batch's next one; both are squeezed to half of the image.
+
+    Returns:
+        Images `[B, 3, H, W]`, and which of them are mosaics, `[B]`.
+    """
+    count, _, height, width = images.shape
+    draws = torch.rand(2, count, generator=generator).to(images.device)
+    mixed = (draws[0] < share) & (count > 1)
+    if not share or count < 2:
+        return images, mixed
+    partner = images.roll(1, 0)
+    half = {
+        3: F.interpolate(torch.cat([images, partner]), (height, width // 2), mode="bilinear", antialias=True),
+        2: F.interpolate(torch.cat([images, partner]), (height // 2, width), mode="bilinear", antialias=True),
+    }
+    beside, above = (F.interpolate(torch.cat(pair.chunk(2), dim), (height, width)) for dim, pair in half.items())
+    both = torch.where((draws[1] < 0.5).view(-1, 1, 1, 1), beside, above)
+    return torch.where(mixed.view(-1, 1, 1, 1), both, images), mixed
+
+
+def likely_classes(logits: Tensor, generator: torch.Generator, among: int = 5) -> Tensor:
+    """One of the `among` likeliest classes for each row of `[B, K]`, with probability in proportion to √p: `[B]`."""
+    top = logits.topk(min(among, logits.shape[1]), dim=1)
+    cumulative = (top.values / 2).softmax(1).cumsum(1)
+    draws = torch.rand(len(logits), 1, generator=generator).to(logits)
+    chosen = (draws > cumulative).sum(1, keepdim=True).clamp_max(top.indices.shape[1] - 1)
+    return top.indices.gather(1, chosen).squeeze(1)
+
+
+def mask_statistics(mask: Tensor) -> dict[str, Tensor]:
+    """Mean, spread over the image's pixels, and saturated share of masks `[B, 1, H, W]`, averaged over the batch."""
+    pixels = mask.detach().flatten(1)
+    saturated = ((pixels < SATURATED) | (pixels > 1 - SATURATED)).float().mean()
+    return {"mask_mean": pixels.mean(), "mask_spread": pixels.std(1).mean(), "mask_saturated": saturated}

@@ -1,0 +1,7 @@
+"""Pretrain an explainer; `python train.py --help` lists every setting."""
+
+from ltx.config import run
+from ltx.pretraining.job import TrainConfig, pretrain
+
+if __name__ == "__main__":
+    run(lambda config: print(f"done: {pretrain(config)}"), TrainConfig, "train.py", "Pretrain an explainer.")
