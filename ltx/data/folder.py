@@ -1,0 +1,345 @@
+"""Unlabelled photographs in files as a stream of random crops that any run can re-enter at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ltx.data.images import (
+    Spec,
+    as_rgb,
+    default_workers,
+    find_images,
+    image_root,
+    opened,
+    oriented_size,
+    read_image,
+    resize,
+    to_tensor,
+)
+from ltx.errors import InputError
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Draw = tuple[int, int]  # index of the image, position in the stream
+
+
+class FolderData(lightning.LightningDataModule):
+    """Training crops and validation images from files.
+
+    The training loader holds the whole training as one epoch of `max_steps * accumulate` micro-batches: use it with
+    `Trainer(max_epochs=1, use_distributed_sampler=False)`. Position p of its stream always is the same crop of the
+    same image, so a run that is resumed at an optimiser step sees what the uninterrupted one would have seen, and
+    ranks share a global batch that does not depend on how many they are. Resume points must lie between optimiser
+    steps, not between the micro-batches of one.
+
+    Batches are `{"image": float32 [B, 3, H, W] in [0, 1], "index": int64 [B]}`; `index` counts in `train_files` or
+    `val_files`. A file that cannot be read is replaced by the next one that can, named once by a warning.
+
+    Args:
+        images: see `ltx.data.images.find_images`.
+        size: height and width of the batches (or one side).
+        batch_size: images for each device and micro-batch.
+        max_steps: optimiser steps of the whole training.
+        val_images: validation images; None holds out `val_share` of `images`.
+        val_share: share of the files that is held out, at least one; chosen by a hash of seed and name below the
+            images' folder, so neither order nor place matters. 0 = no validation.
+        accumulate: micro-batches for each optimiser step.
+        workers: loading processes for each device; None = one a core, 8 at most.
+        seed: of the order, the crops and the held-out files.
+        crop_scale: range of the crop's share of the image's area; its aspect ratio is within 3:4 and 4:3 of `size`.
+        flip: mirror half of the training images.
+
+    Raises:
+        InputError: no images, none that can be read, one in both training and validation, or impossible numbers.
+    """
+
+    def __init__(
+        self,
+        images: Spec,
+        size: int | tuple[int, int],
+        batch_size: int,
+        max_steps: int,
+        val_images: Spec | None = None,
+        val_share: float = 0.1,
+        accumulate: int = 1,
+        workers: int | None = None,
+        seed: int = 0,
+        crop_scale: tuple[float, float] = (0.35, 1.0),
+        flip: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("accumulate", accumulate), ("max_steps", max_steps)):
+            if value < 1:
+                raise InputError(f"{name}={value}; give 1 or more")
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise InputError(f"crop_scale={list(crop_scale)}; give two shares of the area with 0 < low <= high <= 1")
+        if not 0 <= val_share < 1:
+            raise InputError(f"val_share={val_share}; give a share of the images from 0 to below 1")
+        if workers is not None and workers < 0:
+            raise InputError(f"workers={workers}; give 0 or more")
+        self.images = images
+        self.val_images = val_images
+        self.val_share = val_share
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.batch_size = batch_size
+        self.max_steps = max_steps
+        self.accumulate = accumulate
+        self.workers = default_workers() if workers is None else workers
+        self.seed = seed
+        self.crop_scale = crop_scale
+        self.flip = flip
+        self.train_files: list[Path] = []
+        self.val_files: list[Path] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the files and divide them; a second call changes nothing."""
+        if self.train_files:
+            return
+        train = find_images(self.images)
+        if self.val_images is not None:
+            val = find_images(self.val_images)
+            _check_disjoint(train, val)
+        else:
+            train, val = hold_out(train, image_root(self.images), self.val_share, self.seed)
+        _check_readable(train, self.images)
+        self.train_files, self.val_files = train, val
+        self._train = Crops(train, self.size, self.seed, self.crop_scale, self.flip)
+        self._val = WholeImages(val, self.size)
+
+    @property
+    def train_count(self) -> int:
+        return len(self.train_files)
+
+    @property
+    def val_count(self) -> int:
+        return len(self.val_files)
+
+    @property
+    def broken_count(self) -> int:
+        """How many files could not be read so far."""
+        return self._train.broken + self._val.broken
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The stream from the trainer's step on; its length is that of the whole training, as Lightning counts it."""
+        step, rank, ranks = 0, 0, 1
+        if self.trainer is not None:
+            step, rank, ranks = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
+        stream = Stream(
+            count=len(self._train),
+            batch_size=self.batch_size,
+            length=self.max_steps * self.accumulate,
+            start=step * self.accumulate,
+            seed=self.seed,
+            rank=rank,
+            ranks=ranks,
+        )
+        return StreamLoader(
+            self._train, batch_sampler=stream, num_workers=self.workers, pin_memory=torch.cuda.is_available()
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Whole images, squashed to `size`, in order; rank r of R takes the images r, r + R, r + 2R, …"""
+        if not self.val_files:
+            return []
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return DataLoader(
+            self._val,
+            batch_size=self.batch_size,
+            sampler=range(rank, len(self._val), ranks),
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def validation_images(self, count: int) -> Tensor:
+        """The first `count` validation images (training images, where there are none), `[B, 3, H, W]` in [0, 1]."""
+        self.setup()
+        dataset = self._val if self.val_files else WholeImages(self.train_files, self.size)
+        shown = [dataset[index]["image"] for index in range(min(count, len(dataset)))]
+        return torch.stack(shown) if shown else torch.empty(0, 3, *self.size)
+
+
+# -- which file is for what ----------------------------------------------------------------------------------------
+
+
+def hold_out(files: Sequence[Path], root: Path, share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """`files` without a share of them, and that share, both in the order of `files`."""
+    count = max(1, round(share * len(files))) if share > 0 else 0
+    if count >= len(files):
+        raise InputError(f"images: {len(files)} file(s) cannot be divided; give val_images, or val_share=0 for none")
+
+    def draw(file: Path) -> bytes:
+        name = Path(os.path.relpath(os.path.abspath(file), root)).as_posix()
+        return hashlib.sha256(f"{seed}|{name}".encode()).digest()
+
+    held = set(sorted(files, key=draw)[:count])
+    return [file for file in files if file not in held], [file for file in files if file in held]
+
+
+def _check_disjoint(train: Sequence[Path], val: Sequence[Path]) -> None:
+    train_places = {os.path.realpath(file) for file in train}
+    for file in val:
+        if os.path.realpath(file) in train_places:
+            raise InputError(f"{file} is in both images and val_images; an image may only be in one")
+
+
+def _check_readable(files: Sequence[Path], spec: Spec) -> None:
+    first = ""
+    for file in files:
+        try:
+            read_image(file)
+            return
+        except InputError as error:
+            first = first or str(error)
+    raise InputError(f"images={spec}: none of the {len(files)} files can be read; {first}")
+
+
+# -- the stream ----------------------------------------------------------------------------------------------------
+
+
+class Stream(Sampler[list[Draw]]):
+    """Micro-batches `start`, `start + 1`, … of an endless shuffle, as lists of (index of the image, position).
+
+    Position p shows image `permutation(seed, p // count)[p % count]`. Micro-batch t holds the positions
+    `[t·B·R, (t + 1)·B·R)` of which rank r takes the r-th B: R ranks of B images see what one rank of R·B would.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, length: int, start: int = 0, seed: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.length = length
+        self.start = start
+        self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
+
+    def __len__(self) -> int:
+        # Of the whole training, wherever it starts: Lightning's own counters go on from where they were.
+        return self.length
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for batch in range(self.start, self.length):
+            first = (batch * self.ranks + self.rank) * self.batch_size
+            yield [(self.index(position), position) for position in range(first, first + self.batch_size)]
+
+    def index(self, position: int) -> int:
+        """The image that is shown at a position."""
+        return int(_permutation(self.seed, position // self.count, self.count)[position % self.count])
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class StreamLoader(DataLoader[Any]):
+    """Tells Lightning that it can be resumed within an epoch: where it starts follows from the trainer's step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
+# -- items ---------------------------------------------------------------------------------------------------------
+
+
+class _Files(Dataset[dict[str, Any]]):
+    """Files by index, with the next readable one in place of a broken one."""
+
+    def __init__(self, files: Sequence[Path], size: tuple[int, int]) -> None:
+        # One array of text instead of a list of objects: workers that touch reference counts would copy the memory.
+        self._names = np.array([str(file) for file in files], dtype=np.str_)
+        self.size = size
+        self._broken = torch.zeros(len(files), dtype=torch.uint8).share_memory_()  # seen by every worker
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def broken(self) -> int:
+        """How many files could not be read so far."""
+        return int(self._broken.sum())
+
+    def _first_readable(self, index: int, read: Any) -> dict[str, Any]:
+        for offset in range(len(self)):
+            chosen = (index + offset) % len(self)
+            if self._broken[chosen]:
+                continue
+            try:
+                return {"image": read(str(self._names[chosen])).float().div_(255), "index": chosen}
+            except InputError as error:
+                self._broken[chosen] = 1
+                warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
+        raise InputError(f"none of the {len(self)} images can be read")
+
+
+class Crops(_Files):
+    """Random resized crops: an item is asked for by (index, position) and depends on nothing but seed and these."""
+
+    def __init__(
+        self, files: Sequence[Path], size: tuple[int, int], seed: int, crop_scale: tuple[float, float], flip: bool
+    ) -> None:
+        super().__init__(files, size)
+        self.seed = seed
+        self.crop_scale = crop_scale
+        self.flip = flip
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        index, position = draw
+        return self._first_readable(index, lambda file: self._crop(file, position))
+
+    def _crop(self, file: str, position: int) -> Tensor:
+        random = np.random.default_rng([self.seed, position])
+        height, width = self.size
+        with opened(file) as source:
+            full = oriented_size(source)
+            left, top, right, bottom = random_box(full, width / height, self.crop_scale, random)
+            # A JPEG decodes several times faster at 1/2, 1/4 or 1/8; only as far as the crop keeps its pixels.
+            shrink = max(1, int(min((right - left) / width, (bottom - top) / height)))
+            source.draft(None, (source.width // shrink, source.height // shrink))
+            image = as_rgb(source)
+        across, down = image.width / full[0], image.height / full[1]
+        box = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        if self.flip and random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return to_tensor(image)
+
+
+class WholeImages(_Files):
+    """Whole images, squashed to the size."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._first_readable(index, lambda file: resize(read_image(file), self.size))
+
+
+def random_box(size: tuple[int, int], aspect: float, scale: tuple[float, float], random: np.random.Generator) -> Box:
+    """A box inside an image of `size` (width, height): area uniform in `scale`, log aspect uniform within 3:4 and 4:3
+    of `aspect` (Szegedy et al. 2015), place uniform; the largest centred one after ten draws that do not fit."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * random.uniform(*scale)
+        ratio = aspect * math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if w <= width and h <= height:
+            left, top = random.uniform(0, width - w), random.uniform(0, height - h)
+            return left, top, left + w, top + h
+    w = min(width, height * aspect)
+    h = min(height, width / aspect)
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2

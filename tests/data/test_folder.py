@@ -1,0 +1,280 @@
+"""The training stream: the same crop at the same position, for any number of ranks and after any resumption."""
+
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ltx.data.folder import Crops, FolderData, Stream, hold_out, random_box
+from ltx.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for index in range(7):
+        file = tmp_path / "photos" / f"{'ab'[index % 2]}/{index}.{'png' if index < 4 else 'jpg'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8)).save(file)
+    return tmp_path / "photos"
+
+
+def data(folder: Path, **options: Any) -> FolderData:
+    settings: dict[str, Any] = {"size": 16, "batch_size": 2, "max_steps": 10, "workers": 0, "seed": 3} | options
+    return FolderData(folder, **settings)
+
+
+# -- the stream ----------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_shows_every_image_once_in_another_order() -> None:
+    stream = Stream(count=7, batch_size=2, length=14, seed=3)
+    draws = [draw for batch in stream for draw in batch]
+    assert [position for _, position in draws] == list(range(28))
+    epochs = [[index for index, _ in draws[start : start + 7]] for start in range(0, 28, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    other = [draw for batch in Stream(count=7, batch_size=2, length=14, seed=4) for draw in batch]
+    assert other != draws
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(2, 3), (3, 2), (6, 1)])
+def test_ranks_share_the_batch_of_one(ranks: int, batch_size: int) -> None:
+    alone = list(Stream(count=7, batch_size=6, length=5, seed=3))
+    shared = [Stream(7, batch_size, 5, seed=3, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert [list(itertools.chain(*parts)) for parts in zip(*shared, strict=True)] == alone
+
+
+def test_stream_from_the_middle_is_the_rest_and_says_the_whole_length() -> None:
+    whole, rest = Stream(7, 2, 9), Stream(7, 2, 9, start=4)
+    assert list(rest) == list(whole)[4:]
+    assert len(rest) == len(whole) == 9
+
+
+class Recorder(lightning.LightningModule):
+    """One weight, and the exact bytes of what each step saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, int, list[int], bytes]] = []
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        pixels = batch["image"].mul(255).byte().numpy().tobytes()
+        self.seen.append((self.global_step, batch_idx, batch["index"].tolist(), pixels))
+        return (self.weight - batch["image"].mean()).square().sum()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.1)
+
+
+class SaveAt(lightning.Callback):
+    """Saves between two optimiser steps and, like a killed process, trains no further."""
+
+    def __init__(self, step: int, file: Path) -> None:
+        self.step, self.file = step, file
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.file)
+            trainer.should_stop = True
+
+
+def fit(folder: Path, accumulate: int, workers: int, resume: Path | None = None, save: SaveAt | None = None) -> Any:
+    module = Recorder()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        max_steps=10,
+        accumulate_grad_batches=accumulate,
+        use_distributed_sampler=False,
+        val_check_interval=4 * accumulate,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[save] if save else [],
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*dataloader is not resumable.*")
+        source = data(folder, accumulate=accumulate, workers=workers)
+        trainer.fit(module, datamodule=source, ckpt_path=resume, weights_only=True if resume else None)
+    return module, trainer
+
+
+@pytest.mark.parametrize(("accumulate", "workers"), [(1, 0), (2, 0), (2, 1)])
+def test_resumed_training_sees_what_the_uninterrupted_one_saw(
+    folder: Path, tmp_path: Path, accumulate: int, workers: int
+) -> None:
+    whole, trainer = fit(folder, accumulate, workers)
+    assert trainer.global_step == 10
+    assert len(whole.seen) == 10 * accumulate
+    file = tmp_path / "last.ckpt"
+    before, stopped = fit(folder, accumulate, workers, save=SaveAt(6, file))
+    assert stopped.global_step == 6
+    after, resumed = fit(folder, accumulate, workers, resume=file)
+    assert resumed.global_step == 10
+    assert before.seen + after.seen == whole.seen
+    assert torch.equal(after.weight, whole.weight)
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
+    batches = []
+    for workers in (0, 2):
+        source = data(folder, workers=workers, max_steps=3)
+        source.setup()
+        batches.append([batch["image"] for batch in source.train_dataloader()])
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+# -- crops ---------------------------------------------------------------------------------------------------------
+
+
+def test_crop_depends_on_seed_and_position_only(folder: Path) -> None:
+    files = sorted(folder.rglob("*.*"))
+    crops = Crops(files, (16, 16), seed=3, crop_scale=(0.35, 1.0), flip=True)
+    first = crops[2, 5]["image"]
+    crops[4, 9]
+    assert torch.equal(crops[2, 5]["image"], first)
+    assert not torch.equal(crops[2, 6]["image"], first)
+    assert not torch.equal(Crops(files, (16, 16), 4, (0.35, 1.0), True)[2, 5]["image"], first)
+    assert first.dtype == torch.float32
+    assert 0 <= first.min() < first.max() <= 1
+
+
+def test_whole_image_crop_and_its_mirror(tmp_path: Path) -> None:
+    pixels = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    crops = Crops([tmp_path / "a.png"], (16, 16), seed=0, crop_scale=(1.0, 1.0), flip=True)
+    seen = [crops[0, position]["image"] for position in range(40)]
+    mirrored = [torch.equal(crop, image.flip(2)) for crop in seen]
+    assert all(m or torch.equal(crop, image) for m, crop in zip(mirrored, seen, strict=True))
+    assert 8 < sum(mirrored) < 32
+
+
+def test_boxes_lie_inside_with_the_asked_area_and_aspect() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        left, top, right, bottom = random_box((50, 40), 1.0, (0.2, 0.6), random)
+        assert 0 <= left < right <= 50 + 1e-9
+        assert 0 <= top < bottom <= 40 + 1e-9
+        assert 0.2 - 1e-9 <= (right - left) * (bottom - top) / 2000 <= 0.6 + 1e-9
+        assert 3 / 4 - 1e-9 <= (right - left) / (bottom - top) <= 4 / 3 + 1e-9
+    assert random_box((300, 20), 1.0, (0.9, 1.0), random) == (140, 0, 160, 20)
+
+
+def test_fast_jpeg_decoding_is_close_to_the_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = np.linspace(0, 255, 640, dtype=np.uint8)
+    pixels = np.stack([np.tile(ramp, (480, 1)), np.tile(ramp[:480, None], (1, 640)), np.full((480, 640), 90)], 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    crops = Crops([tmp_path / "a.jpg"], (32, 32), seed=0, crop_scale=(0.35, 1.0), flip=False)
+    sizes = []
+    from ltx.data import folder as module
+
+    decode = module.as_rgb
+
+    def spy(image: Image.Image) -> Image.Image:
+        sizes.append(image.size)
+        return decode(image)
+
+    monkeypatch.setattr(module, "as_rgb", spy)
+    fast = [crops[0, position]["image"] for position in range(8)]
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda *_: None)
+    full = [crops[0, position]["image"] for position in range(8)]
+    assert max(width for width, _ in sizes[:8]) < 640 <= min(width for width, _ in sizes[8:])
+    assert max((a - b).abs().max() for a, b in zip(fast, full, strict=True)) < 0.03
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_files_do_not_depend_on_order_or_place(folder: Path, tmp_path: Path) -> None:
+    files = sorted(folder.rglob("*.*"))
+    train, val = hold_out(files, folder, 0.3, seed=0)
+    assert (len(train), len(val)) == (5, 2)
+    assert set(train) | set(val) == set(files)
+    assert set(hold_out(files[::-1], folder, 0.3, seed=0)[1]) == set(val)
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)
+    elsewhere = hold_out(sorted(moved.rglob("*.*")), moved, 0.3, seed=0)[1]
+    assert [f.relative_to(moved) for f in elsewhere] == [f.relative_to(folder) for f in val]
+    assert any(set(hold_out(files, folder, 0.3, seed)[1]) != set(val) for seed in range(1, 5))
+
+
+def test_validation_is_whole_images_in_order(folder: Path) -> None:
+    source = data(folder / "a", val_images=folder / "b")
+    source.setup("fit")
+    source.setup("fit")
+    batches = list(source.val_dataloader())
+    assert [len(batch["index"]) for batch in batches] == [2, 1]
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == [0, 1, 2]
+    images = torch.cat([batch["image"] for batch in batches])
+    assert torch.equal(source.validation_images(2), images[:2])
+    assert (source.train_count, source.val_count) == (4, 3)
+
+
+def test_no_validation(folder: Path) -> None:
+    source = data(folder, val_share=0)
+    source.setup()
+    assert source.val_dataloader() == []
+    assert source.validation_images(2).shape == (2, 3, 16, 16)
+
+
+def test_image_in_both_is_named(folder: Path) -> None:
+    (folder / "b/link.png").symlink_to(folder / "a/0.png")
+    with pytest.raises(InputError, match=r"link\.png is in both images and val_images"):
+        data(folder / "a", val_images=folder / "b").setup()
+
+
+def test_broken_image_gives_its_place_to_the_next_and_is_named_once(folder: Path) -> None:
+    (folder / "a/0.png").write_bytes(b"")
+    source = data(folder, val_share=0)
+    source.setup()
+    with pytest.warns(UserWarning, match=r"0\.png is empty; the next image takes its place") as caught:
+        indices = torch.cat([batch["index"] for batch in source.train_dataloader()]).tolist()
+    assert len(caught) == 1
+    wanted = [index for batch in Stream(7, 2, 10, seed=3) for index, _ in batch]
+    assert wanted.count(0) > 1
+    assert indices == [index or 1 for index in wanted]
+    assert source.broken_count == 1
+
+
+def test_nothing_readable_stops_before_training(folder: Path) -> None:
+    for file in folder.rglob("*.*"):
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of the 6 files can be read; .*is empty"):
+        data(folder).setup()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"crop_scale": (0.5, 0.2)}, r"crop_scale=\[0.5, 0.2\]"),
+        ({"val_share": 1.0}, "val_share=1.0"),
+        ({"workers": -1}, "workers=-1"),
+    ],
+)
+def test_impossible_numbers(folder: Path, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        data(folder, **options)
+
+
+def test_one_image_cannot_be_divided(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="val_share=0"):
+        data(tmp_path).setup()

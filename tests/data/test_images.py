@@ -1,0 +1,242 @@
+"""Which files a spec means, what each kind of picture becomes, and what happens to files that cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ltx.data.images import (
+    SCIKIT_IMAGE,
+    ImageBatches,
+    find_images,
+    image_root,
+    load_images,
+    read_image,
+    read_labels,
+    resize,
+)
+from ltx.errors import InputError
+
+
+def write(path: Path, colour: int | tuple[int, ...] = (200, 100, 50), size: tuple[int, int] = (8, 6)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.JPG", "deep/er/c.jpeg", "deep/a.png", ".hidden.png", "._b.png", ".git/x.png"):
+        write(tmp_path / "photos" / name)
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+# -- which files ---------------------------------------------------------------------------------------------------
+
+
+def test_folder_of_any_depth_sorted_without_hidden_files(folder: Path) -> None:
+    names = [file.relative_to(folder).as_posix() for file in find_images(folder)]
+    assert names == ["a.JPG", "b.png", "deep/a.png", "deep/er/c.jpeg"]
+    assert find_images(str(folder)) == find_images(folder)
+
+
+def test_folder_link_to_a_folder_above_ends(folder: Path) -> None:
+    (folder / "deep/loop").symlink_to(folder, target_is_directory=True)
+    assert len(find_images(folder)) == 4
+
+
+def test_glob_file_and_list_without_repeats(folder: Path) -> None:
+    assert [f.name for f in find_images(f"{folder}/*.png")] == ["b.png"]
+    assert [f.name for f in find_images(f"{folder}/**/*.png")] == ["b.png", "a.png"]
+    assert [f.name for f in find_images(f"{folder}/d*")] == ["a.png", "c.jpeg"]
+    both = find_images([folder / "b.png", str(folder / "deep"), f"{folder}/*.png"])
+    assert [f.name for f in both] == ["b.png", "a.png", "c.jpeg"]
+
+
+def test_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
+    file = write(tmp_path / "a[1].png")
+    assert find_images(file) == [file]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id,file,class_index\n1,"with, comma.png",3\n2,sub/b.png,4\n',
+        'image,class_index\n"with, comma.png",3\n\nsub/b.png,4\n',
+        '\ufeffclass_index,PATH\n3,"with, comma.png"\n4,sub/b.png\n',
+        '"with, comma.png",3\nsub/b.png,4\n',
+        'photo,class_index\n"with, comma.png",3\nsub/b.png,4\n',
+    ],
+)
+def test_listing(tmp_path: Path, text: str) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text(text, encoding="utf-8")
+    assert find_images(listing) == [tmp_path / "with, comma.png", tmp_path / "sub/b.png"]
+    if "class_index" in text:
+        assert read_labels(listing) == {tmp_path / "with, comma.png": 3, tmp_path / "sub/b.png": 4}
+
+
+def test_labels_name_what_is_missing(tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text("file,label\na.png,3\n")
+    with pytest.raises(InputError, match="no column class_index; its columns are file, label"):
+        read_labels(listing)
+    listing.write_text("file,class_index\na.png,3\nb.png,cat\n")
+    with pytest.raises(InputError, match="line 3"):
+        read_labels(listing)
+    with pytest.raises(InputError, match=r"nowhere\.csv does not exist"):
+        read_labels(tmp_path / "nowhere.csv")
+
+
+def test_scikit_image_photographs_are_all_there() -> None:
+    files = find_images("scikit-image")
+    assert [file.name for file in files] == SCIKIT_IMAGE
+    assert all(min(read_image(file).size) >= 300 for file in files)
+
+
+@pytest.mark.parametrize("spec", ["nowhere", "nowhere/*.png", "nowhere.png", []])
+def test_nothing_there(spec: str) -> None:
+    with pytest.raises(InputError, match="images"):
+        find_images(spec)
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match=f"{tmp_path} holds no image"):
+        find_images(tmp_path)
+
+
+def test_root_is_the_deepest_folder_that_holds_all(folder: Path) -> None:
+    assert image_root(folder) == folder
+    assert image_root(folder / "deep/a.png") == folder / "deep"
+    assert image_root(f"{folder}/**/*.png") == folder
+    assert image_root([folder / "deep/er", folder / "deep"]) == folder / "deep"
+    assert image_root([folder / "deep", folder / "b.png"]) == folder
+
+
+# -- pixels --------------------------------------------------------------------------------------------------------
+
+
+def colours(path: Path) -> set[tuple[int, ...]]:
+    image = read_image(path)
+    assert image.mode == "RGB"
+    return {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
+
+
+def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    cases = {
+        "l.png": (Image.new("L", (4, 4), 90), (90, 90, 90)),
+        "bit.png": (Image.new("1", (4, 4), 1), (255, 255, 255)),
+        "p.png": (red.convert("P", palette=Image.Palette.ADAPTIVE), (255, 0, 0)),
+        "p.gif": (red.convert("P", palette=Image.Palette.ADAPTIVE), (255, 0, 0)),
+        "cmyk.tif": (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), (255, 0, 0)),
+        "clear.png": (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), (255, 255, 255)),
+        "half.png": (Image.new("RGBA", (4, 4), (255, 0, 0, 51)), (255, 204, 204)),
+        "la.png": (Image.new("LA", (4, 4), (0, 51)), (204, 204, 204)),
+        "deep.png": (Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)), (128, 128, 128)),
+        "deep.tif": (Image.fromarray(np.full((4, 4), 128 * 257, np.int32)), (128, 128, 128)),
+        "float.tif": (Image.fromarray(np.full((4, 4), 0.2, np.float32)), (51, 51, 51)),
+    }
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name)
+        found = colours(tmp_path / name)
+        assert found == {expected}, name
+    ramp = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    Image.fromarray(ramp).save(tmp_path / "ramp.tif")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "ramp.tif"))[..., 0], (ramp * 255).round())
+
+
+def test_palette_with_a_transparent_colour_lies_on_white(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "p.png", transparency=1)
+    assert colours(tmp_path / "p.png") == {(255, 255, 255)}
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (5, 7)), (6, (0, 5)), (8, (7, 0))])
+def test_exif_orientation_stands_the_picture_upright(tmp_path: Path, orientation: int, corner: tuple[int, int]) -> None:
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    upright = np.asarray(read_image(tmp_path / "a.png"))[..., 0]
+    assert np.argwhere(upright == 255).tolist() == [list(corner)]
+
+
+def test_squash_keeps_everything_and_centre_keeps_the_aspect_ratio() -> None:
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 255
+    image = Image.fromarray(pixels)
+    assert resize(image, 10, "centre").eq(255).all()
+    squashed = resize(image, (10, 30), "squash")
+    assert torch.equal(squashed, torch.from_numpy(pixels).permute(2, 0, 1))
+    assert resize(image, (4, 12), "centre").shape == (3, 4, 12)
+    share = resize(image, 9, "squash").float().mean() / 255
+    assert share == pytest.approx(1 / 3, abs=0.02)
+    with pytest.raises(InputError, match="squash, centre"):
+        resize(image, 9, "center")  # type: ignore[arg-type]
+
+
+# -- files that cannot be read -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> dict[str, Path]:
+    whole = tmp_path / "whole.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(whole)
+    files = {"whole": whole, "missing": tmp_path / "missing.jpg"}
+    for name, content in (("empty", b""), ("text", b"this is text"), ("truncated", whole.read_bytes()[:1500])):
+        files[name] = tmp_path / f"{name}.jpg"
+        files[name].write_bytes(content)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("missing", "does not exist"), ("empty", "is empty"), ("text", "is not an image"), ("truncated", "truncated")],
+)
+def test_unreadable_file_is_named_with_the_reason(damaged: dict[str, Path], kind: str, reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_image(damaged[kind])
+    assert str(damaged[kind]) in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_skip_bad_files_and_stay_full_and_in_order(damaged: dict[str, Path], tmp_path: Path) -> None:
+    good = [write(tmp_path / f"good_{i}.png", (10 * i, 0, 0)) for i in range(5)]
+    files = [good[0], damaged["empty"], good[1], damaged["missing"], good[2], good[3], damaged["truncated"], good[4]]
+    batches = ImageBatches(files, 4, batch_size=2, workers=3)
+    got = list(batches)
+    assert [names for names, _ in got] == [good[:2], good[2:4], good[4:]]
+    images = torch.cat([images for _, images in got])
+    assert images.dtype == torch.float32
+    assert torch.equal(images[:, 0, 0, 0], torch.arange(5) * 10 / 255)
+    assert torch.equal(images, load_images(good, 4))
+    assert [path for path, _ in batches.skipped.files] == [damaged[k] for k in ("empty", "missing", "truncated")]
+    summary = batches.skipped.summary()
+    assert summary.startswith("skipped 3 files: ")
+    assert "empty.jpg is empty; " in summary
+    assert batches.skipped.summary(limit=1).endswith("and 2 more")
+    assert len(list(batches)) == 3  # a second pass starts its own record
+    assert len(batches.skipped) == 3
+
+
+def test_batches_of_nothing_readable_is_an_error(damaged: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"none of the 2 images can be read; skipped 2 files: .*is empty"):
+        list(ImageBatches([damaged["empty"], damaged["text"]], 4, batch_size=2))
+
+
+def test_batches_read_ahead_by_a_bounded_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("ltx.data.images.read_image", lambda path: asked.append(path) or Image.new("RGB", (4, 4)))
+    stream = iter(ImageBatches([Path(f"{i}.png") for i in range(500)], 4, batch_size=4, workers=2))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert 4 <= len(asked) <= 4 + 4 + 2
