@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +52,21 @@ def save_checkpoint(
     write_beside(folder / TENSORS, save(tensors, metadata=about))
 
 
-def load(path: str | Path, classifier: Classifier | None = None, device: str | torch.device = "cpu") -> MaskNetwork:
+def load(
+    path: str | Path,
+    classifier: Classifier | None = None,
+    device: str | torch.device = "cpu",
+    weights: str | None = None,
+    precision: str = "fp32",
+) -> MaskNetwork:
     """The explainer of a checkpoint folder, with its classifier, in eval mode.
 
     Args:
         path: the folder.
         classifier: the explained model; None = rebuilt from the checkpoint's configuration.
         device: where both go.
+        weights: where the classifier's weights are now, if not where they were in training.
+        precision: of the rebuilt classifier's forward pass, whatever it was in training.
 
     Raises:
         InputError: no such folder, a file in it that cannot be read, or a checkpoint made for another classifier.
@@ -75,7 +82,10 @@ def load(path: str | Path, classifier: Classifier | None = None, device: str | t
     except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint={folder}: {TENSORS} cannot be read ({error}); copy or train it again") from error
     if classifier is None:
-        classifier = _group(config, "classifier", ClassifierConfig, folder).build()
+        settings: ClassifierConfig = _group(config, "classifier", ClassifierConfig, folder)
+        settings.precision = precision
+        settings.weights = weights or settings.weights
+        classifier = settings.build()
     _same_classifier(folder, about, classifier)
     explainer: MaskNetwork = _group(config, "explainer", ExplainerConfig, folder).build(classifier)
     wanted = explainer.state_dict()
@@ -137,8 +147,3 @@ def _group(config: dict[str, Any], name: str, schema: type[Any], folder: Path) -
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config.get(name) or {}))
     except OmegaConfBaseException as error:
         raise InputError(f"checkpoint={folder}: {CONFIG}: {name}: {str(error).splitlines()[0]}") from error
-
-
-def explainer_groups(classifier: ClassifierConfig, explainer: ExplainerConfig) -> dict[str, Any]:
-    """The two groups of a configuration that `load` needs."""
-    return {"classifier": asdict(classifier), "explainer": asdict(explainer)}

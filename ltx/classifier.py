@@ -332,7 +332,9 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
 
 def _class_names(names: Sequence[str] | str | Path | None, count: int) -> list[str]:
     if names is None:
-        return list(ImageNetInfo("imagenet-1k").label_descriptions()) if count == 1000 else [str(i) for i in range(count)]
+        return (
+            list(ImageNetInfo("imagenet-1k").label_descriptions()) if count == 1000 else [str(i) for i in range(count)]
+        )
     if isinstance(names, (str, Path)):
         if not Path(names).is_file():
             raise InputError(f"classifier.class_names={names} does not exist; give a text file with one name a line")
@@ -348,3 +350,18 @@ def _shape(tensor: Tensor | None) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` = a GPU where there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from error
+    return torch.device(name)

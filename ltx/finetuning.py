@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-from ltx.classifier import Targets
+from ltx.checkpoints import load
+from ltx.classifier import Target, Targets, pick_device
+from ltx.config import option
 from ltx.errors import InputError, suggest
 from ltx.explainers.mask_network import MaskNetwork, describe
 from ltx.explanation import Explanation
 from ltx.fill import Fill
-from ltx.metrics.perturbation import Prediction, curves, read_logits
-from ltx.objectives import MaskedBatch, Objective
-from ltx.trunk import Features
+from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
+from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
+from ltx.stacked import Copies
+from ltx.streaming import explain_files
 
 SELECTIONS = ("positive", "negative", "deletion", "insertion")
 FRACTIONS = tuple(step / 10 for step in range(10))
@@ -98,104 +100,6 @@ def finetune(
     return explanation
 
 
-class Copies:
-    """One copy of an explainer's adapted parameters for each image, stacked, and the pass that uses them.
-
-    Args:
-        explainer: the network that is copied; not changed.
-        scope: see `MaskNetwork.scope`.
-        count: number of images.
-        found: the images' features, read where the trunk is not adapted.
-        images: `[B, 3, H, W]`, read where it is.
-    """
-
-    def __init__(self, explainer: MaskNetwork, scope: str, count: int, found: Features, images: Tensor) -> None:
-        self.explainer = explainer
-        self.found = found
-        self.images = images
-        self.adapts_trunk = scope == "all"
-        adapted = set(explainer.scope(scope))
-        every = {**dict(explainer.named_parameters()), **dict(explainer.named_buffers())}
-        self.fixed = {name: value.detach() for name, value in every.items() if name not in adapted}
-        self.parameters = {
-            name: value.detach().expand(count, *value.shape).clone().requires_grad_()
-            for name, value in every.items()
-            if name in adapted
-        }
-
-    def scores(self, targets: Tensor) -> Tensor:
-        """Mask logits `[B, 1, h, w]`, each image by its own copy, for classes `[B]`."""
-        network: nn.Module = _Decode(self.explainer, self.adapts_trunk)
-        fixed = {f"explainer.{name}": value for name, value in self.fixed.items()}
-
-        def one(parameters: dict[str, Tensor], source: Features | Tensor, target: Tensor) -> Tensor:
-            own = {f"explainer.{name}": value for name, value in parameters.items()}
-            single = (
-                Features([s[None] for s in source.stages], source.final[None])
-                if isinstance(source, Features)
-                else source[None]
-            )
-            return functional_call(network, {**fixed, **own}, (single, target[None])).squeeze(0)
-
-        source = self.images if self.adapts_trunk else self.found
-        # Fused attention has no batching rule, and would be looped over the images.
-        with sdpa_kernel(SDPBackend.MATH), _ConvolutionAsProduct():
-            return vmap(one)(self.parameters, source, targets)
-
-
-class _ConvolutionAsProduct(TorchFunctionMode):
-    """Computes dense 2-D convolutions as matrix products of the shifted input.
-
-    With weights of its own for each image, a convolution becomes one with as many groups as images, which is several
-    times slower than these batched products (measured by `python -m ltx.bench finetune`).
-    """
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.nn.functional.conv2d or function is torch.conv2d:
-            return self._convolve(function, *args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
-
-    @staticmethod
-    def _convolve(
-        function: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        rows, columns = weight.shape[-2:]
-        down, across = (padding, padding) if isinstance(padding, (int, str)) else padding
-        plain = {*_pair(stride), *_pair(dilation), groups} == {1}
-        if not plain or isinstance(down, str):
-            return function(x, weight, bias, stride, padding, dilation, groups)
-        x = torch.nn.functional.pad(x, (across, across, down, down))
-        height, width = x.shape[-2] - rows + 1, x.shape[-1] - columns + 1
-        shifted = [x[..., i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
-        product = weight.flatten(1) @ torch.stack(shifted, 2).flatten(1, 2).flatten(2)
-        y = product.unflatten(2, (height, width))
-        return y if bias is None else y + bias[:, None, None]
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-class _Decode(nn.Module):
-    """Gives `functional_call` a forward that decodes."""
-
-    def __init__(self, explainer: MaskNetwork, encodes: bool) -> None:
-        super().__init__()
-        self.explainer = explainer
-        self.encodes = encodes
-
-    def forward(self, source: Features | Tensor, targets: Tensor) -> Tensor:
-        found = self.explainer.encode(source) if isinstance(source, Tensor) else source
-        return self.explainer.decode(found, targets)
-
-
 def _adapt(
     copies: Copies,
     images: Tensor,
@@ -260,7 +164,7 @@ class Selection:
 
     def __call__(self, masks: Tensor) -> None:
         """Consider masks `[B, 1, H, W]`."""
-        order = "highest" if self.highest_first else "lowest"
+        order: Order = "highest" if self.highest_first else "lowest"
         found = curves(
             self.explainer.classifier,
             self.images,
@@ -282,3 +186,85 @@ class Selection:
     @property
     def finished(self) -> bool:
         return bool(self.done.all())
+
+
+@dataclass
+class LoadedClassifierConfig:
+    """What may differ from the training: where the weights are, and the precision."""
+
+    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
+    precision: str = option("fp32", help="of the classifier's forward pass", choices=["fp32", "bf16"])
+
+
+@dataclass
+class FinetuneConfig:
+    """Adapt an explainer to each image and write the explanations."""
+
+    checkpoint: str = option("runs/train", help="folder that train.py wrote")
+    images: Any = option(
+        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, a list of them, or scikit-image"
+    )
+    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
+    steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
+    scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
+    lr: float = option(3e-4, help="learning rate of AdamW")
+    objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
+    fill: Any = option("black", help="what replaces removed pixels: black, mean, blur, noise, random or a list")
+    select_by: str | None = option(
+        None,
+        help="keep the step whose map is best by the image's own AUC (the papers' rule); null = the last step",
+        choices=[*SELECTIONS, None],
+    )
+    classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
+    batch_size: int = option(16, help="images adapted at once")
+    fit: str = option(
+        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
+    )
+    device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
+    seed: int = option(0, help="of the draws of fills and terms")
+    out: str = option("runs/explanations", help="folder of the results; a repeated command goes on there")
+
+
+def finetune_files(config: FinetuneConfig) -> Path:
+    """What `finetune.py` does: explain files with the checkpoint adapted to each; returns the folder of the results.
+
+    Raises:
+        InputError: see `ltx.load`, `finetune` and `ltx.streaming.explain_files`.
+    """
+    device = pick_device(config.device)
+    explainer = load(
+        config.checkpoint, device=device, weights=config.classifier.weights, precision=config.classifier.precision
+    )
+    explainer.scope(config.scope)
+    objective, fill = Objective(config.objective), Fill(config.fill)
+
+    def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
+        return finetune(
+            explainer,
+            images,
+            targets,
+            config.steps,
+            config.scope,
+            config.lr,
+            objective,
+            fill,
+            config.select_by,
+            config.seed,
+            config.batch_size,
+            names,
+        )
+
+    irrelevant = ("images", "target", "out", "device", "batch_size", "classifier")
+    settings = {key: value for key, value in asdict(config).items() if key not in irrelevant}
+    count = explain_files(
+        config.images,
+        explain,
+        explainer.classifier,
+        config.out,
+        config.target,
+        config.batch_size,
+        config.fit,  # type: ignore[arg-type]
+        settings=settings,
+    )
+    print(f"{count} explanations in {config.out}: a picture and an .npz for each, and explanations.jsonl")
+    return Path(config.out)

@@ -24,7 +24,7 @@ class Area:
     pixels and zero elsewhere (extremal perturbations, Fong et al. 2019).
     """
 
-    weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
+    weight: Any = option(4.0, help="weight, or [[progress, weight], …]")
     kind: str = option("l1", help="the penalty", choices=["l1", "bce", "released", "entropy", "band", "sorted"])
     low: float = option(0.05, help="band: no penalty from this mean on")
     high: float = option(0.35, help="band: no penalty up to this mean")

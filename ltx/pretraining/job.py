@@ -70,7 +70,7 @@ class TrainConfig:
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
     objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
     fill: Any = option(
-        "random", help="what replaces removed pixels: black, mean, blur, noise, random, or a list to draw from"
+        ["black", "blur"], help="what replaces removed pixels: black, mean, blur, noise, random, or a list to draw from"
     )
     data: DataConfig = option(DataConfig, help="images")
     optimiser: OptimiserConfig = option(OptimiserConfig, help="AdamW, warm-up and cosine")
@@ -221,8 +221,8 @@ def _announce(
     trained = sum(p.numel() for p in explainer.parameters() if p.requires_grad)
     effective = config.data.batch_size * config.trainer.accumulate * trainer.world_size
     print(
-        f"classifier {explainer.classifier.name}, explainer {type(explainer).__name__} on {config.explainer.trunk} trunk: "
-        f"{trained:,} trained parameters\n"
+        f"classifier {explainer.classifier.name}, explainer {type(explainer).__name__} on {config.explainer.trunk} "
+        f"trunk: {trained:,} trained parameters\n"
         f"{data.train_count} training and {data.val_count} validation images; {config.trainer.max_steps} steps of "
         f"{effective} images on {trainer.world_size} x {trainer.strategy.root_device.type}"
         + (f"\ngoing on from {resume_from}" if resume_from else ""),
@@ -265,8 +265,8 @@ def card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, float], 
         "",
         *(f"- `{name}`: " + ", ".join(f"{key} {value}" for key, value in term.items()) for name, term in terms.items()),
         "",
-        "Scores on the validation images, one forward pass (`kept` and `removed`: the class's probability under the mask "
-        "and under its complement, as a share of that of the whole image; fill as in training):",
+        "Scores on the validation images, one forward pass (`kept` and `removed`: the class's probability under the "
+        "mask and under its complement, as a share of that of the whole image; fill as in training):",
         "",
         "| score | value |",
         "|---|---|",

@@ -153,7 +153,7 @@ class LTXPretraining(lightning.LightningModule):
         bad = [name for name, value in verdict.terms.items() if not value.detach().isfinite().all()]
         if bad:
             raise InputError(
-                f"the term {', '.join(bad)} is not finite at step {self.global_step}; the last checkpoint is as it was. "
+                f"the term {', '.join(bad)} is not finite at step {self.global_step}; the last checkpoint is intact. "
                 "Lower optimiser.lr, or use classifier.precision=fp32"
             )
 

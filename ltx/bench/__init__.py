@@ -1,0 +1,1 @@
+"""Measurements beside their floor, in one run: `python -m ltx.bench NAME key=value …`."""

@@ -1,0 +1,86 @@
+"""Finetuning many images at once beside one by one, and a step beside its floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ltx.bench.timing import median_ratio, medians, take_turns
+from ltx.checkpoints import load
+from ltx.classifier import pick_device
+from ltx.config import ClassifierConfig, option, run
+from ltx.data.images import find_images, load_images
+from ltx.explainers import ExplainerConfig
+from ltx.finetuning import finetune
+
+
+@dataclass
+class BenchConfig:
+    """What is measured."""
+
+    checkpoint: str | None = option(None, help="folder that train.py wrote; null = an untrained explainer")
+    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model, where checkpoint is null")
+    explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network, where checkpoint is null")
+    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
+    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    count: int = option(16, help="images at once")
+    steps: int = option(5, help="finetuning steps of a run")
+    scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
+    repeats: int = option(3, help="counted turns")
+    device: str = option("auto", help="auto, cpu, cuda, …")
+
+
+def measure(config: BenchConfig) -> None:
+    """Print the time of both ways, their ratio and largest difference, and step ÷ floor."""
+    device = pick_device(config.device)
+    if config.checkpoint is None:
+        torch.manual_seed(0)
+        explainer = config.explainer.build(config.classifier.build().to(device)).to(device).eval()
+    else:
+        explainer = load(config.checkpoint, device=device, weights=config.weights)
+    classifier = explainer.classifier
+    files = find_images(config.images)
+    files = (files * (1 + config.count // len(files)))[: config.count]
+    images = load_images(files, classifier.input_size).to(device)
+    steps, scope = config.steps, config.scope
+    masks: dict[str, torch.Tensor] = {}
+
+    def at_once() -> None:
+        found = finetune(explainer, images, steps=steps, scope=scope, max_batch=len(images))
+        masks["at once"] = found.maps
+
+    def one_by_one() -> None:
+        parts = [finetune(explainer, image[None], steps=steps, scope=scope).maps for image in images]
+        masks["one by one"] = torch.cat(parts)
+
+    def no_steps() -> None:
+        finetune(explainer, images, steps=0, scope=scope, max_batch=len(images))
+
+    composites = torch.cat([images, 1 - images])
+
+    def floor() -> None:
+        pixels = composites.clone().requires_grad_()
+        classifier(pixels).logsumexp(1).sum().backward()
+
+    ways = {"at once": at_once, "one by one": one_by_one, "no steps": no_steps, "floor": floor}
+    seconds = take_turns(ways, config.repeats, device)
+    found = medians(seconds)
+    step = [(whole - rest) / steps for whole, rest in zip(seconds["at once"], seconds["no steps"], strict=True)]
+    difference = (masks["at once"] - masks["one by one"]).abs().max().item()
+    print(
+        f"{classifier.name}, {type(explainer).__name__}, {len(images)} images, {steps} steps, scope {scope}, {device}"
+    )
+    print(f"  {found['at once']:8.2f} s  at once")
+    print(
+        f"  {found['one by one']:8.2f} s  one by one = {median_ratio(seconds['one by one'], seconds['at once']):.2f} x"
+    )
+    print(f"  largest difference of a mask value between the two ways: {difference:.1e}")
+    print(f"  {1000 * found['floor']:8.1f} ms floor: the classifier, kept and removed, forwards and backwards")
+    print(f"  a step costs {median_ratio(step, seconds['floor']):.2f} x its floor")
+
+
+def main(argv: list[str]) -> None:
+    """`python -m ltx.bench finetune`."""
+    run(measure, BenchConfig, "python -m ltx.bench finetune", "Finetuning at once, one by one, and its floor.", argv)

@@ -1,0 +1,102 @@
+"""A training step beside the sum of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ltx.bench.timing import medians, take_turns
+from ltx.classifier import pick_device
+from ltx.config import ClassifierConfig, option, run
+from ltx.explainers import ExplainerConfig
+from ltx.fill import Fill
+from ltx.objectives import Objective, ObjectiveConfig
+from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+
+
+@dataclass
+class BenchConfig:
+    """What is measured."""
+
+    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
+    explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
+    objective: ObjectiveConfig = option(ObjectiveConfig, help="the terms")
+    fill: Any = option(["black", "blur"], help="what replaces removed pixels")
+    batch_size: int = option(16, help="images a step")
+    repeats: int = option(7, help="counted turns")
+    device: str = option("auto", help="auto, cpu, cuda, …")
+
+
+def measure(config: BenchConfig) -> None:
+    """Print the seconds of a whole step, of each part alone, and step ÷ sum of the parts."""
+    device = pick_device(config.device)
+    classifier = config.classifier.build().to(device)
+    torch.manual_seed(0)
+    explainer = config.explainer.build(classifier).to(device).train()
+    objective = Objective(config.objective)
+    module = LTXPretraining(explainer, objective, Fill(config.fill), OptimiserConfig(), max_steps=1000)
+    module.to(device)
+    parameters = [p for p in explainer.parameters() if p.requires_grad]
+    adamw = torch.optim.AdamW(parameters, lr=1e-6)
+    images = torch.rand(config.batch_size, 3, *classifier.input_size, device=device)
+    mixed = torch.zeros(config.batch_size, dtype=torch.bool, device=device)
+    judged, verdict = module.judge(images, mixed, torch.Generator().manual_seed(0))
+    clean, found = explainer.predict_and_encode(images)
+    targets = clean.argmax(1)
+    composites = torch.rand(len(verdict.logits) * len(images), 3, *classifier.input_size, device=device)
+    with torch.no_grad():
+        gradient = torch.ones_like(judged.mask) / judged.mask.numel()
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        adamw.step()
+        adamw.zero_grad()
+
+    def step() -> None:
+        _, verdict = module.judge(images, mixed, torch.Generator().manual_seed(0))
+        verdict.loss.mean().backward()
+        update()
+
+    def explainer_alone() -> None:
+        own = found if explainer.shares_trunk else explainer.encode(images)
+        explainer.upsample(explainer.decode(own, targets)).backward(gradient)
+        update()
+
+    def classifier_clean() -> None:
+        with torch.no_grad():
+            if explainer.shares_trunk:
+                classifier.logits_and_features(images, explainer.stages)
+            else:
+                classifier(images)
+
+    def classifier_masked() -> None:
+        pixels = composites.detach().requires_grad_()
+        classifier(pixels).logsumexp(1).sum().backward()
+
+    seconds = medians(
+        take_turns(
+            {
+                "step": step,
+                "explainer, forwards and backwards": explainer_alone,
+                "classifier, whole images": classifier_clean,
+                f"classifier, {len(verdict.logits)} composites an image, forwards and backwards": classifier_masked,
+            },
+            config.repeats,
+            device,
+        )
+    )
+    whole = seconds.pop("step")
+    print(
+        f"{classifier.name}, {type(explainer).__name__}, batch {config.batch_size}, {device}, median of {config.repeats}"
+    )
+    for name, value in seconds.items():
+        print(f"  {1000 * value:9.1f} ms  {name}")
+    print(f"  {1000 * sum(seconds.values()):9.1f} ms  sum of the parts")
+    print(f"  {1000 * whole:9.1f} ms  training step = {whole / sum(seconds.values()):.3f} x the sum of its parts")
+
+
+def main(argv: list[str]) -> None:
+    """`python -m ltx.bench train`."""
+    run(measure, BenchConfig, "python -m ltx.bench train", "A training step beside the sum of its parts.", argv)

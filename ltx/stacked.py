@@ -1,0 +1,109 @@
+"""A network with parameters of its own for each image, all in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.trunk import Features
+
+
+class Copies:
+    """One copy of an explainer's adapted parameters for each image, stacked, and the pass that uses them.
+
+    Args:
+        explainer: the network that is copied; not changed.
+        scope: see `MaskNetwork.scope`.
+        count: number of images.
+        found: the images' features, read where the trunk is not adapted.
+        images: `[B, 3, H, W]`, read where it is.
+    """
+
+    def __init__(self, explainer: MaskNetwork, scope: str, count: int, found: Features, images: Tensor) -> None:
+        self.explainer = explainer
+        self.found = found
+        self.images = images
+        self.adapts_trunk = scope == "all"
+        adapted = set(explainer.scope(scope))
+        every = {**dict(explainer.named_parameters()), **dict(explainer.named_buffers())}
+        self.fixed = {name: value.detach() for name, value in every.items() if name not in adapted}
+        self.parameters = {
+            name: value.detach().expand(count, *value.shape).clone().requires_grad_()
+            for name, value in every.items()
+            if name in adapted
+        }
+
+    def scores(self, targets: Tensor) -> Tensor:
+        """Mask logits `[B, 1, h, w]`, each image by its own copy, for classes `[B]`."""
+        network: nn.Module = _Decode(self.explainer, self.adapts_trunk)
+        fixed = {f"explainer.{name}": value for name, value in self.fixed.items()}
+
+        def one(parameters: dict[str, Tensor], source: Features | Tensor, target: Tensor) -> Tensor:
+            own = {f"explainer.{name}": value for name, value in parameters.items()}
+            single = tree_map(lambda x: x[None], source)
+            return functional_call(network, {**fixed, **own}, (single, target[None])).squeeze(0)
+
+        source = self.images if self.adapts_trunk else self.found
+        # Fused attention has no batching rule, and would be looped over the images.
+        with sdpa_kernel(SDPBackend.MATH), _ConvolutionAsProduct():
+            return vmap(one)(self.parameters, source, targets)
+
+
+class _ConvolutionAsProduct(TorchFunctionMode):
+    """Computes dense 2-D convolutions as matrix products of the shifted input.
+
+    With weights of its own for each image, a convolution becomes one with as many groups as images, which is several
+    times slower than these batched products (measured by `python -m ltx.bench finetune`).
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.nn.functional.conv2d or function is torch.conv2d:
+            return self._convolve(function, *args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _convolve(
+        function: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        rows, columns = weight.shape[-2:]
+        down, across = (padding, padding) if isinstance(padding, (int, str)) else padding
+        plain = {*_pair(stride), *_pair(dilation), groups} == {1}
+        if not plain or isinstance(down, str):
+            return function(x, weight, bias, stride, padding, dilation, groups)
+        x = torch.nn.functional.pad(x, (across, across, down, down))
+        height, width = x.shape[-2] - rows + 1, x.shape[-1] - columns + 1
+        shifted = [x[..., i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
+        product = weight.flatten(1) @ torch.stack(shifted, 2).flatten(1, 2).flatten(2)
+        y = product.unflatten(2, (height, width))
+        return y if bias is None else y + bias[:, None, None]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+class _Decode(nn.Module):
+    """Gives `functional_call` a forward that decodes."""
+
+    def __init__(self, explainer: MaskNetwork, encodes: bool) -> None:
+        super().__init__()
+        self.explainer = explainer
+        self.encodes = encodes
+
+    def forward(self, source: Features | Tensor, targets: Tensor) -> Tensor:
+        found = self.explainer.encode(source) if isinstance(source, Tensor) else source
+        return self.explainer.decode(found, targets)

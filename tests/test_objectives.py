@@ -1,0 +1,214 @@
+"""Each term against values worked out by hand, and the one-pass mechanism."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ltx import Classifier, InputError, keep
+from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig, classify
+from ltx.objectives.area import Area
+from ltx.objectives.keep import Keep
+from ltx.objectives.ranking import Ranking
+from ltx.objectives.remove import Remove
+from ltx.objectives.smoothness import Smoothness
+from ltx.objectives.terms import scheduled
+
+
+class Corners(nn.Module):
+    """Class 0 is the mean of the left half's red, class 1 of the right half's, times 10; counts its passes."""
+
+    num_classes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        half = x.shape[-1] // 2
+        return 10 * torch.stack([x[:, 0, :, :half].mean((1, 2)), x[:, 0, :, half:].mean((1, 2))], 1)
+
+
+def batch_for(mask: Tensor, head: str = "softmax", target: int = 0) -> MaskedBatch:
+    classifier = Classifier(Corners(), input_size=8, head=head)
+    images = torch.ones(len(mask), 3, 8, 8)
+    scores = torch.nn.functional.interpolate(torch.logit(mask, eps=1e-6), (4, 4), mode="nearest")
+    return MaskedBatch(
+        classifier=classifier,
+        images=images,
+        background=torch.zeros_like(images),
+        targets=torch.full((len(mask),), target),
+        clean=classifier(images),
+        scores=scores,
+        mask=mask,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def left_half() -> Tensor:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    return mask
+
+
+def value(term, batch: MaskedBatch) -> float:
+    return float(term(batch, classify(batch, term.masks(batch))))
+
+
+def test_keep_and_remove_on_the_linear_classifier():
+    # Kept left half: logits (10, 0); removed: (0, 10); whole: (10, 10).
+    batch = batch_for(left_half())
+    p = math.exp(10) / (math.exp(10) + 1)
+    assert value(Keep(), batch) == pytest.approx(-math.log(p), abs=1e-6)
+    assert value(Keep(kind="logit"), batch) == pytest.approx(-10)
+    assert value(Keep(kind="kl"), batch) == pytest.approx(
+        0.5 * math.log(0.5 / p) + 0.5 * math.log(0.5 / (1 - p)), rel=1e-4
+    )
+    assert value(Remove(), batch) == pytest.approx(-math.log(p), abs=1e-6)
+    assert value(Remove(kind="logit"), batch) == pytest.approx(0)
+    assert value(Remove(), batch_for(1 - left_half())) == pytest.approx(10 + math.log1p(math.exp(-10)), rel=1e-5)
+
+
+def test_sigmoid_heads_read_one_logit():
+    batch = batch_for(left_half(), head="sigmoid")
+    assert value(Keep(), batch) == pytest.approx(math.log1p(math.exp(-10)), abs=1e-6)
+    assert value(Remove(), batch) == pytest.approx(math.log(2), rel=1e-5)  # logit 0
+    assert value(Keep(kind="kl"), batch_for(torch.ones(1, 1, 8, 8), head="sigmoid")) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("l1", 0.25),
+        ("released", 0.25 * math.log1p(math.e) + 0.75 * math.log(2)),
+        ("band", 0.05),
+        ("sorted", (0.5 - 0.25)),
+    ],
+)
+def test_area_of_a_quarter(kind: str, expected: float):
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4, :4] = 1
+    term = Area(kind=kind, low=0.0, high=0.2, target=0.5)
+    assert value(term, batch_for(mask)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_area_of_a_grey_mask():
+    mask = torch.full((1, 1, 8, 8), 0.25)
+    assert value(Area(kind="bce"), batch_for(mask)) == pytest.approx(-math.log(0.75), rel=1e-4)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert value(Area(kind="entropy"), batch_for(mask)) == pytest.approx(entropy, rel=1e-4)
+    # Sorted: r is 1 on the top half: mean of 0.25² and 0.75².
+    sorted_value = value(Area(kind="sorted", target=0.5), batch_for(mask))
+    assert sorted_value == pytest.approx((0.0625 + 0.5625) / 2, rel=1e-4)
+
+
+def test_sorted_area_is_zero_for_a_binary_mask_of_that_area():
+    assert value(Area(kind="sorted", target=0.5), batch_for(left_half())) == pytest.approx(0, abs=1e-6)
+
+
+def test_smoothness_counts_the_one_edge():
+    # On the 4x4 grid one of three horizontal neighbour pairs in each row differs by 1.
+    for power in (1.0, 2.0):
+        assert value(Smoothness(power=power), batch_for(left_half())) == pytest.approx(1 / 3, rel=1e-3)
+
+
+def test_ranking_shows_the_composites_of_deletion_and_insertion():
+    torch.manual_seed(0)
+    scores = torch.rand(1, 1, 4, 4)
+    batch = batch_for(left_half())
+    batch.scores = scores
+    term = Ranking(areas=3, hard=True)
+    masks = term.masks(batch)
+    assert len(masks) == 6
+    areas = 0.05 + 0.85 * torch.rand(1, 3, generator=torch.Generator().manual_seed(0))
+    for index in range(3):
+        kept = masks[f"ranking kept {index}"]
+        assert torch.allclose(kept + masks[f"ranking removed {index}"], torch.ones_like(kept))
+        top = 16 - int((1 - areas[0, index]) * 16)
+        expected = torch.zeros(16).scatter(0, scores.flatten().topk(top).indices, 1).view(1, 1, 4, 4)
+        shown = torch.nn.functional.interpolate(expected, (8, 8), mode="bilinear", align_corners=False)
+        assert torch.allclose(kept, shown, atol=1e-5)
+
+
+def test_ranking_prefers_the_right_order_and_moves_towards_it():
+    right, wrong = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    right[..., :2], wrong[..., 2:] = 1, 1
+    values = []
+    for scores in (right, wrong):
+        batch = batch_for(left_half())
+        batch.scores = scores.clone().requires_grad_()
+        term = Ranking(areas=4, low=0.3, high=0.7)
+        loss = term(batch, classify(batch, term.masks(batch))).sum()
+        loss.backward()
+        values.append(float(loss.detach()))
+        gradient = batch.scores.grad
+        assert gradient is not None
+        # Descent raises the left half, where the class is, against the right.
+        assert float(gradient[..., :2].mean()) < float(gradient[..., 2:].mean())
+    assert values[0] < values[1]
+
+
+def test_all_composites_share_one_pass_and_equal_masks_are_shown_once():
+    batch = batch_for(left_half())
+    batch.classifier.model.passes = 0
+    config = ObjectiveConfig(keep=Keep(weight=2.0), remove=Remove(), ranking=Ranking(weight=1.0, areas=2))
+    verdict = Objective(config)(batch)
+    assert batch.classifier.model.passes == 1
+    assert set(verdict.terms) == {"keep", "remove", "area", "smoothness", "ranking"}
+    assert list(verdict.logits) == [
+        "kept",
+        "removed",
+        *(f"ranking {side} {i}" for i in range(2) for side in ("kept", "removed")),
+    ]
+    expected = sum(getattr(config, name).weight * term for name, term in verdict.terms.items())
+    assert torch.allclose(verdict.loss, expected)
+
+
+def test_logits_are_those_of_the_composites():
+    mask = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    batch = batch_for(mask)
+    verdict = Objective()(batch)
+    assert torch.allclose(verdict.logits["kept"], batch.classifier(keep(batch.images, mask, batch.background)))
+
+
+def test_weight_zero_is_not_computed():
+    batch = batch_for(left_half())
+    config = ObjectiveConfig(remove=Remove(weight=0.0))
+    assert "removed" not in Objective(config)(batch).logits
+
+
+def test_schedules():
+    points = [[0.2, 1.0], [0.6, 3.0]]
+    values = [scheduled(points, at, "t") for at in (0.0, 0.2, 0.4, 0.6, 1.0)]
+    assert values == pytest.approx([1, 1, 2, 3, 3])
+    assert scheduled(2, 0.7, "t") == 2
+    for bad in ([[0.5, 1], [0.2, 2]], "much", [[1]], []):
+        with pytest.raises(InputError, match=r"t\.weight="):
+            scheduled(bad, 0.0, "t")
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(InputError, match="low=0.5"):
+        Area(low=0.5, high=0.2)
+    with pytest.raises(InputError, match="temperature=0"):
+        Ranking(temperature=0)
+
+
+def test_shared_draws_make_a_batch_its_images():
+    scores = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+    mask = torch.nn.functional.interpolate(scores, (8, 8))
+    term = Ranking(areas=2, noise=0.1)
+
+    def masks(index: slice) -> dict[str, Tensor]:
+        batch = batch_for(mask[index])
+        batch.scores, batch.shared_draws = scores[index], True
+        return term.masks(batch)
+
+    together = masks(slice(None))
+    for row in range(3):
+        for name, alone in masks(slice(row, row + 1)).items():
+            assert torch.allclose(alone, together[name][row : row + 1], atol=1e-6)
