@@ -1,0 +1,155 @@
+"""Attribution methods: one function a method, `(classifier, images, targets, …) -> maps [B, 1, H, W]`, and their registry.
+
+A new method is one file here and one line in `METHODS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ltx.attribution.attention import has_attention
+from ltx.attribution.attention_rollout import attention_rollout
+from ltx.attribution.dix import dix
+from ltx.attribution.gae import gae
+from ltx.attribution.gradcam import gradcam
+from ltx.attribution.gradcam_plus_plus import gradcam_plus_plus
+from ltx.attribution.gradient_rollout import gradient_rollout
+from ltx.attribution.gradient_shap import gradient_shap
+from ltx.attribution.iia import iia
+from ltx.attribution.integrated_gradients import integrated_gradients
+from ltx.attribution.layercam import layercam
+from ltx.attribution.layers import feature_layers
+from ltx.attribution.occlusion import occlusion
+from ltx.attribution.rise import rise
+from ltx.classifier import Classifier, Targets
+from ltx.errors import InputError, suggest
+
+Needs = Literal["pixels", "attention", "features", "attention or features"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the registry.
+
+    Attributes:
+        function: `(classifier, images [B, 3, H, W], targets [B] or None, **options) -> maps [B, 1, H, W]`.
+        title: its name in tables.
+        needs: what the classifier must have. `pixels` = nothing but gradients or outputs; `attention` = blocks with
+            one global self-attention each; `features` = `layers` feature maps of more than one position.
+        layers: how many feature maps it uses.
+    """
+
+    function: Callable[..., Tensor]
+    title: str
+    needs: Needs
+    layers: int = 1
+
+    def refusal(self, classifier: Classifier) -> str:
+        """Why the method does not work on this classifier, or an empty string."""
+        if "attention" in self.needs and has_attention(classifier):
+            return ""
+        if self.needs == "attention":
+            return "it has no global self-attention in each block"
+        if "features" in self.needs:
+            try:
+                feature_layers(classifier, self.layers)
+            except InputError as error:
+                return str(error)
+        return ""
+
+    def options(self) -> dict[str, Any]:
+        """The options of the function and their defaults."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "depth"}
+
+
+METHODS: dict[str, Method] = {
+    "iia": Method(partial(iia, depth=2), "IIA2", "attention or features"),
+    "iia2": Method(partial(iia, depth=2), "IIA2", "attention or features"),
+    "iia3": Method(partial(iia, depth=3), "IIA3", "attention or features", layers=2),
+    "dix2": Method(partial(dix, depth=2), "DIX2", "attention or features", layers=3),
+    "dix3": Method(partial(dix, depth=3), "DIX3", "attention or features", layers=3),
+    "attention_rollout": Method(attention_rollout, "Attention Rollout", "attention"),
+    "gradient_rollout": Method(gradient_rollout, "Gradient Rollout", "attention"),
+    "gae": Method(gae, "GAE", "attention"),
+    "gradcam": Method(gradcam, "Grad-CAM", "features"),
+    "gradcam++": Method(gradcam_plus_plus, "Grad-CAM++", "features"),
+    "layercam": Method(layercam, "LayerCAM", "features"),
+    "integrated_gradients": Method(integrated_gradients, "Integrated Gradients", "pixels"),
+    "gradient_shap": Method(gradient_shap, "Gradient SHAP", "pixels"),
+    "occlusion": Method(occlusion, "Occlusion", "pixels"),
+    "rise": Method(rise, "RISE", "pixels"),
+}
+
+
+def supported_methods(classifier: Classifier) -> list[str]:
+    """The names of the methods that work on this classifier."""
+    return [name for name, method in METHODS.items() if not method.refusal(classifier)]
+
+
+def refuse(classifier: Classifier, reason: str) -> InputError:
+    """The error that says why a method does not work on this classifier, and which ones do."""
+    return InputError(f"{reason}; methods that work on it: {', '.join(supported_methods(classifier))}")
+
+
+def attribute(
+    method: str, classifier: Classifier, images: Tensor, targets: Targets = None, *, max_batch: int = 64, **options: Any
+) -> Tensor:
+    """Maps of how much each pixel counts for the class, higher = more.
+
+    Args:
+        method: a name of `METHODS`.
+        images: `[B, 3, H, W]` in [0, 1]; moved to the classifier's device.
+        targets: None or `"predicted"`, a class index or name for all, or one each; see `Classifier.targets`.
+        max_batch: rows of one forward pass, at most; bounds memory and does not change the result.
+        options: the method's own, see its function.
+
+    Returns:
+        `[B, 1, H, W]`, float32, on the classifier's device; their scale is the method's own.
+
+    Raises:
+        InputError: unknown method, option or class, images of a wrong shape, or a classifier that the method does
+            not work on (the text names those that do).
+    """
+    if method not in METHODS:
+        raise InputError(f"method={method!r} is unknown{suggest(method, METHODS)}; allowed: {', '.join(METHODS)}")
+    known = METHODS[method].options()
+    for name in options:
+        if name not in known:
+            raise InputError(f"{method} has no option {name!r}{suggest(name, known)}; it has: {', '.join(known) or 'none'}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(f"images have shape {tuple(images.shape)}; attribution takes [B, 3, H, W] in [0, 1]")
+    if max_batch < 1:
+        raise InputError(f"max_batch={max_batch}; give a positive number of images")
+    images = images.detach().to(classifier.device).float()
+    if len(images) == 0:
+        return images[:, :1]
+    if "max_batch" in known:
+        options["max_batch"] = max_batch
+    chosen = _targets(classifier, images, targets, max_batch)
+    return torch.cat(
+        [
+            METHODS[method].function(classifier, part, None if chosen is None else classes, **options).detach()
+            for part, classes in zip(
+                images.split(max_batch), (images if chosen is None else chosen).split(max_batch), strict=True
+            )
+        ]
+    )
+
+
+def _targets(classifier: Classifier, images: Tensor, targets: Targets, max_batch: int) -> Tensor | None:
+    """Class indices, or None where they are the predicted ones: methods that run the image anyway know them then."""
+    if targets is None or (isinstance(targets, str) and targets == "predicted"):
+        return None
+    listed = isinstance(targets, (list, tuple)) and "predicted" in targets
+    if not listed:
+        return classifier.targets(targets, images.new_zeros(len(images), classifier.num_classes))
+    with torch.no_grad():
+        return classifier.targets(targets, torch.cat([classifier(part) for part in images.split(max_batch)]))

@@ -1,0 +1,23 @@
+"""GAE, Generic Attention Explainability (Chefer, Gur & Wolf, ICCV 2021), for self-attention."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ltx.attribution.rollout import attention_and_gradients, patch_map, positive_relevance, roll_out
+from ltx.classifier import Classifier
+
+
+def gae(classifier: Classifier, images: Tensor, targets: Tensor | None = None) -> Tensor:
+    """`R ← R + C R` from the first block to the last, `C = mean_heads(relu(A ∘ ∂f_y/∂A))`, `R = I` at first.
+
+    Args:
+        images: `[B, 3, H, W]` in [0, 1].
+        targets: classes `[B]`; None = the predicted ones.
+
+    Returns:
+        `[B, 1, H, W]`, at least 0: the row of `R` that the head reads.
+    """
+    attention, gradients, start = attention_and_gradients(classifier, images, targets)
+    relevances = [positive_relevance(a, g) for a, g in zip(attention, gradients, strict=True)]
+    return patch_map(classifier, roll_out(relevances, start, normalise=False), images)

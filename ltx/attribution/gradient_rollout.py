@@ -1,0 +1,23 @@
+"""Gradient Rollout: Attention Rollout of `relu(A ∘ ∇A)` in place of `A`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ltx.attribution.rollout import attention_and_gradients, patch_map, positive_relevance, roll_out
+from ltx.classifier import Classifier
+
+
+def gradient_rollout(classifier: Classifier, images: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Product over blocks of row-normalised `mean_heads(relu(A ∘ ∂f_y/∂A)) + I`.
+
+    Args:
+        images: `[B, 3, H, W]` in [0, 1].
+        targets: classes `[B]`; None = the predicted ones.
+
+    Returns:
+        `[B, 1, H, W]`, at least 0.
+    """
+    attention, gradients, start = attention_and_gradients(classifier, images, targets)
+    relevances = [positive_relevance(a, g) for a, g in zip(attention, gradients, strict=True)]
+    return patch_map(classifier, roll_out(relevances, start), images)

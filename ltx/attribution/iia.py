@@ -1,0 +1,234 @@
+"""IIA, Iterated Integrated Attributions (Barkan et al., ICCV 2023): paths of the input and of inner representations.
+
+`Map = ∫…∫ (u^L - r^L) ∘ q da_L … da_0`, where the input goes from black to the image (`a_0`), and each chosen layer's
+representation from its reference `r` to what it is on the way (`v = r + a (u - r)`). IIA2 integrates over the input and
+the last layer, IIA3 over the layer before it too.
+
+- Feature maps: `r` is the minimum of each channel over positions, `q = v ∘ ∂f_y/∂v`, mean over channels.
+- Vision transformers: the representations are attention matrices, `r = 0`, `q` is Gradient Rollout at the interpolant;
+  of both only the rows that the head reads are needed. `u^L` is averaged over heads.
+
+`variant="paper"` takes each integral by the trapezoid rule. `variant="released"` is IIA2 as the authors' code computes it:
+the input goes from zero in *normalised* space; for feature maps the reference is the activation itself, which leaves
+`Σ_i relu(A(x_i)) ∘ ∂f_y/∂A(x_i)`, summed over channels, bicubic, stretched to [0, 1]; for ViTs `relu(A ∘ ∇A)` is averaged
+over points and heads before one rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ltx.attribution.attention import attention_layers, has_attention
+from ltx.attribution.layers import FeatureLayer, chosen_layers, enlarge
+from ltx.attribution.replay import Recording, gradient_after, record
+from ltx.attribution.rollout import patch_map, roll_out
+from ltx.attribution.target import explained_classes
+from ltx.attribution.token_path import path_gradients
+from ltx.classifier import Classifier
+from ltx.errors import InputError
+
+Variant = Literal["paper", "released"]
+
+
+def iia(
+    classifier: Classifier,
+    images: Tensor,
+    targets: Tensor | None = None,
+    *,
+    depth: int = 2,
+    variant: Variant = "paper",
+    steps: int | None = None,
+    layers: Sequence[str | int] | None = None,
+    tolerance: float = 1e-3,
+    max_batch: int = 64,
+) -> Tensor:
+    """IIA2 (`depth=2`) or IIA3 (`depth=3`).
+
+    Args:
+        images: `[B, 3, H, W]` in [0, 1].
+        targets: classes `[B]`; None = the predicted ones.
+        variant: see the module; `released` exists for IIA2 only.
+        steps: `n` intervals, `n + 1` points, in each integral; None = 10 (5 for the released ViT variant).
+        layers: `depth - 1` layers, shallow to deep: names of modules, or block numbers for attention; None = the last.
+        tolerance: see `ltx.attribution.token_path`; 0 = exact. For feature maps nothing is left out in any case.
+        max_batch: rows (path points x images) of one forward pass; it changes memory, not the result.
+
+    Returns:
+        `[B, 1, H, W]`.
+
+    Raises:
+        InputError: an unknown variant, or layers that the model does not have.
+    """
+    if variant not in ("paper", "released"):
+        raise InputError(f"variant={variant!r} is unknown; allowed: paper, released")
+    if variant == "released" and depth != 2:
+        raise InputError("variant=released exists for iia2 only; choose method=iia2, or variant=paper")
+    if steps is not None and steps < 1:
+        raise InputError(f"steps={steps}; give a positive number of intervals")
+    chosen = explained_classes(classifier, images, targets, max_batch)
+    if has_attention(classifier):
+        blocks = _blocks(classifier, layers, depth - 1)
+        if variant == "released":
+            return _released_attention(classifier, images, chosen, blocks, steps or 5, tolerance, max_batch)
+        return _paper_attention(classifier, images, chosen, blocks, steps or 10, tolerance, max_batch)
+    names = None if layers is None else [str(layer) for layer in layers]
+    found = chosen_layers(classifier, names, depth - 1)
+    if variant == "released":
+        return _released_features(classifier, images, chosen, found[0], steps or 10, max_batch)
+    return _paper_features(classifier, images, chosen, found, steps or 10, max_batch)
+
+
+# -- vision transformers -------------------------------------------------------------------------------------------
+
+
+def _paper_attention(
+    classifier: Classifier, images: Tensor, targets: Tensor, blocks: list[int], steps: int, tolerance: float, rows: int
+) -> Tensor:
+    grid = trapezoid(steps)
+    inner = list(product(grid, repeat=len(blocks)))
+    total: Tensor | None = None
+    for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
+        path = path_gradients(
+            classifier, part.images, targets[part.image], blocks, [tuple(a for a, _ in p) for p in inner], rows, tolerance
+        )
+        outer = torch.tensor([grid[i][1] for i in part.point], device=images.device)
+        for k, relevances in enumerate(path.points()):
+            weight = outer
+            for _, w in inner[k]:
+                weight = weight * w
+            shown = torch.einsum("n,snm->sm", path.start, path.attention[k])
+            tokens = weight[:, None] * shown * roll_out(relevances, path.start)
+            total = _add(total, part.image, tokens, len(images))
+    assert total is not None
+    return patch_map(classifier, total, images)
+
+
+def _released_attention(
+    classifier: Classifier, images: Tensor, targets: Tensor, blocks: list[int], steps: int, tolerance: float, rows: int
+) -> Tensor:
+    factors = [i / steps for i in range(steps + 1)]
+    totals: list[Tensor | None] = [None] * len(attention_layers(classifier))
+    start = None
+    for part in _path_rows(images, classifier.normalisation[0], factors, rows):
+        path = path_gradients(
+            classifier, part.images, targets[part.image], blocks, [(a,) for a in factors], rows, tolerance
+        )
+        start = path.start
+        for block, relevance in enumerate(path.mean()):
+            totals[block] = _add(totals[block], part.image, relevance / len(factors), len(images))
+    assert start is not None
+    return patch_map(classifier, roll_out([total for total in totals if total is not None], start), images)
+
+
+def _blocks(classifier: Classifier, layers: Sequence[str | int] | None, count: int) -> list[int]:
+    depth = len(attention_layers(classifier))
+    if layers is None:
+        if depth < count:
+            raise InputError(f"{classifier.name} has {depth} blocks, {count} are needed")
+        return list(range(depth - count, depth))
+    numbers = [int(str(layer).removeprefix("blocks.")) if _is_block(layer) else -1 for layer in layers]
+    if len(numbers) != count or sorted(set(numbers)) != numbers or not all(0 <= n < depth for n in numbers):
+        raise InputError(f"layers={list(layers)}; give {count} ascending block numbers from 0 to {depth - 1}")
+    return numbers
+
+
+def _is_block(layer: str | int) -> bool:
+    return str(layer).removeprefix("blocks.").isdigit()
+
+
+# -- feature maps --------------------------------------------------------------------------------------------------
+
+
+def _paper_features(
+    classifier: Classifier, images: Tensor, targets: Tensor, layers: list[FeatureLayer], steps: int, rows: int
+) -> Tensor:
+    grid = trapezoid(steps)
+    total: Tensor | None = None
+
+    def integrate(before: Recording, depth: int, part: _Rows, weights: Tensor) -> None:
+        nonlocal total
+        layer, own = layers[depth], before.value.detach()
+        reference = layer.lowest_position(own)
+        step = max(1, rows // len(own))
+        for begin in range(0, len(grid), step):
+            points = grid[begin : begin + step]
+            count = len(points)
+            factors = torch.tensor([a for a, _ in points], device=own.device).to(own.dtype).view(-1, *[1] * own.ndim)
+            value = (reference + factors * (own - reference)).flatten(0, 1)
+            inner = torch.tensor([w for _, w in points], device=own.device)
+            every = _Rows(part.images.repeat(count, 1, 1, 1), part.image * count, part.point * count)
+            weight = (inner[:, None] * weights).flatten()
+            if depth + 1 < len(layers):
+                with torch.no_grad(), before.replaying(value, count):
+                    later = record(classifier.model, layers[depth + 1].module, lambda: classifier(every.images))
+                integrate(later, depth + 1, every, weight)
+                continue
+            gradient = gradient_after(classifier, before, value, every.images, targets[every.image])
+            difference = layer.as_map(own - reference).float().repeat(count, 1, 1, 1)
+            relevance = difference * layer.as_map(value).float() * layer.as_map(gradient).float()
+            total = _add(total, every.image, relevance.mean(1, keepdim=True) * weight.view(-1, 1, 1, 1), len(images))
+
+    for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
+        with torch.no_grad():
+            first = record(classifier.model, layers[0].module, lambda: classifier(part.images))  # noqa: B023
+        integrate(first, 0, part, torch.tensor([grid[i][1] for i in part.point], device=images.device))
+    assert total is not None
+    return enlarge(total, images)
+
+
+def _released_features(
+    classifier: Classifier, images: Tensor, targets: Tensor, layer: FeatureLayer, steps: int, rows: int
+) -> Tensor:
+    total: Tensor | None = None
+    factors = [i / steps for i in range(steps + 1)]
+    for part in _path_rows(images, classifier.normalisation[0], factors, rows):
+        with torch.no_grad():
+            before = record(classifier.model, layer.module, lambda: classifier(part.images))  # noqa: B023
+        gradient = gradient_after(classifier, before, before.value, part.images, targets[part.image])
+        relevance = layer.as_map(before.value).float().relu() * layer.as_map(gradient).float()
+        total = _add(total, part.image, relevance.sum(1, keepdim=True), len(images))
+    assert total is not None
+    maps = enlarge(total, images, "bicubic")
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+# -- paths ---------------------------------------------------------------------------------------------------------
+
+
+class _Rows:
+    """Some (path point, image) pairs: the interpolated `images`, and for each row its `image` and `point` number."""
+
+    def __init__(self, images: Tensor, image: list[int], point: list[int]) -> None:
+        self.images, self.image, self.point = images, image, point
+
+
+def _path_rows(images: Tensor, reference: Tensor, factors: list[float], max_batch: int):  # type: ignore[no-untyped-def]
+    """`r + a (x - r)` for every factor and image, at most `max_batch` at a time, images fastest."""
+    pairs = [(point, image) for point in range(len(factors)) for image in range(len(images))]
+    for begin in range(0, len(pairs), max_batch):
+        point, image = (list(column) for column in zip(*pairs[begin : begin + max_batch], strict=True))
+        scale = torch.tensor([factors[p] for p in point], device=images.device).view(-1, 1, 1, 1)
+        yield _Rows(reference + scale * (images[image] - reference), image, point)
+
+
+def trapezoid(steps: int) -> list[tuple[float, float]]:
+    """`n + 1` points of [0, 1] and their weights, which sum to 1."""
+    return [(i / steps, (0.5 if i in (0, steps) else 1.0) / steps) for i in range(steps + 1)]
+
+
+def black(images: Tensor) -> Tensor:
+    """The paper's reference: zero in pixel space."""
+    return images.new_zeros(1, 3, 1, 1)
+
+
+def _add(total: Tensor | None, image: list[int], rows: Tensor, count: int) -> Tensor:
+    """Adds each of `rows` `[S, …]` to its image's sum, `[count, …]`."""
+    if total is None:
+        total = rows.new_zeros(count, *rows.shape[1:])
+    return total.index_add_(0, torch.tensor(image, device=rows.device), rows)

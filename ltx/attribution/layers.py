@@ -1,0 +1,215 @@
+"""Which layers of a model hold its feature maps, whatever their layout, and their activations with gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ltx.attribution.replay import not_in_place
+from ltx.classifier import Classifier
+from ltx.errors import InputError, suggest
+
+Layout = Literal["NCHW", "NHWC", "tokens"]
+
+
+@dataclass(frozen=True)
+class FeatureLayer:
+    """A module whose output is a map of features.
+
+    Attributes:
+        name: its name among the model's `named_modules()`.
+        module: the module.
+        layout: how its output is laid out: `NCHW`, `NHWC`, or `tokens` = `[B, prefix + h·w, C]`.
+        grid: `(h, w)` at the classifier's input size.
+        prefix: tokens before the patch tokens.
+        channels: number of features `C`.
+    """
+
+    name: str
+    module: nn.Module
+    layout: Layout
+    grid: tuple[int, int]
+    prefix: int
+    channels: int
+
+    @property
+    def channel_dim(self) -> int:
+        return 1 if self.layout == "NCHW" else -1
+
+    def as_map(self, output: Tensor) -> Tensor:
+        """The layer's output, or its gradient, as `[B, C, h, w]`; prefix tokens are dropped."""
+        if self.layout == "NCHW":
+            return output
+        if self.layout == "NHWC":
+            return output.permute(0, 3, 1, 2)
+        return output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+
+    def lowest_position(self, output: Tensor) -> Tensor:
+        """The minimum of each channel over positions, broadcastable to `output`."""
+        if self.layout == "tokens":
+            return output[:, self.prefix :].amin(1, keepdim=True)
+        return output.amin((2, 3) if self.layout == "NCHW" else (1, 2), keepdim=True)
+
+
+@dataclass(eq=False)
+class _Call:
+    module: nn.Module
+    parent: _Call | None
+    shape: tuple[int, ...] | None = None
+
+
+def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]:
+    """The last `count` feature layers, shallow to deep.
+
+    For maps these are the last outputs at each resolution, the deepest being what the head pools. For plain token
+    models (ViT, Mixer) they are the last blocks but one: the output of the very last has no gradient at patch tokens
+    where the head reads the class token only.
+
+    Raises:
+        InputError: the model has fewer maps of more than one position.
+    """
+    calls, names = _trace(classifier), {module: name for name, module in classifier.model.named_modules()}
+    blocks = getattr(classifier.model, "blocks", None)
+    found: list[FeatureLayer] = []
+    maps = [(call, layer) for call in calls if (layer := _layer(classifier, call, names)) and _outermost(classifier, call)]
+    if maps and maps[-1][1].layout == "tokens" and isinstance(blocks, (nn.Sequential, nn.ModuleList)):
+        inner = [layer for _, layer in maps if layer.module in list(blocks)[:-1]]
+        found = inner[-count:] if inner else [maps[-1][1]]
+    else:
+        last_of: dict[tuple[int, int], FeatureLayer] = {layer.grid: layer for _, layer in maps}
+        found = sorted(last_of.values(), key=lambda layer: layer.grid, reverse=True)[-count:]
+    if len(found) < count:
+        size = "x".join(map(str, classifier.input_size))
+        raise InputError(
+            f"{classifier.name} at {size} has {len(found)} feature maps of more than one position, {count} are needed; "
+            "give a larger classifier.input_size, or layers=[…]"
+        )
+    return found
+
+
+def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]:
+    """The layers of these names (as in `named_modules()`), shallow to deep as given.
+
+    Raises:
+        InputError: no such module, or its output is no map of features.
+    """
+    modules = dict(classifier.model.named_modules())
+    calls = {call.module: call for call in _trace(classifier)}
+    found = []
+    for name in names:
+        if name not in modules:
+            raise InputError(f"layer={name!r} is not a module of {classifier.name}{suggest(name, modules)}")
+        call = calls.get(modules[name])
+        layer = _layer(classifier, call, {modules[name]: name}) if call else None
+        if layer is None:
+            shape = call.shape if call else "nothing"
+            raise InputError(f"layer={name!r} of {classifier.name} returns {shape}, which is no map of features")
+        found.append(layer)
+    return found
+
+
+def chosen_layers(classifier: Classifier, layers: list[str] | str | None, count: int) -> list[FeatureLayer]:
+    """The user's `layers`, or the last `count` of the model.
+
+    Raises:
+        InputError: not `count` layers, or see `named_layers` and `feature_layers`.
+    """
+    if layers is None:
+        return feature_layers(classifier, count)
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if len(names) != count:
+        raise InputError(f"layers={names} are {len(names)}; this method takes {count}, shallow to deep")
+    return named_layers(classifier, names)
+
+
+def activation_and_gradient(
+    classifier: Classifier, layer: FeatureLayer, images: Tensor, targets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A layer's activations and their gradient of the class logit, `[B, C, h, w]` float32 each.
+
+    One forward pass, and a backward pass down to the layer only.
+
+    Args:
+        images: `[B, 3, H, W]` in [0, 1].
+        targets: classes `[B]`; None = the predicted ones.
+    """
+    held: list[Tensor] = []
+
+    def hold(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        held.append(output.detach().requires_grad_())
+        return held[-1]
+
+    handle = layer.module.register_forward_hook(hold)
+    try:
+        with torch.enable_grad(), not_in_place(classifier.model):
+            logits = classifier(images)
+            chosen = logits.argmax(1) if targets is None else targets
+            (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), held[-1:])
+    finally:
+        handle.remove()
+    return layer.as_map(held[-1].detach()).float(), layer.as_map(gradient).float()
+
+
+def enlarge(maps: Tensor, images: Tensor, mode: str = "bilinear") -> Tensor:
+    """Maps `[B, 1, h, w]` at the images' size, `[B, 1, H, W]`."""
+    return F.interpolate(maps, size=images.shape[-2:], mode=mode, align_corners=False)
+
+
+def _trace(classifier: Classifier) -> list[_Call]:
+    """Every module call of one forward pass, in the order in which the calls finish."""
+    finished: list[_Call] = []
+    stack: list[_Call] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        stack.append(_Call(module, stack[-1] if stack else None))
+
+    def leave(_: nn.Module, __: Any, output: Any) -> None:
+        call = stack.pop()
+        call.shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        finished.append(call)
+
+    handles = []
+    try:
+        for module in classifier.model.modules():
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        with torch.no_grad():
+            classifier(torch.zeros(1, 3, *classifier.input_size, device=classifier.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return finished
+
+
+def _layer(classifier: Classifier, call: _Call, names: dict[nn.Module, str]) -> FeatureLayer | None:
+    shape = call.shape
+    if shape is None or len(shape) not in (3, 4):
+        return None
+    if len(shape) == 4:
+        last = getattr(classifier.model, "output_fmt", "NCHW") == "NHWC"
+        grid = (shape[1], shape[2]) if last else (shape[2], shape[3])
+        # One row or column is no map to show, and attention matrices or windows are not one image's map.
+        if shape[0] != 1 or min(grid) < 2:
+            return None
+        return FeatureLayer(names[call.module], call.module, "NHWC" if last else "NCHW", grid, 0, shape[-1 if last else 1])
+    patches = getattr(getattr(classifier.model, "patch_embed", None), "grid_size", None)
+    if patches is None or shape[0] != 1:
+        return None
+    grid = (int(patches[0]), int(patches[1]))
+    prefix = shape[1] - grid[0] * grid[1]
+    if prefix not in (0, classifier.num_prefix_tokens) or min(grid) < 2:
+        return None
+    return FeatureLayer(names[call.module], call.module, "tokens", grid, prefix, shape[2])
+
+
+def _outermost(classifier: Classifier, call: _Call) -> bool:
+    """Whether no caller of this call returns a map itself, apart from plain sequences."""
+    above = call.parent
+    while above is not None:
+        if not isinstance(above.module, nn.Sequential) and _layer(classifier, above, {above.module: ""}) is not None:
+            return False
+        above = above.parent
+    return True
