@@ -1,0 +1,200 @@
+"""Does the map point at the object? Against masks, without any forward pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltx.classifier import Classifier
+from ltx.errors import InputError
+from ltx.metrics.per_image import PerImageMetric
+from ltx.metrics.perturbation import check_maps, min_max
+from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
+
+CHEFER = "Chefer et al., Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
+
+
+class LocalisationProtocol(Protocol):
+    """Maps beside object masks: segmentation and pointing."""
+
+    name = "localisation"
+
+    def metrics(self) -> list[PerImageMetric]:
+        return [
+            PixelAccuracy(),
+            MeanIntersectionOverUnion(),
+            AveragePrecision(),
+            F1(),
+            PointingGame(),
+            EnergyPointingGame(),
+        ]
+
+    def measure(
+        self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
+    ) -> Measured:
+        if batch.objects is None or batch.near_objects is None:
+            raise InputError("protocol=localisation needs object masks; give masks=FOLDER")
+        check_maps(batch.images, maps, batch.names)
+        return {
+            "maps": maps,
+            "objects": batch.objects,
+            "near_objects": batch.near_objects,
+            "targets": batch.targets,
+        }
+
+
+def predicted_object(maps: Tensor) -> Tensor:
+    """Pixels above their own map's mean, bool, of maps `[B, 1, H, W]`; none for a constant map."""
+    stretched = min_max(maps).double()  # the mean of equal values is that value only where the sum is exact
+    return stretched > stretched.mean((2, 3), keepdim=True)
+
+
+def counts(predicted: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """True positives, false positives, false negatives and true negatives `[B]` of masks `[B, 1, H, W]`."""
+    predicted, objects = predicted.flatten(1), objects.flatten(1).bool()
+    pairs = ((predicted, objects), (predicted, ~objects), (~predicted, objects), (~predicted, ~objects))
+    tp, fp, fn, tn = ((a & b).sum(1) for a, b in pairs)
+    return tp, fp, fn, tn
+
+
+class PixelAccuracy(PerImageMetric):
+    """Share of pixels on the right side of the map's mean, pooled over all images, %."""
+
+    name = "PixAcc"
+    meaning = "pixels classified rightly by the map's mean, pooled, %"
+    protocol = "localisation"
+    citation = CHEFER
+    higher_is_better = True
+    columns = 2
+
+    def update(self, maps: Tensor, objects: Tensor) -> None:
+        """Add maps and object masks, both `[B, 1, H, W]`."""
+        tp, _, _, tn = counts(predicted_object(maps), objects)
+        self.append(tp + tn, torch.full_like(tp, objects[0].numel()))
+
+    def scores(self, rows: Tensor) -> Tensor:
+        return 100 * rows[:, 0] / rows[:, 1]
+
+    def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
+        right, every = (weights @ rows).T
+        return 100 * right / every
+
+
+class MeanIntersectionOverUnion(PerImageMetric):
+    """Mean of the object's and the background's IoU, each pooled over all images, %."""
+
+    name = "mIoU"
+    meaning = "mean IoU of object and background, pooled, %"
+    protocol = "localisation"
+    citation = CHEFER
+    higher_is_better = True
+    columns = 4
+
+    def update(self, maps: Tensor, objects: Tensor) -> None:
+        """Add maps and object masks, both `[B, 1, H, W]`."""
+        tp, fp, fn, tn = counts(predicted_object(maps), objects)
+        self.append(tp, tp + fp + fn, tn, tn + fp + fn)
+
+    def scores(self, rows: Tensor) -> Tensor:
+        return _mean_iou(rows)
+
+    def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
+        return _mean_iou(weights @ rows)
+
+
+def _mean_iou(sums: Tensor) -> Tensor:
+    # Where both masks are empty (an image that is all object) there is nothing to miss: IoU 1.
+    ratios = [torch.where(sums[:, i + 1] > 0, sums[:, i] / sums[:, i + 1].clamp_min(1), 1.0) for i in (0, 2)]
+    return 50 * (ratios[0] + ratios[1])
+
+
+class AveragePrecision(PerImageMetric):
+    """Average precision of the map as a pixel classifier, for each image, averaged, %."""
+
+    name = "AP"
+    meaning = "average precision over pixels, mean over images, %"
+    protocol = "localisation"
+    citation = CHEFER
+    higher_is_better = True
+
+    def update(self, maps: Tensor, objects: Tensor) -> None:
+        """Add maps and object masks, both `[B, 1, H, W]`."""
+        self.append(100 * average_precision(maps.flatten(1), objects.flatten(1)))
+
+
+def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
+    """`Σ (R_n - R_{n-1}) P_n` over distinct thresholds `[B]`, of scores and labels `[B, N]`; NaN without a positive."""
+    values, order = scores.sort(dim=1, descending=True, stable=True)
+    found = positive.double().gather(1, order)
+    places = torch.arange(values.shape[1], device=values.device)
+    precision = found.cumsum(1) / (places + 1)
+    # Equal scores share one threshold: each positive counts with the precision at the end of its run of ties.
+    last = torch.ones_like(values, dtype=torch.bool)
+    last[:, :-1] = values[:, 1:] != values[:, :-1]
+    ends = torch.where(last, places, values.shape[1]).flip(1).cummin(1).values.flip(1)
+    return (found * precision.gather(1, ends)).sum(1) / found.sum(1)
+
+
+class F1(PerImageMetric):
+    """F1 of the pixels above the map's mean, for each image, averaged, %."""
+
+    name = "F1"
+    meaning = "F1 of the pixels above the map's mean, mean over images, %"
+    protocol = "localisation"
+    citation = CHEFER
+    higher_is_better = True
+
+    def update(self, maps: Tensor, objects: Tensor) -> None:
+        """Add maps and object masks, both `[B, 1, H, W]`."""
+        tp, fp, fn, _ = counts(predicted_object(maps), objects)
+        self.append(100 * 2 * tp / (2 * tp + fp + fn).clamp_min(1))
+
+
+class PointingGame(PerImageMetric):
+    """Share of images whose highest pixel (the first of equals, row-major) is on the object, averaged over classes, %.
+
+    15 px of tolerance at the picture's original scale are in `near_objects`.
+    """
+
+    name = "Pointing"
+    meaning = "highest pixel on the object (15 px tolerance), mean over classes, %"
+    protocol = "localisation"
+    citation = "Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018"
+    higher_is_better = True
+    columns = 2
+
+    def update(self, maps: Tensor, near_objects: Tensor, targets: Tensor) -> None:
+        """Add maps and tolerant masks `[B, 1, H, W]`, and the class of each object `[B]`."""
+        flat = maps.flatten(1)
+        places = torch.arange(flat.shape[1], device=flat.device)
+        first = torch.where(flat == flat.amax(1, keepdim=True), places, flat.shape[1]).amin(1, keepdim=True)
+        self.append(100.0 * near_objects.flatten(1).gather(1, first), targets)
+
+    def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
+        classes, place = rows[:, 1].unique(return_inverse=True)
+        members = torch.nn.functional.one_hot(place, len(classes)).to(rows.dtype)
+        total = weights @ members
+        accuracy = (weights @ (members * rows[:, :1])) / total.clamp_min(1e-12)
+        present = total > 0  # a bootstrap sample may miss a class
+        return (accuracy * present).sum(1) / present.sum(1)
+
+
+class EnergyPointingGame(PerImageMetric):
+    """Share of the map's positive part that lies on the object, %."""
+
+    name = "Energy"
+    meaning = "share of the map's positive part on the object, %"
+    protocol = "localisation"
+    citation = "Wang et al., Score-CAM, CVPR Workshops 2020"
+    higher_is_better = True
+
+    def update(self, maps: Tensor, objects: Tensor) -> None:
+        """Add maps and object masks, both `[B, 1, H, W]`."""
+        self.append(100 * positive_share(maps, objects))
+
+
+def positive_share(maps: Tensor, inside: Tensor) -> Tensor:
+    """Share of `max(map, 0)` inside a mask `[B]`; a map without a positive part counts as constant."""
+    positive = maps.clamp_min(0).flatten(1).double()
+    positive = torch.where(positive.amax(1, keepdim=True) > 0, positive, torch.ones_like(positive))
+    return (positive * inside.flatten(1)).sum(1) / positive.sum(1)

@@ -1,0 +1,63 @@
+"""Stability: does the map stay when the image hardly changes?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltx.classifier import Classifier
+from ltx.metrics.per_image import PerImageMetric
+from ltx.metrics.perturbation import check_maps
+from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
+from ltx.metrics.rank_correlation import rank_correlation
+
+NOISE = 0.02  # standard deviation in [0, 1] pixels: five grey levels, hardly visible
+DRAWS = 2
+
+
+class StabilityProtocol(Protocol):
+    """Maps of the same class for noisy copies of each image."""
+
+    name = "stability"
+
+    def metrics(self) -> list[PerImageMetric]:
+        return [NoiseStability()]
+
+    def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
+        shape = batch.images.shape[1:]
+        draws = [
+            torch.stack([torch.randn(shape, generator=generator(self.settings.seed, draw, n)) for n in batch.names])
+            for draw in range(DRAWS)
+        ]
+        return {"noisy": [(batch.images + NOISE * draw.to(batch.images)).clamp(0, 1) for draw in draws]}
+
+    def measure(
+        self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
+    ) -> Measured:
+        check_maps(batch.images, maps, batch.names)
+        similarity = []
+        for noisy in prepared["noisy"]:
+            changed = explain(classifier, noisy, batch.targets)
+            check_maps(batch.images, changed, batch.names)
+            similarity.append(rank_correlation(maps, changed))
+        return {"stability": torch.stack(similarity, 1)}
+
+
+class NoiseStability(PerImageMetric):
+    """Mean rank correlation of the map with those of noisy copies (σ = 0.02), -1…1; a constant map has 1."""
+
+    name = "Stability"
+    meaning = "rank correlation with maps of noisy copies (sigma 0.02), -1...1"
+    protocol = "stability"
+    citation = (
+        "Alvarez-Melis and Jaakkola, On the Robustness of Interpretability Methods, 2018; rank correlation for norm"
+    )
+    higher_is_better = True
+    columns = DRAWS
+
+    def update(self, stability: Tensor) -> None:
+        """Add rank correlations `[B, 2]`, one for each noisy copy."""
+        self.append(stability)
+
+    def scores(self, rows: Tensor) -> Tensor:
+        return rows.mean(1)

@@ -1,0 +1,118 @@
+"""The `standard` protocol: deletion and insertion with both ends, over the actual fraction, several fills."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltx.classifier import Classifier
+from ltx.errors import InputError
+from ltx.fill import FILLS, Fill
+from ltx.metrics.per_image import PerImageMetric
+from ltx.metrics.perturbation import Order, Prediction, counts_removed, curves, predict
+from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings, generator
+
+FRACTIONS = [step / 20 for step in range(21)]
+
+PETSIUK = "Petsiuk et al., RISE, BMVC 2018"
+
+Curves = dict[Order, Prediction]
+
+
+class StandardProtocol(Protocol):
+    """Curves from 0 % to 100 % removed in 20 steps, once for each fill of the settings."""
+
+    name = "standard"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        for fill in self.settings.fills:
+            if fill not in FILLS:
+                raise InputError(f"fills={fill!r} is unknown; allowed: {', '.join(FILLS)}")
+        if not self.settings.fills:
+            raise InputError(f"fills is an empty list; give some of {', '.join(FILLS)}")
+        self.fill = ", ".join(self.settings.fills)
+
+    def metrics(self) -> list[PerImageMetric]:
+        return [kind(fill) for fill in self.settings.fills for kind in (NormalisedDeletion, NormalisedInsertion)]
+
+    def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
+        backgrounds, removed = {}, {}
+        for fill in self.settings.fills:
+            draws = generator(self.settings.seed, fill)
+            backgrounds[fill] = Fill(fill)(batch.images, draws, shared=True)
+            removed[fill] = predict(classifier, backgrounds[fill], batch.targets, self.settings.max_batch)
+        return {"backgrounds": backgrounds, "removed": removed}
+
+    def measure(
+        self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
+    ) -> Measured:
+        by_fill = {
+            fill: curves(
+                classifier,
+                batch.images,
+                maps,
+                batch.targets,
+                FRACTIONS,
+                prepared["backgrounds"][fill],
+                clean=batch.clean,
+                removed=prepared["removed"][fill],
+                max_batch=self.settings.max_batch,
+                names=batch.names,
+            )
+            for fill in self.settings.fills
+        }
+        return {"by_fill": by_fill, "pixels": maps.shape[-2] * maps.shape[-1]}
+
+
+class _NormalisedCurve(PerImageMetric):
+    protocol = "standard"
+    citation = PETSIUK
+    columns = len(FRACTIONS) + 1
+    steps = FRACTIONS
+    order: Order
+
+    def __init__(self, fill: str = "blur", **options: Any) -> None:
+        super().__init__(**options)
+        self.fill = fill
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} {self.fill}"
+
+    def update(self, by_fill: dict[str, Curves], pixels: int) -> None:
+        """Add the predictions `[B, 21]` of this metric's fill and order, for images of so many pixels."""
+        probability = by_fill[self.fill][self.order].probability
+        # 5 % of the pixels is no whole number of them: the area is taken over the fraction that was really removed.
+        removed = torch.tensor(counts_removed(FRACTIONS, pixels), device=probability.device) / pixels
+        self.append(torch.trapezoid(probability, removed.to(probability.dtype), dim=1), probability)
+
+
+class NormalisedDeletion(_NormalisedCurve):
+    """Mean `p_y` from the whole image to the bare fill, the highest pixels removed first, 0…1.
+
+    Args:
+        fill: what stands where pixels were removed.
+    """
+
+    name = "deletion"
+    meaning = "mean p_y from image to fill, highest pixels removed first, 0...1"
+    higher_is_better = False
+    order = "highest"
+
+
+class NormalisedInsertion(_NormalisedCurve):
+    """Mean `p_y` from the bare fill to the whole image, the highest pixels inserted first, 0…1.
+
+    Read backwards it removes the lowest pixels first, which is how it is computed; the area is the same.
+
+    Args:
+        fill: where the insertion starts from.
+    """
+
+    name = "insertion"
+    meaning = "mean p_y from fill to image, highest pixels inserted first, 0...1"
+    higher_is_better = True
+    order = "lowest"

@@ -1,0 +1,105 @@
+"""The transfer check: does what a mask keeps convince a second classifier that its explainer never saw?
+
+A mask can be an adversarial pattern: its kept pixels move the explained classifier by being cut out in a certain way,
+not by what they show. Such a pattern rarely moves another classifier, evidence does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx.classifier import Classifier
+from ltx.errors import InputError
+from ltx.fill import Fill, keep
+from ltx.metrics.ltx_protocol import FRACTIONS
+from ltx.metrics.per_image import PerImageMetric
+from ltx.metrics.perturbation import Prediction, curves, min_max, predict
+from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings
+
+TRANSFER = "defined in ltx/metrics/transfer.py; no paper"
+
+
+class TransferProtocol(Protocol):
+    """The kept image, and the lowest-first curve, under `settings.second`; black fill, the same class index."""
+
+    name = "transfer"
+    fill = "black"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        if self.settings.second is None:
+            raise InputError("protocol=transfer needs a second classifier; give second.name=MODEL")
+        self.second = self.settings.second
+
+    def metrics(self) -> list[PerImageMetric]:
+        return [TransferKept(), TransferInsertion()]
+
+    def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
+        if classifier.num_classes != self.second.num_classes:
+            raise InputError(
+                f"second.name={self.second.name} has {self.second.num_classes} classes and {classifier.name} "
+                f"{classifier.num_classes}; the transfer check needs the same classes"
+            )
+        images = self._resize(batch.images)
+        return {"images": images, "clean": predict(self.second, images, batch.targets, self.settings.max_batch)}
+
+    def measure(
+        self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
+    ) -> Measured:
+        images, maps = prepared["images"], self._resize(maps)
+        background = Fill(self.fill)(images)
+        size = self.settings.max_batch
+        found = curves(
+            self.second,
+            images,
+            maps,
+            batch.targets,
+            FRACTIONS,
+            background,
+            orders=["lowest"],
+            clean=prepared["clean"],
+            max_batch=size,
+            names=batch.names,
+        )
+        kept = predict(self.second, keep(images, min_max(maps), background), batch.targets, size)
+        return {"transfer_clean": prepared["clean"], "transfer_kept": kept, "transfer_lowest": found["lowest"]}
+
+    def _resize(self, tensor: Tensor) -> Tensor:
+        if tuple(tensor.shape[-2:]) == self.second.input_size:
+            return tensor
+        return F.interpolate(tensor, self.second.input_size, mode="bilinear", align_corners=False, antialias=True)
+
+
+class TransferKept(PerImageMetric):
+    """`100 · p_y(x·m)` of the second classifier; a mask of ones keeps everything, so read it beside ADP."""
+
+    name = "KEPT2"
+    meaning = "p_y of the image under the soft map, by the second classifier, %"
+    protocol = "transfer"
+    citation = TRANSFER
+    higher_is_better = True
+
+    def update(self, transfer_kept: Prediction) -> None:
+        """Add the second classifier's predictions `[B]` for the images under their soft maps."""
+        self.append(100 * transfer_kept.probability)
+
+
+class TransferInsertion(PerImageMetric):
+    """INS of the `ltx` protocol under the second classifier: every map keeps the same areas."""
+
+    name = "INS2"
+    meaning = "p_y by the second classifier, lowest pixels removed first; area over 0-90 % removed, 0...90"
+    protocol = "transfer"
+    citation = TRANSFER
+    higher_is_better = True
+    columns = len(FRACTIONS)
+    steps = FRACTIONS
+
+    def update(self, transfer_lowest: Prediction) -> None:
+        """Add the second classifier's predictions `[B, 10]` of the lowest-first order."""
+        self.append(transfer_lowest.probability)
+
+    def scores(self, rows: Tensor) -> Tensor:
+        return 100 * torch.trapezoid(rows, dx=0.1, dim=1)
