@@ -1,4 +1,4 @@
-"""Attribution methods: one function a method, `(classifier, images, targets, …) -> maps [B, 1, H, W]`, and their registry.
+"""Attribution: one function a method, `(classifier, images, targets, …) -> maps [B, 1, H, W]`, and their registry.
 
 A new method is one file here and one line in `METHODS`.
 """
@@ -6,7 +6,7 @@ A new method is one file here and one line in `METHODS`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -118,12 +118,7 @@ def attribute(
         InputError: unknown method, option or class, images of a wrong shape, or a classifier that the method does
             not work on (the text names those that do).
     """
-    if method not in METHODS:
-        raise InputError(f"method={method!r} is unknown{suggest(method, METHODS)}; allowed: {', '.join(METHODS)}")
-    known = METHODS[method].options()
-    for name in options:
-        if name not in known:
-            raise InputError(f"{method} has no option {name!r}{suggest(name, known)}; it has: {', '.join(known) or 'none'}")
+    known = check_options(method, options)
     if images.ndim != 4 or images.shape[1] != 3:
         raise InputError(f"images have shape {tuple(images.shape)}; attribution takes [B, 3, H, W] in [0, 1]")
     if max_batch < 1:
@@ -142,6 +137,26 @@ def attribute(
             )
         ]
     )
+
+
+def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's options and their defaults, once it is clear that these can be given to it.
+
+    Raises:
+        InputError: an unknown method or option, or text where a number belongs.
+    """
+    if method not in METHODS:
+        raise InputError(f"method={method!r} is unknown{suggest(method, METHODS)}; allowed: {', '.join(METHODS)}")
+    known = METHODS[method].options()
+    for name, value in options.items():
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise InputError(f"{method} has no option {name!r}{suggest(name, known)}; it has: {listed}")
+        wanted = type(known[name])
+        fits = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
+        if wanted in (int, float, str) and not fits:
+            raise InputError(f"{method}: {name}={value!r} is {type(value).__name__}; expected {wanted.__name__}")
+    return known
 
 
 def _targets(classifier: Classifier, images: Tensor, targets: Targets, max_batch: int) -> Tensor | None:

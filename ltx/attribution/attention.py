@@ -123,7 +123,9 @@ def _dropouts(model: nn.Module) -> list[nn.Module]:
         return []
     found = []
     for block in blocks:
-        drops = [module.attn_drop for module in block.modules() if isinstance(getattr(module, "attn_drop", None), nn.Dropout)]
+        drops = [
+            module.attn_drop for module in block.modules() if isinstance(getattr(module, "attn_drop", None), nn.Dropout)
+        ]
         if len(drops) != 1:
             return []
         found.append(drops[0])

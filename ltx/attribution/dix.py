@@ -2,10 +2,11 @@
 
 Paths of inner representations only; the input stays as it is. Layers are combined.
 
-- Feature maps, `n = 4` (5 points): `H1 = Σ relu(∇) ∘ relu(A)` at the last layer, where reference and activation coincide;
-  for the layers before it `H = Σ relu(∇ ∘ relu(v) ∘ ‖(v - r)/n‖)` with `r` the minimum over channels at each position
-  and the norm over the whole tensor. All are resized to one shape (trilinear over channels and positions): the channels
-  of the second, the grid of the third layer from the end. `DIX2 = H2∘H1 + H1`, `DIX3 = (H2∘H3∘H1 + H1)∘H1`; channel sum.
+- Feature maps, `n = 4` (5 points): `H1 = Σ relu(∇) ∘ relu(A)` at the last layer, where reference and activation
+  coincide; for the layers before it `H = Σ relu(∇ ∘ relu(v) ∘ ‖(v - r)/n‖)` with `r` the minimum over channels at each
+  position and the norm over the whole tensor. All are resized to one shape (trilinear over channels and positions): the
+  channels of the second, the grid of the third layer from the end. `DIX2 = H2∘H1 + H1`,
+  `DIX3 = (H2∘H3∘H1 + H1)∘H1`; sum over channels.
 - Vision transformers, `n = 10` (11 points), `r = 0`: Gradient Rollout with one block's attention interpolated,
   `relu(A ∘ ∇A)` averaged over points and heads; the maps of the last block and the one before it (DIX3: two) are added.
 """

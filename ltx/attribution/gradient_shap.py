@@ -33,7 +33,7 @@ def gradient_shap(
         targets: classes `[B]`; None = the predicted ones.
         samples: draws; each is shared by all images.
         noise: deviation of normal noise that is added to the image in each draw.
-        baseline: what `b` is, a name of `ltx.Fill`: `black`, `mean`, `blur`, `noise`, or `random` = each draw one of them.
+        baseline: what `b` is, a name of `ltx.Fill`: `black`, `mean`, `blur`, `noise`; `random` = each draw one of them.
         seed: of the draws.
         max_batch: rows of one forward pass.
 

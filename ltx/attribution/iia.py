@@ -8,15 +8,15 @@ the last layer, IIA3 over the layer before it too.
 - Vision transformers: the representations are attention matrices, `r = 0`, `q` is Gradient Rollout at the interpolant;
   of both only the rows that the head reads are needed. `u^L` is averaged over heads.
 
-`variant="paper"` takes each integral by the trapezoid rule. `variant="released"` is IIA2 as the authors' code computes it:
-the input goes from zero in *normalised* space; for feature maps the reference is the activation itself, which leaves
-`Σ_i relu(A(x_i)) ∘ ∂f_y/∂A(x_i)`, summed over channels, bicubic, stretched to [0, 1]; for ViTs `relu(A ∘ ∇A)` is averaged
-over points and heads before one rollout.
+`variant="paper"` takes each integral by the trapezoid rule. `variant="released"` is IIA2 as the authors' code computes
+it: the input goes from zero in *normalised* space; for feature maps the reference is the activation itself, which
+leaves `Σ_i relu(A(x_i)) ∘ ∂f_y/∂A(x_i)`, summed over channels, bicubic, stretched to [0, 1]; for ViTs `relu(A ∘ ∇A)` is
+averaged over points and heads before one rollout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Literal
 
@@ -94,7 +94,13 @@ def _paper_attention(
     total: Tensor | None = None
     for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
         path = path_gradients(
-            classifier, part.images, targets[part.image], blocks, [tuple(a for a, _ in p) for p in inner], rows, tolerance
+            classifier,
+            part.images,
+            targets[part.image],
+            blocks,
+            [tuple(a for a, _ in p) for p in inner],
+            rows,
+            tolerance,
         )
         outer = torch.tensor([grid[i][1] for i in part.point], device=images.device)
         for k, relevances in enumerate(path.points()):
@@ -165,7 +171,7 @@ def _paper_features(
             weight = (inner[:, None] * weights).flatten()
             if depth + 1 < len(layers):
                 with torch.no_grad(), before.replaying(value, count):
-                    later = record(classifier.model, layers[depth + 1].module, lambda: classifier(every.images))
+                    later = record(classifier.model, layers[depth + 1].module, lambda x=every.images: classifier(x))
                 integrate(later, depth + 1, every, weight)
                 continue
             gradient = gradient_after(classifier, before, value, every.images, targets[every.image])
@@ -175,7 +181,7 @@ def _paper_features(
 
     for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
         with torch.no_grad():
-            first = record(classifier.model, layers[0].module, lambda: classifier(part.images))  # noqa: B023
+            first = record(classifier.model, layers[0].module, lambda x=part.images: classifier(x))
         integrate(first, 0, part, torch.tensor([grid[i][1] for i in part.point], device=images.device))
     assert total is not None
     return enlarge(total, images)
@@ -188,7 +194,7 @@ def _released_features(
     factors = [i / steps for i in range(steps + 1)]
     for part in _path_rows(images, classifier.normalisation[0], factors, rows):
         with torch.no_grad():
-            before = record(classifier.model, layer.module, lambda: classifier(part.images))  # noqa: B023
+            before = record(classifier.model, layer.module, lambda x=part.images: classifier(x))
         gradient = gradient_after(classifier, before, before.value, part.images, targets[part.image])
         relevance = layer.as_map(before.value).float().relu() * layer.as_map(gradient).float()
         total = _add(total, part.image, relevance.sum(1, keepdim=True), len(images))
@@ -208,7 +214,7 @@ class _Rows:
         self.images, self.image, self.point = images, image, point
 
 
-def _path_rows(images: Tensor, reference: Tensor, factors: list[float], max_batch: int):  # type: ignore[no-untyped-def]
+def _path_rows(images: Tensor, reference: Tensor, factors: list[float], max_batch: int) -> Iterator[_Rows]:
     """`r + a (x - r)` for every factor and image, at most `max_batch` at a time, images fastest."""
     pairs = [(point, image) for point in range(len(factors)) for image in range(len(images))]
     for begin in range(0, len(pairs), max_batch):

@@ -75,7 +75,9 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     calls, names = _trace(classifier), {module: name for name, module in classifier.model.named_modules()}
     blocks = getattr(classifier.model, "blocks", None)
     found: list[FeatureLayer] = []
-    maps = [(call, layer) for call in calls if (layer := _layer(classifier, call, names)) and _outermost(classifier, call)]
+    maps = [
+        (call, layer) for call in calls if (layer := _layer(classifier, call, names)) and _outermost(classifier, call)
+    ]
     if maps and maps[-1][1].layout == "tokens" and isinstance(blocks, (nn.Sequential, nn.ModuleList)):
         inner = [layer for _, layer in maps if layer.module in list(blocks)[:-1]]
         found = inner[-count:] if inner else [maps[-1][1]]
@@ -194,7 +196,9 @@ def _layer(classifier: Classifier, call: _Call, names: dict[nn.Module, str]) -> 
         # One row or column is no map to show, and attention matrices or windows are not one image's map.
         if shape[0] != 1 or min(grid) < 2:
             return None
-        return FeatureLayer(names[call.module], call.module, "NHWC" if last else "NCHW", grid, 0, shape[-1 if last else 1])
+        return FeatureLayer(
+            names[call.module], call.module, "NHWC" if last else "NCHW", grid, 0, shape[-1 if last else 1]
+        )
     patches = getattr(getattr(classifier.model, "patch_embed", None), "grid_size", None)
     if patches is None or shape[0] != 1:
         return None

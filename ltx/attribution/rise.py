@@ -40,7 +40,9 @@ def rise(
         InputError: no masks, or a chance outside (0, 1).
     """
     if masks < 1 or cells < 1 or not 0 < keep < 1:
-        raise InputError(f"masks={masks}, cells={cells}, keep={keep}; the first two are positive, keep is within (0, 1)")
+        raise InputError(
+            f"masks={masks}, cells={cells}, keep={keep}; the first two are positive, keep is within (0, 1)"
+        )
     chosen = explained_classes(classifier, images, targets, max_batch)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(images[:, 0], dtype=torch.float32).flatten(1)

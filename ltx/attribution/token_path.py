@@ -8,12 +8,12 @@ the last:
 - where the head reads single tokens, the last block's MLP is run on those alone;
 - the gradients that the points of one path send to the earlier blocks are nearly dependent: they change smoothly
   with the factor. Backward passes are linear, so one pass for each vector of an orthonormal basis of them serves all
-  points. `tolerance` is the share (in norm, of the largest direction) that the basis may leave out; 0 = leave out nothing.
+  points. `tolerance` is the share (in norm, of the largest direction) that the basis may leave out; 0 = nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -35,14 +35,14 @@ class PathGradients:
     """Attention and gradients at `K` points of a path, for `S` samples.
 
     Attributes:
-        below: for each block before the first scaled one, `A ∘ G_r` `[R, S, heads, N, N]` for the `R` basis vectors.
+        below: for each block before the first scaled one, `A ∘ G_r` `[S, heads, N, N]` for each of `R` basis vectors.
         coefficients: `[S, K, R]`: the gradient at point `k` is `Σ_r coefficients[k, r] G_r`.
         above: for each scaled or later block, `relu(A ∘ ∇A)`, mean over heads, `[K, S, N, N]`.
         attention: the attention of the last scaled block at factor 1, mean over heads, `[K, S, N, N]`.
         start: the tokens that the head reads, `[N]`.
     """
 
-    below: list[Tensor]
+    below: list[list[Tensor]]
     coefficients: Tensor
     above: list[Tensor]
     attention: Tensor
@@ -59,9 +59,9 @@ class PathGradients:
         for k in range(self.coefficients.shape[1]):
             yield [*(self._at(basis, k) for basis in self.below), *(matrix[k] for matrix in self.above)]
 
-    def _at(self, basis: Tensor, point: int) -> Tensor:
+    def _at(self, basis: list[Tensor], point: int) -> Tensor:
         mixed = self.coefficients[:, point, 0].view(-1, 1, 1, 1) * basis[0]
-        for index in range(1, basis.shape[0]):
+        for index in range(1, len(basis)):
             mixed.addcmul_(self.coefficients[:, point, index].view(-1, 1, 1, 1), basis[index])
         return mixed.relu_().mean(1)
 
@@ -113,7 +113,9 @@ def path_gradients(
             found = torch.autograd.grad(score, [*matrices, *wanted], allow_unused=True)
             with torch.no_grad():
                 relevances = [
-                    positive_relevance(matrix.detach().float(), torch.zeros_like(matrix) if grad is None else grad.float())
+                    positive_relevance(
+                        matrix.detach().float(), torch.zeros_like(matrix) if grad is None else grad.float()
+                    )
                     for matrix, grad in zip(matrices, found[: len(matrices)], strict=True)
                 ]
                 above.append([matrix.unflatten(0, (count, rows)) for matrix in relevances])
@@ -140,12 +142,12 @@ def _carried_down(
     count: int,
     rows: int,
     tolerance: float,
-) -> tuple[Tensor, list[Tensor]]:
-    """Carries the gradients of all points over the cut to the blocks before it: coefficients `[S, K, R]` and `A ∘ G_r`."""
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Carries the gradients of all points to the blocks before the cut: coefficients `[S, K, R]` and `A ∘ G_r`."""
     if not lower:
         return torch.zeros(rows, count, 1, device=outputs[0].device if outputs else None), []
     ends = [output for output in outputs if output.requires_grad]
-    seeds = [torch.cat(parts) for parts in zip(*chunks, strict=True)]  # [K, S, …] each
+    seeds = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)]  # [K, S, …]
     basis, coefficients = _basis(seeds, tolerance)
     below: list[list[Tensor]] = [[] for _ in lower]
     size = coefficients.shape[-1]
@@ -156,10 +158,10 @@ def _carried_down(
         )
         for parts, attention, gradient in zip(below, lower, found, strict=True):
             parts.append(attention.detach().float() * (0 if gradient is None else gradient.float()))
-    return coefficients, [torch.stack(parts) for parts in below]
+    return coefficients, below
 
 
-def _basis(seeds: list[Tensor], tolerance: float):  # type: ignore[no-untyped-def]
+def _basis(seeds: list[Tensor], tolerance: float) -> tuple[Callable[[int], list[Tensor]], Tensor]:
     """An orthonormal basis, for each sample, of the gradients at its points.
 
     Args:
@@ -172,11 +174,11 @@ def _basis(seeds: list[Tensor], tolerance: float):  # type: ignore[no-untyped-de
     if tolerance <= 0 or count == 1:
         same = torch.eye(count, device=seeds[0].device).expand(rows, -1, -1)
         return lambda r: [seed[r] for seed in seeds], same
-    gram = torch.zeros(rows, count, count, dtype=torch.float64, device=seeds[0].device)
+    gram = torch.zeros(rows, count, count, device=seeds[0].device)
     for seed in seeds:
-        flat = seed.transpose(0, 1).flatten(2).double()
+        flat = seed.transpose(0, 1).flatten(2)
         gram += flat @ flat.mT
-    strength, vectors = torch.linalg.eigh(gram)  # ascending
+    strength, vectors = torch.linalg.eigh(gram.double())  # ascending
     strength, vectors = strength.flip(-1).clamp_min(0), vectors.flip(-1)
     left_out = (strength.sum(-1, keepdim=True) - strength.cumsum(-1)).clamp_min(0).sqrt()
     enough = left_out <= tolerance * strength[:, :1].sqrt()

@@ -1,0 +1,80 @@
+"""Attribution maps of image files, written as explanations."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltx.attribution import METHODS, attribute, check_options, refuse
+from ltx.classifier import Target, pick_device
+from ltx.config import ClassifierConfig, option
+from ltx.explanation import Explanation
+from ltx.streaming import explain_files
+
+
+@dataclass
+class AttributeConfig:
+    """Which method explains what, and where the maps go."""
+
+    method: str = option("iia2", help="attribution method", choices=list(METHODS))
+    options: dict[str, Any] = option({}, help="the method's own options, as options.steps=5 options.variant=released")
+    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
+    images: Any = option(
+        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, a list of them, or scikit-image"
+    )
+    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
+    batch_size: int = option(16, help="images at once")
+    max_batch: int = option(64, help="rows (path points x images) of one forward pass; bounds memory")
+    fit: str = option(
+        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
+    )
+    device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
+    out: str = option("runs/attributions", help="folder of the results; a repeated command goes on there")
+
+
+def attribute_files(config: AttributeConfig) -> None:
+    """What `python -m ltx.attribute` does: a picture, an `.npz` and a line of `explanations.jsonl` for each image.
+
+    Raises:
+        InputError: a method that does not work on the classifier, an unknown option, or see
+            `ltx.streaming.explain_files`.
+    """
+    check_options(config.method, config.options)
+    classifier = config.classifier.build().to(pick_device(config.device))
+    refusal = METHODS[config.method].refusal(classifier)
+    if refusal:
+        raise refuse(classifier, f"method={config.method}: {refusal}")
+
+    def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
+        begun = time.perf_counter()
+        with torch.no_grad():
+            logits = classifier(images)
+        chosen = classifier.targets(targets, logits)
+        maps = attribute(config.method, classifier, images, chosen, max_batch=config.max_batch, **config.options)
+        return Explanation(
+            images=images,
+            maps=maps,
+            targets=chosen,
+            labels=[classifier.label(index) for index in chosen.tolist()],
+            probability=classifier.log_probability(logits, chosen).exp(),
+            method=config.method,
+            seconds=(time.perf_counter() - begun) / len(images),
+            names=names,
+        )
+
+    settings = {key: asdict(config)[key] for key in ("method", "options", "classifier", "fit")}
+    count = explain_files(
+        config.images,
+        explain,
+        classifier,
+        config.out,
+        config.target,
+        config.batch_size,
+        config.fit,  # type: ignore[arg-type]
+        settings=settings,
+    )
+    print(f"{count} maps in {config.out}: a picture and an .npz for each, and explanations.jsonl")

@@ -1,0 +1,197 @@
+"""IIA2 as the authors released it, in batches, beside the double loop of whole passes, one image at a time."""
+
+from __future__ import annotations
+
+import gc
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx.attribution import attribute
+from ltx.attribution.attention import attention_layers, captured, readout, token_grid, unfused
+from ltx.bench.timing import median_ratio, medians, take_turns
+from ltx.classifier import Classifier, pick_device
+from ltx.config import ClassifierConfig, option, run
+from ltx.data.images import find_images, load_images
+from ltx.errors import InputError
+
+
+@dataclass
+class BenchConfig:
+    """What is measured."""
+
+    classifier: ClassifierConfig = option(ClassifierConfig, help="a vision transformer; deit_tiny_patch16_224 if none")
+    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    count: int = option(16, help="images in the batch")
+    steps: int = option(5, help="intervals of each integral: 5 = 6 x 6 points")
+    max_batch: int = option(16, help="rows of one forward pass")
+    tolerance: float = option(0.05, help="what the economical run may leave out, see ltx.attribution.token_path")
+    looped: int = option(2, help="images that the loop explains in each turn; its time an image does not depend on it")
+    repeats: int = option(3, help="counted turns")
+    memory_images: int = option(0, help="explain so many images and print the memory on the way; 0 = do not")
+    device: str = option("auto", help="auto, cpu, cuda, …")
+
+
+@dataclass
+class Passes:
+    """Rows that went forwards through the first blocks, through the head, and backwards to the first blocks."""
+
+    forward: int = 0
+    tail: int = 0
+    backward: int = 0
+
+
+def naive_iia2(classifier: Classifier, images: Tensor, targets: Tensor, steps: int) -> Tensor:
+    """IIA2 by its definition: `(n + 1)²` whole forward and backward passes, one image at a time, `[B, 1, H, W]`."""
+    layers, maps = attention_layers(classifier), []
+    reference = classifier.normalisation[0]
+    for image, target in zip(images, targets, strict=True):
+        relevances: list[Any] = [0.0] * len(layers)
+        for i in range(steps + 1):
+            point = reference + i / steps * (image - reference)
+            for k in range(steps + 1):
+                factor = k / steps
+                scale = layers[-1].register_forward_hook(
+                    lambda _, __, output, factor=factor: (output.detach() * factor).requires_grad_()
+                )
+                try:
+                    with unfused(classifier.model), captured(layers) as attention:
+                        score = classifier(point)[0, target]
+                finally:
+                    scale.remove()
+                matrices = [attention[block] for block in range(len(layers))]
+                for block, (a, g) in enumerate(zip(matrices, torch.autograd.grad(score, matrices), strict=True)):
+                    relevances[block] = relevances[block] + (a.detach() * g).relu().mean(1) / (steps + 1) ** 2
+        joint = torch.eye(relevances[0].shape[-1], device=image.device)
+        for relevance in relevances:
+            augmented = relevance[0] + torch.eye(len(joint), device=image.device)
+            joint = augmented / augmented.sum(-1, keepdim=True) @ joint
+        row = (readout(classifier, len(joint)) @ joint)[classifier.num_prefix_tokens :]
+        grid = token_grid(classifier, len(row), image[None])
+        maps.append(F.interpolate(row.view(1, 1, *grid), size=image.shape[-2:], mode="bilinear"))
+    return torch.cat(maps)
+
+
+@contextmanager
+def counted(classifier: Classifier) -> Iterator[Passes]:
+    """Counts the rows of every forward and backward pass within it."""
+    passes = Passes()
+    # The first attention matrix is where the graph begins; the second one is where a whole backward pass is seen.
+    second = attention_layers(classifier)[1]
+
+    def backward(gradient: Tensor) -> None:
+        passes.backward += len(gradient)
+
+    def forward(_: Any, __: Any, output: Tensor) -> None:
+        passes.forward += len(output)
+        output.register_hook(backward)
+
+    def tail(_: Any, __: Any, logits: Tensor) -> None:
+        passes.tail += len(logits)
+
+    head = classifier.model.get_classifier()  # type: ignore[operator]
+    head = head[0] if isinstance(head, (tuple, list)) else head
+    handles = [second.register_forward_hook(forward), head.register_forward_hook(tail)]
+    try:
+        yield passes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def measure(config: BenchConfig) -> None:
+    """Print the time an image of each way, the ratio, the largest difference of the maps, and the passes."""
+    device = pick_device(config.device)
+    settings = config.classifier
+    if settings.name == ClassifierConfig().name:
+        settings.name, settings.weights = "deit_tiny_patch16_224", settings.weights or "random"
+    classifier = settings.build().to(device)
+    attention_layers(classifier)  # refuses a model without attention before any work
+    if min(config.count, config.looped, config.steps, config.repeats) < 1:
+        raise InputError("count, looped, steps and repeats must be positive")
+    files = find_images(config.images)
+    files = (files * (1 + config.count // len(files)))[: config.count]
+    images = load_images(files, classifier.input_size).to(device)
+    with torch.no_grad():
+        targets = classifier(images).argmax(1)
+    few = min(config.looped, len(images))
+    maps: dict[str, Tensor] = {}
+
+    def loop() -> None:
+        maps["loop"] = naive_iia2(classifier, images[:few], targets[:few], config.steps)
+
+    def batched(name: str, tolerance: float, precision: str) -> None:
+        before = classifier.precision
+        classifier.precision = precision  # type: ignore[assignment]
+        try:
+            maps[name] = attribute(
+                "iia2",
+                classifier,
+                images,
+                targets,
+                max_batch=config.max_batch,
+                variant="released",
+                steps=config.steps,
+                tolerance=tolerance,
+            )
+        finally:
+            classifier.precision = before
+
+    ways = {
+        "exact": (0.0, classifier.precision),
+        "tolerance 0.001 (default)": (1e-3, classifier.precision),
+        f"tolerance {config.tolerance:g}": (config.tolerance, classifier.precision),
+        f"tolerance {config.tolerance:g}, bf16": (config.tolerance, "bf16"),
+    }
+    candidates = {"loop": loop} | {name: (lambda n=name, w=way: batched(n, *w)) for name, way in ways.items()}
+    seconds = take_turns(candidates, config.repeats, device)
+    each = {name: [t / (few if name == "loop" else len(images)) for t in times] for name, times in seconds.items()}
+    found = medians(each)
+    points = config.steps + 1
+    print(f"IIA2, {points} x {points} points, {classifier.name}, {len(images)} images, {device}")
+    print(f"  {1000 * found['loop']:9.1f} ms an image  whole passes, one image at a time")
+    span = maps["loop"].amax((2, 3)) - maps["loop"].amin((2, 3))
+    for name, (tolerance, precision) in ways.items():
+        error = ((maps[name][:few] - maps["loop"]).abs().amax((2, 3)) / span).max().item()
+        with counted(classifier) as passes:
+            batched(name, tolerance, precision)
+        rows = " / ".join(f"{count / len(images):.1f}" for count in (passes.forward, passes.tail, passes.backward))
+        print(
+            f"  {1000 * found[name]:9.1f} ms an image  {name}: {median_ratio(each['loop'], each[name]):.2f} x, "
+            f"differs by {error:.0e} of the map's range; passes {rows}"
+        )
+    print(
+        f"  passes an image: forward / head / backward; the loop takes {points**2} / {points**2} / "
+        f"{points**2}; exact gradients need {points} / {points**2} / {points**2}"
+    )
+    if config.memory_images:
+        _memory(classifier, images, config)
+
+
+def _memory(classifier: Classifier, images: Tensor, config: BenchConfig) -> None:
+    """Peak memory on the way through many images: flat where nothing is left behind."""
+    done, told = 0, 0
+    while done < config.memory_images:
+        attribute("iia2", classifier, images, variant="released", steps=config.steps, max_batch=config.max_batch)
+        done += len(images)
+        if done - told >= config.memory_images / 5 or done >= config.memory_images:
+            told = done
+            gc.collect()
+            print(f"  after {done:5d} images: {_peak(images.device):9.1f} MiB at most")
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main(argv: list[str]) -> None:
+    """`python -m ltx.bench attribute`."""
+    run(measure, BenchConfig, "python -m ltx.bench attribute", "IIA2 in batches beside the loop of whole passes.", argv)
