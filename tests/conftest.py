@@ -1,0 +1,56 @@
+"""Classifiers and images that many tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ltx.classifier import Classifier
+
+PROJECT = Path(__file__).parent.parent
+SHARED_DATA = PROJECT.parent / "shared" / "data"
+
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(min(4, torch.get_num_threads()))  # small tensors: more threads only wait for one another
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs and weights; the project works without them."""
+    if not (SHARED_DATA / "MANIFEST.md").is_file():
+        pytest.skip("no ../shared/data beside the project")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Classifier:
+    """EfficientNet-Lite0 with its real weights, from the package; no network."""
+    return Classifier()
+
+
+@pytest.fixture(scope="session")
+def deit_tiny(shared_data: Path) -> Classifier:
+    """DeiT-Tiny with its real weights."""
+    weights = shared_data / "weights" / "deit_tiny_patch16_224.safetensors"
+    return Classifier("deit_tiny_patch16_224", weights=weights)
+
+
+class Halves(nn.Module):
+    """Three logits of an image: 4 × the mean of its left half, 4 × the mean of its right half, and 1.
+
+    Linear, so that gradients, attributions and perturbation curves can be worked out by hand: at 8×8 pixels the
+    gradient of logit 0 is 4 / (3·8·4) = 1/24 on the left and 0 on the right.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        left, right = images.chunk(2, dim=3)
+        halves = torch.stack([left.mean((1, 2, 3)), right.mean((1, 2, 3))], 1) * 4
+        return torch.cat([halves, torch.ones_like(halves[:, :1])], 1)
+
+
+@pytest.fixture
+def tiny_classifier() -> Classifier:
+    """`Halves` at 8×8 pixels, with the classes `left`, `right` and `neither`."""
+    return Classifier(Halves(), input_size=8, class_names=["left", "right", "neither"])
