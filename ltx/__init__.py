@@ -1,7 +1,10 @@
 """Learned explainers for any image classifier."""
 
+from ltx.checkpoints import load
 from ltx.classifier import Classifier
 from ltx.errors import InputError
+from ltx.explanation import Explanation
 from ltx.fill import Fill, keep
+from ltx.finetuning import finetune
 
-__all__ = ["Classifier", "Fill", "InputError", "keep"]
+__all__ = ["Classifier", "Explanation", "Fill", "InputError", "finetune", "keep", "load"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def save_checkpoint(
     write_beside(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
     if card is not None:
         write_beside(folder / CARD, card.encode())
-    write_beside(folder / TENSORS, save(tensors, metadata=about))
+    # One entry: safetensors writes several in no fixed order, and the same network should be the same bytes.
+    write_beside(folder / TENSORS, save(tensors, metadata={"made_for": json.dumps(about)}))
 
 
 def load(
@@ -77,9 +79,9 @@ def load(
     config = read_config(folder)
     try:
         with safe_open(folder / TENSORS, framework="pt") as stored:
-            about = stored.metadata() or {}
+            about = json.loads((stored.metadata() or {}).get("made_for", "{}"))
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise InputError(f"checkpoint={folder}: {TENSORS} cannot be read ({error}); copy or train it again") from error
     if classifier is None:
         settings: ClassifierConfig = _group(config, "classifier", ClassifierConfig, folder)

@@ -69,13 +69,13 @@ class Classifier:
             config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
         else:
             self.name = name
-            model = _create(name, weights, num_classes, size)
+            model = _create(name, weights, num_classes, size).to(memory_format=torch.channels_last)
             config = resolve_model_data_config(model)
         self.weights = str(weights) if weights is not None else None
         self.head: Literal["softmax", "sigmoid"] = head
         self.precision: Literal["fp32", "bf16"] = precision
         self.input_size: tuple[int, int] = (int(size[0]), int(size[1])) if size else tuple(config["input_size"][1:])
-        self.model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.model = model.eval().requires_grad_(False)
         self._mean = torch.tensor(mean or config["mean"]).view(1, 3, 1, 1)
         self._std = torch.tensor(std or config["std"]).view(1, 3, 1, 1)
         self.to(self.device)

@@ -121,7 +121,11 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
 
 
 def run(
-    main: Callable[[Schema], None], schema: type[Schema], prog: str, description: str, argv: Sequence[str] | None = None
+    main: Callable[[Schema], object],
+    schema: type[Schema],
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
 ) -> NoReturn:
     """Parse `argv` (None = the command line), call `main`, and exit: 0, or 2 with one `error:` line for bad input,
     1 with one line where a disk is full or not writable, 130 when interrupted."""

@@ -114,7 +114,8 @@ def _adapt(
 ) -> Tensor:
     """Masks `[B, 1, H, W]` after `steps` steps, or the best of them by `select_by`."""
     explainer = copies.explainer
-    adamw = torch.optim.AdamW(list(copies.parameters.values()), lr=lr, weight_decay=0.0)
+    # Adam turns a gradient that is zero but for rounding into a full step; a larger eps lets a batch equal its images.
+    adamw = torch.optim.AdamW(list(copies.parameters.values()), lr=lr, weight_decay=0.0, eps=1e-6)
     generator = torch.Generator().manual_seed(seed)
     select = Selection(select_by, explainer, images, targets, clean) if select_by is not None else None
     for step in range(steps):

@@ -28,14 +28,15 @@ class Copies:
 
     def __init__(self, explainer: MaskNetwork, scope: str, count: int, found: Features, images: Tensor) -> None:
         self.explainer = explainer
-        self.found = found
-        self.images = images
+        # Under vmap, torch 2.15 returns wrong gradients of normalisation layers for channels-last tensors.
+        self.found = tree_map(Tensor.contiguous, found)
+        self.images = images.contiguous()
         self.adapts_trunk = scope == "all"
         adapted = set(explainer.scope(scope))
         every = {**dict(explainer.named_parameters()), **dict(explainer.named_buffers())}
-        self.fixed = {name: value.detach() for name, value in every.items() if name not in adapted}
+        self.fixed = {name: value.detach().contiguous() for name, value in every.items() if name not in adapted}
         self.parameters = {
-            name: value.detach().expand(count, *value.shape).clone().requires_grad_()
+            name: value.detach().contiguous().expand(count, *value.shape).clone().requires_grad_()
             for name, value in every.items()
             if name in adapted
         }
@@ -80,13 +81,16 @@ class _ConvolutionAsProduct(TorchFunctionMode):
         groups: int = 1,
     ) -> Tensor:
         rows, columns = weight.shape[-2:]
-        down, across = (padding, padding) if isinstance(padding, (int, str)) else padding
-        plain = {*_pair(stride), *_pair(dilation), groups} == {1}
-        if not plain or isinstance(down, str):
-            return function(x, weight, bias, stride, padding, dilation, groups)
+        if isinstance(padding, str) or {*_pair(dilation), groups} != {1}:
+            return function(x, weight, bias, stride, padding, dilation, groups).contiguous()
+        (down, across), (step, skip) = _pair(padding), _pair(stride)
         x = torch.nn.functional.pad(x, (across, across, down, down))
-        height, width = x.shape[-2] - rows + 1, x.shape[-1] - columns + 1
-        shifted = [x[..., i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
+        height, width = (x.shape[-2] - rows) // step + 1, (x.shape[-1] - columns) // skip + 1
+        shifted = [
+            x[..., i : i + step * (height - 1) + 1 : step, j : j + skip * (width - 1) + 1 : skip]
+            for i in range(rows)
+            for j in range(columns)
+        ]
         product = weight.flatten(1) @ torch.stack(shifted, 2).flatten(1, 2).flatten(2)
         y = product.unflatten(2, (height, width))
         return y if bias is None else y + bias[:, None, None]

@@ -15,7 +15,7 @@ from ltx.checkpoints import write_beside
 from ltx.classifier import Classifier, Target
 from ltx.data.images import Fit, ImageBatches, find_images, image_root
 from ltx.errors import InputError
-from ltx.explanation import Explanation, finished
+from ltx.explanation import Explanation, finished, result_stems
 
 SETTINGS = "settings.yaml"
 
@@ -66,7 +66,7 @@ def explain_files(
     batches = ImageBatches(
         [path for path in paths if str(path) not in done], classifier.input_size, batch_size, fit, workers
     )
-    root = image_root(images)
+    stems = dict(zip(paths, result_stems([str(path) for path in paths], image_root(images)), strict=True))
     if done:
         print(f"{len(done)} of {len(paths)} images are explained already in {out}")
     columns = (
@@ -83,7 +83,7 @@ def explain_files(
             explanation = explain(
                 pixels.to(classifier.device), [by_path[name] for name in names], [str(name) for name in names]
             )
-            explanation.save(out, root)
+            explanation.save(out, [stems[name] for name in names])
             task = progress.tasks[0]
             rate = f"{1 / task.speed:.2f} s/image" if task.speed else ""
             progress.update(bar, completed=task.completed + len(names), rate=rate)

@@ -192,7 +192,7 @@ def test_schedules():
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(InputError, match="low=0.5"):
+    with pytest.raises(InputError, match=r"low=0\.5"):
         Area(low=0.5, high=0.2)
     with pytest.raises(InputError, match="temperature=0"):
         Ranking(temperature=0)

@@ -88,9 +88,7 @@ def measure(config: BenchConfig) -> None:
         )
     )
     whole = seconds.pop("step")
-    print(
-        f"{classifier.name}, {type(explainer).__name__}, batch {config.batch_size}, {device}, median of {config.repeats}"
-    )
+    print(f"{classifier.name}, batch {config.batch_size}, {device}, median of {config.repeats} turns")
     for name, value in seconds.items():
         print(f"  {1000 * value:9.1f} ms  {name}")
     print(f"  {1000 * sum(seconds.values()):9.1f} ms  sum of the parts")

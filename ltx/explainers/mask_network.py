@@ -41,6 +41,8 @@ class MaskNetwork(nn.Module):
     """
 
     head_modules: ClassVar[tuple[str, ...]]
+    trunk_mean: Tensor
+    trunk_std: Tensor
 
     def __init__(self, classifier: Classifier, trunk: str, stages: list[int] | None, conditioned: bool) -> None:
         super().__init__()
@@ -187,11 +189,13 @@ class ClassQuery(nn.Module):
     Shape: class indices `[B]` to `[B, width]`.
     """
 
+    rows: Tensor
+
     def __init__(self, classifier: Classifier, width: int) -> None:
         super().__init__()
         rows = classifier.class_weights()
         if rows is None:
-            self.rows: Tensor = nn.Parameter(torch.randn(classifier.num_classes, width))
+            self.rows = nn.Parameter(torch.randn(classifier.num_classes, width))
         else:
             # What tells a class from the others matters, not what all rows have in common.
             rows = rows - rows.mean(0)
@@ -209,6 +213,8 @@ class ClassEvidence(nn.Module):
 
     Shape: final map `[B, D, h, w]`, class indices `[B]` to `[B, 1, h, w]`.
     """
+
+    rows: Tensor | None
 
     def __init__(self, classifier: Classifier, channels: int) -> None:
         super().__init__()
@@ -266,7 +272,7 @@ def _own_trunk(classifier: Classifier, name: str) -> tuple[nn.Module, Tensor, Te
         agreeing = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
         trunk.load_state_dict(agreeing, strict=False)
     if hasattr(trunk, "reset_classifier"):
-        trunk.reset_classifier(0)
+        trunk.reset_classifier(0)  # type: ignore[operator]
     trunk.requires_grad_(True)
     for key, parameter in trunk.named_parameters():
         if key.split(".")[0] in ("patch_embed", "pos_embed", "cls_token", "dist_token", "reg_token"):

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
+from ltx.explainers import MaskNetwork
 from ltx.explanation import overlay_grid
 
 
@@ -130,11 +131,19 @@ class Overlays(lightning.Callback):
 
     Args:
         folder: where the pictures go.
+        explainer: the network in training.
         images: `[B, 3, H, W]` in [0, 1].
         show: called with (pictures `[H, W, 3]` uint8, step), for a logger that shows images.
     """
 
-    def __init__(self, folder: Path, images: Tensor, show: Callable[[np.ndarray, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        explainer: MaskNetwork,
+        images: Tensor,
+        show: Callable[[np.ndarray, int], None] | None = None,
+    ) -> None:
+        self.explainer = explainer
         self.folder = folder
         self.images = images
         self.show = show
@@ -144,14 +153,15 @@ class Overlays(lightning.Callback):
         if trainer.sanity_checking:
             return
         with torch.no_grad():
-            found = module.explainer.explain(self.images.to(module.device))
+            found = self.explainer.explain(self.images.to(module.device))
+        records = [found.record(index) for index in range(len(found))]
         titles = [
-            f"{label}  {float(whole):.2f} | kept {float(kept):.2f} | removed {float(removed):.2f}"
-            for label, whole, kept, removed in zip(
-                found.labels, found.probability, found.probability_kept, found.probability_removed, strict=True
+            "{label}: {probability:.2f}, kept {probability_kept:.2f}, removed {probability_removed:.2f}".format(
+                **record
             )
+            for record in records
         ]
-        picture = overlay_grid(self.images, found.mask.cpu(), titles)
+        picture = overlay_grid(self.images, found.maps.cpu(), titles)
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"step_{trainer.global_step:06d}.png"
         beside = file.with_suffix(".png.part")

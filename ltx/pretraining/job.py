@@ -91,11 +91,10 @@ def pretrain(config: TrainConfig) -> Path:
         InputError: settings that cannot work, a folder with a run of other settings, a loss that is not finite.
     """
     out = Path(config.out)
-    resume_from = _resume_point(config, out)
     classifier = config.classifier.build()
-    explainer_seed = torch.Generator().manual_seed(config.seed).initial_seed()
-    torch.manual_seed(explainer_seed)
+    torch.manual_seed(config.seed)
     explainer = config.explainer.build(classifier)
+    resume_from = _resume_point(config, out)
     data = _data(config, classifier.input_size)
     data.setup("fit")
     module = LTXPretraining(
@@ -156,7 +155,7 @@ def _trainer(
             logger.log_image("overlays", [picture], step=step)  # type: ignore[attr-defined]
 
     callbacks: list[Callback] = [
-        Overlays(out / "overlays", shown, show),
+        Overlays(out / "overlays", explainer, shown, show),
         MetricsFile(out / "metrics.csv", run.log_every),
         CollapseWarning(),
         # After the others, so that what they wrote for a step is on disk before its resume point.

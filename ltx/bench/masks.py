@@ -1,0 +1,109 @@
+"""What a checkpoint's masks keep and destroy, before and after finetuning, and which half of a mosaic they choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx.checkpoints import load
+from ltx.classifier import pick_device
+from ltx.config import option, run
+from ltx.data.images import ImageBatches, find_images
+from ltx.explainers import MaskNetwork
+from ltx.finetuning import finetune
+from ltx.objectives import Objective, ObjectiveConfig
+
+
+@dataclass
+class BenchConfig:
+    """What is measured."""
+
+    checkpoint: str = option("runs/train", help="folder that train.py wrote")
+    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
+    images: Any = option("scikit-image", help="images that the explainer was not trained on")
+    limit: int | None = option(None, help="the first so many images; null = all")
+    steps: list[int] = option([0, 25], help="finetuning steps, a row each")
+    lr: float = option(3e-4, help="learning rate of finetuning")
+    scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
+    objective: ObjectiveConfig = option(ObjectiveConfig, help="of finetuning")
+    fill: str = option("black", help="what replaces removed pixels")
+    mosaics: int = option(100, help="pairs of photographs side by side; 0 = none")
+    batch_size: int = option(20, help="images at once")
+    seed: int = option(0, help="of the pairs")
+    device: str = option("auto", help="auto, cpu, cuda, …")
+
+
+def measure(config: BenchConfig) -> None:
+    """Print mean kept ÷ whole, removed ÷ whole and mask, and the masks' share in the half that was asked about."""
+    device = pick_device(config.device)
+    explainer = load(config.checkpoint, device=device, weights=config.weights)
+    classifier = explainer.classifier
+    files = find_images(config.images)[: config.limit]
+    batches = [pixels for _, pixels in ImageBatches(files, classifier.input_size, config.batch_size)]
+    count = sum(map(len, batches))
+    objective = Objective(config.objective)
+    print(f"{config.checkpoint}: {classifier.name}, {count} images, fill {config.fill}, target predicted", flush=True)
+    print("steps | kept/whole  removed/whole  mask mean | share of images with kept >= 0.8 | s/image")
+    for steps in config.steps:
+        rows, seconds = [], 0.0
+        for pixels in batches:
+            found = finetune(
+                explainer,
+                pixels.to(device),
+                steps=steps,
+                scope=config.scope,
+                lr=config.lr,
+                objective=objective,
+                fill=config.fill,
+                max_batch=config.batch_size,
+                seed=config.seed,
+            )
+            seconds += found.seconds * len(pixels)
+            assert found.probability_kept is not None
+            assert found.probability_removed is not None
+            kept, removed = found.probability_kept / found.probability, found.probability_removed / found.probability
+            rows.append(torch.stack([kept, removed, found.maps.mean((1, 2, 3)), (kept >= 0.8).float()], 1).cpu())
+        kept, removed, mean, well = torch.cat(rows).mean(0).tolist()
+        print(
+            f"{steps:5d} | {kept:10.3f}  {removed:13.3f}  {mean:9.3f} | {well:32.2f} | {seconds / count:.3f}",
+            flush=True,
+        )
+    if config.mosaics:
+        report_mosaics(explainer, torch.cat(batches).to(device), config)
+
+
+@torch.no_grad()
+def report_mosaics(explainer: MaskNetwork, images: Tensor, config: BenchConfig) -> None:
+    """Ask about either photograph of mosaics side by side; print the share of the mask in that photograph's half."""
+    classifier = explainer.classifier
+    predicted = torch.cat([classifier(part).argmax(1) for part in images.split(config.batch_size)]).cpu()
+    generator = torch.Generator().manual_seed(config.seed)
+    pairs: list[tuple[int, int]] = []
+    while len(pairs) < config.mosaics:
+        first, second = torch.randint(len(images), (2,), generator=generator).tolist()
+        if predicted[first] != predicted[second]:
+            pairs.append((first, second))
+    height, width = images.shape[-2:]
+    half = F.interpolate(images, (height, width // 2), mode="bilinear", antialias=True)
+    shares = []
+    for start in range(0, len(pairs), config.batch_size):
+        left, right = torch.tensor(pairs[start : start + config.batch_size]).T
+        both = torch.cat([half[left], half[right]], 3)
+        for asked, inside in ((left, slice(0, width // 2)), (right, slice(width // 2, width))):
+            mask = explainer(both, predicted[asked].to(images.device))
+            shares.append(mask[..., inside].sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1e-6))
+    share = torch.cat(shares)
+    print(
+        f"mosaics of two photographs side by side: {len(pairs)} pairs, asked about each half's own class: "
+        f"{float(share.mean()):.3f} of the mask lies in that half, more than half of it in "
+        f"{float((share > 0.5).float().mean()):.2f} of {len(share)} masks"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """`python -m ltx.bench masks`."""
+    run(measure, BenchConfig, "python -m ltx.bench masks", "What a checkpoint's masks keep and destroy.", argv)

@@ -1,0 +1,188 @@
+"""Mask networks over several families of classifiers, with random weights and small inputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx import Classifier, InputError
+from ltx.explainers import ExplainerConfig, MaskNetwork, UNetExplainer, ViTExplainer
+
+FAMILIES = {
+    "vit_tiny_patch16_224": ("vit", 64),
+    "deit_tiny_distilled_patch16_224": ("vit", 64),
+    "vit_small_patch14_reg4_dinov2": ("vit", 56),
+    "resnet18": ("unet", 64),
+    "tf_efficientnet_lite0": ("unet", 64),
+    "convnext_atto": ("unet", 64),
+    "swin_tiny_patch4_window7_224": ("unet", 224),
+    "densenet121": ("unet", 64),
+    "regnetx_002": ("unet", (64, 96)),
+}
+
+
+def classifier_for(name: str, size: int | tuple[int, int] | None = None) -> Classifier:
+    torch.manual_seed(0)
+    classes = 7
+    return Classifier(name, weights="random", num_classes=classes, input_size=size or FAMILIES[name][1])
+
+
+def explainer_for(classifier: Classifier, **settings: object) -> MaskNetwork:
+    torch.manual_seed(1)
+    return ExplainerConfig(**settings).build(classifier).eval()  # type: ignore[arg-type]
+
+
+def images_for(classifier: Classifier, count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 3, *classifier.input_size, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_masks_of_every_family(name: str):
+    classifier = classifier_for(name)
+    explainer = explainer_for(classifier)
+    assert isinstance(explainer, {"vit": ViTExplainer, "unet": UNetExplainer}[FAMILIES[name][0]])
+    images = images_for(classifier)
+    with torch.no_grad():
+        first, second = explainer(images, 0), explainer(images, 3)
+        alone = explainer(images[:1], 0)
+    assert first.shape == (2, 1, *classifier.input_size)
+    assert 0 <= float(first.min()) <= float(first.max()) <= 1
+    assert not torch.allclose(first, second), "a conditioned network answers for the class that is asked about"
+    assert torch.allclose(first[:1], alone, atol=1e-5)
+
+
+def test_default_targets_are_the_predicted_classes():
+    classifier = classifier_for("resnet18")
+    explainer, images = explainer_for(classifier), images_for(classifier)
+    with torch.no_grad():
+        assert torch.equal(explainer(images), explainer(images, classifier(images).argmax(1)))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_unconditioned_networks_ignore_the_class(name: str):
+    classifier = classifier_for(name)
+    explainer, images = explainer_for(classifier, conditioned=False), images_for(classifier)
+    with torch.no_grad():
+        assert torch.equal(explainer(images, 0), explainer(images, 3))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_a_shared_trunk_costs_one_pass_and_stores_nothing(name: str):
+    classifier = classifier_for(name)
+    explainer, images = explainer_for(classifier), images_for(classifier)
+    stem = next(m for m in classifier.model.modules() if isinstance(m, torch.nn.Conv2d))
+    passes: list[int] = []
+    handle = stem.register_forward_hook(lambda *_: passes.append(1))
+    explainer(images)
+    handle.remove()
+    assert len(passes) == 1
+    stored = explainer.state_dict()
+    weights = [w for w in classifier.model.state_dict().values() if w.ndim > 1]
+    assert not any(v.shape == w.shape and torch.equal(v, w) for v in stored.values() for w in weights)
+    assert not any(key.startswith("trunk.") for key in stored)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_a_copied_trunk_starts_as_the_classifiers_and_keeps_its_statistics(name: str):
+    classifier = classifier_for(name)
+    shared, copied = explainer_for(classifier), explainer_for(classifier, trunk="copy")
+    images = images_for(classifier)
+    with torch.no_grad():
+        _, features = shared.predict_and_encode(images)
+        for ours, theirs in zip(copied.encode(images).stages, features.stages, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4)
+    copied.train()
+    before = {key: value.clone() for key, value in copied.state_dict().items()}
+    theirs_before = {key: value.clone() for key, value in classifier.model.state_dict().items()}
+    loss = copied(images).mean()
+    loss.backward()
+    torch.optim.SGD([p for p in copied.parameters() if p.requires_grad], lr=1.0).step()
+    after = copied.state_dict()
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert any(key.startswith("trunk.") for key in moved)
+    assert not any("running" in key or "num_batches" in key for key in moved)
+    assert not any(key.startswith(("trunk.patch_embed", "trunk.pos_embed", "trunk.cls_token")) for key in moved)
+    assert all(torch.equal(v, theirs_before[k]) for k, v in classifier.model.state_dict().items())
+
+
+def test_another_trunk_starts_from_the_classifiers_weights_where_they_agree():
+    classifier = classifier_for("resnet18")
+    explainer = explainer_for(classifier, trunk="resnet34")
+    assert explainer.trunk is not None
+    ours, theirs = explainer.trunk.state_dict(), classifier.model.state_dict()
+    assert torch.equal(ours["layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
+    assert "layer1.2.conv1.weight" not in theirs
+
+
+def test_released_heads():
+    vit = explainer_for(classifier_for("vit_tiny_patch16_224"), trunk="copy", variant="released", conditioned=False)
+    cnn = explainer_for(classifier_for("resnet18"), trunk="copy", variant="released", conditioned=False)
+    for explainer, grid in ((vit, (4, 4)), (cnn, (2, 2))):
+        images = images_for(explainer.classifier)
+        scores = explainer.decode(explainer.encode(images), torch.zeros(2, dtype=torch.long))
+        assert scores.shape == (2, 1, *grid)
+    # Linear(d, d) with tanh and Linear(d, 1); one 1x1 convolution.
+    assert [p.shape for p in vit.head.parameters()] == [(192, 192), (192,), (1, 192), (1,)]
+    assert [p.shape for p in cnn.head.parameters()] == [(1, 512, 1, 1), (1,)]
+
+
+def test_the_unet_decodes_to_stride_four():
+    classifier = classifier_for("resnet18")
+    explainer, images = explainer_for(classifier), images_for(classifier)
+    _, features = explainer.predict_and_encode(images)
+    assert explainer.decode(features, torch.zeros(2, dtype=torch.long)).shape == (2, 1, 16, 16)
+
+
+def test_scopes():
+    copied = explainer_for(classifier_for("resnet18"), trunk="copy")
+    head, decoder, every = (set(copied.scope(name)) for name in ("head", "decoder", "all"))
+    assert head == {"head.weight", "head.bias"}
+    assert head < decoder < every
+    assert not any(key.startswith("trunk.") for key in decoder)
+    shared = explainer_for(classifier_for("resnet18"))
+    with pytest.raises(InputError, match="scope=all would change the explained classifier"):
+        shared.scope("all")
+    with pytest.raises(InputError, match="did you mean decoder"):
+        shared.scope("decodr")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("resnet18", {"name": "vit"}, "use explainer.name=unet"),
+        ("vit_tiny_patch16_224", {"name": "unet"}, "use explainer.name=vit"),
+        ("resnet18", {"trunk": "resnet81"}, "did you mean resnet18"),
+        ("resnet18", {"stages": [1, 9]}, "9 is no stage of the trunk"),
+        ("resnet18", {"depth": 3}, "explainer.depth=3 is for explainer.name=vit"),
+    ],
+)
+def test_impossible_combinations_say_what_to_do(name: str, settings: dict[str, object], words: str):
+    with pytest.raises(InputError, match=words):
+        explainer_for(classifier_for(name), **settings)
+
+
+def test_a_module_without_feature_maps_needs_a_trunk_of_its_own():
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
+    classifier = Classifier(model, input_size=64)
+    with pytest.raises(InputError, match=r"explainer\.trunk=<timm model name>"):
+        explainer_for(classifier, name="unet")
+    explainer = explainer_for(classifier, name="unet", trunk="resnet18")
+    with torch.no_grad():
+        assert explainer(images_for(classifier), 1).shape == (2, 1, 64, 64)
+        assert not torch.allclose(explainer(images_for(classifier), 1), explainer(images_for(classifier), 2))
+
+
+def test_explain_tells_the_three_probabilities():
+    classifier = classifier_for("resnet18")
+    explainer, images = explainer_for(classifier), images_for(classifier)
+    found = explainer.explain(images, 2)
+    assert found.mask is not None
+    probabilities = [
+        classifier.probabilities(classifier(pixels))[:, 2]
+        for pixels in (images, images * found.mask, images * (1 - found.mask))
+    ]
+    for told, computed in zip(
+        (found.probability, found.probability_kept, found.probability_removed), probabilities, strict=True
+    ):
+        assert torch.allclose(told, computed, atol=1e-5)
+    assert found.targets.tolist() == [2, 2]

@@ -1,0 +1,256 @@
+"""LTX pretraining: it learns a known answer, resumes to the same bytes, and stops on NaN."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from ltx import Classifier, Fill, InputError, load
+from ltx.config import parse
+from ltx.explainers import ExplainerConfig
+from ltx.objectives import Objective
+from ltx.pretraining.callbacks import CollapseWarning
+from ltx.pretraining.job import TrainConfig, pretrain
+from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig, likely_classes, mosaics
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(10):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        coarse.resize((80, 72), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+def config_for(photos: Path, out: Path, *words: str) -> TrainConfig:
+    fixed = [
+        "classifier.name=resnet18",
+        "classifier.weights=random",
+        "classifier.num_classes=6",
+        "classifier.input_size=64",
+        f"data.images={photos}",
+        "data.batch_size=4",
+        "data.workers=0",
+        "trainer.accelerator=cpu",
+        "trainer.progress=false",
+        "trainer.max_steps=6",
+        "trainer.validate_every=3",
+        "trainer.checkpoint_every=2",
+        "trainer.log_every=1",
+        "trainer.overlays=2",
+        f"out={out}",
+    ]
+    return parse(TrainConfig, [*fixed, *words], "train.py", "")
+
+
+@pytest.fixture(autouse=True)
+def one_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`weights=random` must mean the same weights for every run that a test compares."""
+    build = Classifier.__init__
+
+    def seeded(self: Classifier, *args: Any, **kwargs: Any) -> None:
+        torch.manual_seed(7)
+        build(self, *args, **kwargs)
+
+    monkeypatch.setattr(Classifier, "__init__", seeded)
+
+
+def test_a_run_writes_the_contract(photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    names = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert names == {
+        "README.md",
+        "config.yaml",
+        "explainer.safetensors",
+        "last.ckpt",
+        "metrics.csv",
+        "overlays/step_000003.png",
+        "overlays/step_000006.png",
+    }
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    validated = [row for row in rows if row["val/kept"]]
+    assert [int(row["step"]) for row in validated] == [3, 6]
+    assert {"val/removed", "val/mask_mean", "val/mask_spread", "val/mask_saturated"} <= validated[0].keys()
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    assert settings["classifier"]["num_classes"] == 6
+    assert settings["trainer"]["max_steps"] == 6
+    assert "resnet18" in (out / "README.md").read_text()
+    keys = torch.load(out / "last.ckpt", weights_only=True)["state_dict"]
+    assert keys
+    assert all(key.startswith("explainer.") for key in keys)
+    load(out)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(photos: Path, tmp_path: Path, accumulate: int):
+    words = [f"trainer.accumulate={accumulate}"]
+    whole = pretrain(config_for(photos, tmp_path / "whole", *words))
+    cut = config_for(photos, tmp_path / "cut", *words)
+
+    class KilledError(Exception):
+        pass
+
+    step = LTXPretraining.training_step
+
+    def dies(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.global_step == 5:
+            raise KilledError
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", dies)
+        with pytest.raises(KilledError):
+            pretrain(cut)
+    point = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
+    assert point["global_step"] == 4
+    resumed = pretrain(cut)
+    first, second = load(whole).state_dict(), load(resumed).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+    def told(folder: Path) -> list[dict[str, str]]:
+        return [{**row, "seconds": ""} for row in csv.DictReader((folder / "metrics.csv").open())]
+
+    assert told(whole) == told(resumed)
+
+
+def test_a_finished_run_is_not_trained_again(photos: Path, tmp_path: Path):
+    config = config_for(photos, tmp_path / "run")
+    pretrain(config)
+    before = (tmp_path / "run" / "explainer.safetensors").read_bytes()
+    pretrain(config)
+    assert (tmp_path / "run" / "explainer.safetensors").read_bytes() == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(photos: Path, tmp_path: Path):
+    pretrain(config_for(photos, tmp_path / "run"))
+    with pytest.raises(InputError, match=r"optimiser\.lr=0\.001, now 0\.01; choose another out"):
+        pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01"))
+    pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01", "resume=false"))
+
+
+def test_nan_stops_with_the_step_and_the_term(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from ltx.objectives.remove import Remove
+
+    call, seen = Remove.__call__, []
+
+    def poisoned(self: Remove, batch: Any, logits: Any) -> Tensor:
+        seen.append(1)
+        return call(self, batch, logits) * (float("nan") if len(seen) == 6 else 1.0)
+
+    monkeypatch.setattr(Remove, "__call__", poisoned)
+    with pytest.raises(InputError, match=r"the term remove is not finite at step \d"):
+        pretrain(config_for(photos, tmp_path / "run"))
+    explainer = load(tmp_path / "run")
+    assert all(value.isfinite().all() for value in explainer.state_dict().values())
+
+
+class Bright(nn.Module):
+    """Class 1 if the brightest red lies in the picture, else class 0: one bright square decides."""
+
+    num_classes = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        evidence = 40 * nn.functional.avg_pool2d(x[:, 0], 8).amax((1, 2)) - 20
+        return torch.stack([-evidence, evidence], 1)
+
+
+def test_it_finds_the_square_that_decides():
+    classifier = Classifier(Bright(), input_size=32)
+    torch.manual_seed(0)
+    explainer = ExplainerConfig(name="unet", trunk="resnet10t", conditioned=False).build(classifier)
+    module = LTXPretraining(
+        explainer, Objective(), Fill("black"), OptimiserConfig(lr=3e-3, trunk_lr=1e-3), max_steps=120, mosaic=0
+    )
+    configured = module.configure_optimizers()
+    adamw, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        images = 0.3 * torch.rand(count, 3, 32, 32, generator=generator)
+        where = torch.zeros(count, 1, 32, 32)
+        corners = torch.randint(0, 4, (count, 2), generator=generator) * 8
+        for index, (y, x) in enumerate(corners.tolist()):
+            where[index, :, y : y + 8, x : x + 8] = 1
+        return torch.where(where.bool(), torch.ones(()), images), where
+
+    for _ in range(120):
+        images, _ = draw(8)
+        _, verdict = module.judge(images, None, generator)
+        adamw.zero_grad()
+        verdict.loss.mean().backward()
+        adamw.step()
+        schedule.step()
+    images, where = draw(16)
+    mask = explainer.eval()(images).detach()
+    inside = (mask * where).sum((1, 2, 3)) / where.sum((1, 2, 3))
+    outside = (mask * (1 - where)).sum((1, 2, 3)) / (1 - where).sum((1, 2, 3))
+    assert float(inside.mean()) > 0.5
+    assert float(outside.mean()) < 0.25
+
+
+def test_the_step_takes_one_clean_and_one_masked_pass():
+    classifier = Classifier("resnet18", weights="random", num_classes=6, input_size=64)
+    passes: list[int] = []
+    explainer = ExplainerConfig().build(classifier)
+    classifier.model.conv1.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    module = LTXPretraining(explainer, Objective(), Fill("black"), OptimiserConfig(), max_steps=10)
+    module.judge(torch.rand(3, 3, 64, 64), None, torch.Generator().manual_seed(0))
+    assert passes == [3, 6]
+
+
+def test_mosaics_show_both_photographs():
+    images = torch.stack([torch.full((3, 8, 8), value) for value in (0.0, 0.5, 1.0)])
+    both, mixed = mosaics(images, 1.0, torch.Generator().manual_seed(0))
+    assert mixed.all()
+    for index, value in enumerate((0.0, 0.5, 1.0)):
+        partner = (1.0, 0.0, 0.5)[index]
+        beside = both[index, 0, 0, -1] == partner
+        second = both[index, :, :, 4:] if beside else both[index, :, 4:, :]
+        first = both[index, :, :, :4] if beside else both[index, :, :4, :]
+        assert torch.allclose(first, torch.full_like(first, value), atol=1e-6)
+        assert torch.allclose(second, torch.full_like(second, partner), atol=1e-6)
+    untouched, mixed = mosaics(images, 0.0, torch.Generator().manual_seed(0))
+    assert torch.equal(untouched, images)
+    assert not mixed.any()
+
+
+def test_likely_classes_follow_the_root_of_the_probability():
+    logits = torch.tensor([[0.0, 2 * np.log(3.0), -50.0]]).float().expand(4000, 3)  # p ~ 1 : 9, roots 1 : 3
+    drawn = likely_classes(logits, torch.Generator().manual_seed(0), among=2)
+    assert float((drawn == 1).float().mean()) == pytest.approx(0.75, abs=0.03)
+    assert not (drawn == 2).any()
+
+
+def test_warm_up_and_cosine():
+    schedule = OptimiserConfig(warmup=0.1, floor=0.02)
+    assert schedule.factor(0.05) == pytest.approx(0.5)
+    assert schedule.factor(0.1) == pytest.approx(1)
+    assert schedule.factor(0.55) == pytest.approx(0.51)
+    assert schedule.factor(1) == pytest.approx(0.02)
+
+
+def test_collapse_is_told_with_its_mend():
+    def trainer(mean: float, spread: float) -> Any:
+        found = {"val/mask_mean": torch.tensor(mean), "val/mask_spread": torch.tensor(spread)}
+        return SimpleNamespace(sanity_checking=False, callback_metrics=found, global_step=3)
+
+    for mean, mend in ((0.01, "lower"), (0.99, "raise")):
+        with pytest.warns(UserWarning, match=rf"step 3: the masks have collapsed .*; {mend} objective\.area\.weight"):
+            CollapseWarning().on_validation_end(trainer(mean, 0.001), None)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CollapseWarning().on_validation_end(trainer(0.4, 0.3), None)  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""A checkpoint is a folder that loads, or one line that says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from ltx import Classifier, InputError, load
+from ltx.checkpoints import save_checkpoint
+from ltx.config import ClassifierConfig
+from ltx.explainers import ExplainerConfig, MaskNetwork
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet18", num_classes=5).state_dict(), file)
+    return file
+
+
+def saved(tmp_path: Path, weights: Path, half: bool = False) -> tuple[MaskNetwork, Path]:
+    from dataclasses import asdict
+
+    classifier = ClassifierConfig(name="resnet18", weights=str(weights), num_classes=5, input_size=64)
+    config = ExplainerConfig()
+    torch.manual_seed(3)
+    explainer = config.build(classifier.build()).eval()
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(
+        folder, explainer, {"classifier": asdict(classifier), "explainer": asdict(config)}, "# card\n", half
+    )
+    return explainer, folder
+
+
+def test_round_trip_is_exact(tmp_path: Path, weights: Path):
+    explainer, folder = saved(tmp_path, weights)
+    again = load(folder)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(again(images), explainer(images))
+    assert not again.training
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.yaml", "explainer.safetensors"]
+
+
+def test_half_precision_is_smaller_and_close(tmp_path: Path, weights: Path):
+    explainer, folder = saved(tmp_path, weights, half=True)
+    size = (folder / "explainer.safetensors").stat().st_size
+    assert size < 2.2 * sum(p.numel() for p in explainer.parameters())
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(load(folder)(images), explainer(images), atol=1e-2)
+
+
+def test_the_classifiers_weights_are_not_stored(tmp_path: Path, weights: Path):
+    explainer, folder = saved(tmp_path, weights)
+    stored = (folder / "explainer.safetensors").stat().st_size
+    assert stored < 1.1 * 4 * sum(p.numel() for p in explainer.parameters()) + 20_000
+
+
+def test_another_classifier_is_named(tmp_path: Path, weights: Path):
+    _, folder = saved(tmp_path, weights)
+    with pytest.raises(InputError, match=r"was made for resnet18 with 5 classes, not for resnet34 with 5"):
+        load(folder, Classifier("resnet34", weights="random", num_classes=5, input_size=64))
+    torch.manual_seed(9)
+    with pytest.raises(InputError, match=r"resnet18 with other weights .* classifier\.weights=FILE"):
+        load(folder, Classifier("resnet18", weights="random", num_classes=5, input_size=64))
+
+
+def test_moved_weights_can_be_named(tmp_path: Path, weights: Path):
+    _, folder = saved(tmp_path, weights)
+    moved = weights.rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(InputError, match="does not exist"):
+        load(folder)
+    load(folder, weights=str(moved))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "yaml", "key", "width"])
+def test_damage_is_one_clear_line(tmp_path: Path, weights: Path, damage: str):
+    _, folder = saved(tmp_path, weights)
+    tensors, config = folder / "explainer.safetensors", folder / "config.yaml"
+    if damage == "truncated":
+        tensors.write_bytes(tensors.read_bytes()[:-100])
+    elif damage == "missing":
+        tensors.unlink()
+    elif damage == "yaml":
+        config.write_text("a: [1,")
+    else:
+        settings = yaml.safe_load(config.read_text())
+        settings["explainer"]["no_such_key" if damage == "key" else "width"] = 8
+        config.write_text(yaml.safe_dump(settings))
+    words = {
+        "truncated": "cannot be read",
+        "missing": "holds no explainer.safetensors",
+        "yaml": "config.yaml cannot be read",
+        "key": "no_such_key",
+        "width": "does not fit its own config.yaml",
+    }
+    with pytest.raises(InputError, match=words[damage]) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)

@@ -1,0 +1,147 @@
+"""Per-image finetuning: a batch is its images, nothing else changes, and selection says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx import Classifier, Fill, InputError, finetune
+from ltx.explainers import ExplainerConfig, MaskNetwork
+from ltx.finetuning import FRACTIONS
+from ltx.metrics.perturbation import curves
+from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
+from ltx.objectives.ranking import Ranking
+from ltx.stacked import Copies
+from ltx.trunk import Features
+
+
+def small(name: str = "resnet18", **settings: object) -> MaskNetwork:
+    torch.manual_seed(0)
+    classifier = Classifier(name, weights="random", num_classes=5, input_size=64)
+    return ExplainerConfig(**settings).build(classifier).eval()  # type: ignore[arg-type]
+
+
+def pictures(count: int = 3) -> torch.Tensor:
+    """Smooth random pictures: each a few blurred blobs, at 64 x 64."""
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(4))
+    return torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
+
+
+CASES = [
+    ("resnet18", {}, "decoder"),
+    ("resnet18", {}, "head"),
+    ("resnet18", {"trunk": "copy", "variant": "released"}, "all"),
+    ("vit_tiny_patch16_224", {}, "decoder"),
+    ("vit_tiny_patch16_224", {"trunk": "copy", "variant": "released"}, "all"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "scope"), CASES)
+def test_many_at_once_equal_one_by_one(name: str, settings: dict[str, object], scope: str):
+    explainer, images = small(name, **settings), pictures()
+    config = ObjectiveConfig(ranking=Ranking(weight=0.5, noise=0.1))
+    options = {"steps": 3, "scope": scope, "objective": Objective(config), "fill": "random", "seed": 5}
+    together = finetune(explainer, images, [0, 1, 2], **options).maps  # type: ignore[arg-type]
+    for index in range(len(images)):
+        alone = finetune(explainer, images[index : index + 1], [index], **options).maps  # type: ignore[arg-type]
+        assert torch.allclose(alone, together[index : index + 1], atol=1e-4)
+    chunked = finetune(explainer, images, [0, 1, 2], max_batch=2, **options).maps  # type: ignore[arg-type]
+    assert torch.allclose(chunked, together, atol=1e-4)
+    assert float((together - explainer(images, torch.arange(3))).detach().abs().max()) > 0.02, (
+        "the steps must move the masks"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "scope"),
+    [
+        ("resnet18", {}, "decoder"),
+        ("vit_tiny_patch16_224", {}, "decoder"),
+        ("tf_efficientnet_lite0", {"trunk": "copy", "variant": "released"}, "all"),
+    ],
+)
+def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[str, object], scope: str):
+    """Stacked parameters in one pass, against `backward` through the network itself, one image after the other."""
+    explainer, images = small(name, **settings), pictures(2)
+    targets = torch.tensor([1, 3])
+
+    def loss(scores: torch.Tensor, rows: slice, clean: torch.Tensor) -> torch.Tensor:
+        mask, part = explainer.upsample(scores), images[rows]
+        background = Fill("black")(part)
+        batch = MaskedBatch(explainer.classifier, part, background, targets[rows], clean, scores, mask)
+        return Objective()(batch).loss.sum()
+
+    clean, found = explainer.predict_and_encode(images)
+    found = Features([stage.detach() for stage in found.stages], found.final.detach())
+    copies = Copies(explainer, scope, 2, found, images)
+    loss(copies.scores(targets), slice(None), clean).backward()
+    for index in range(2):
+        rows = slice(index, index + 1)
+        explainer.zero_grad()
+        clean, found = explainer.predict_and_encode(images[rows])
+        loss(explainer.decode(found, targets[rows]), rows, clean).backward()
+        plain = dict(explainer.named_parameters())
+        for key, stacked in copies.parameters.items():
+            assert stacked.grad is not None
+            expected = plain[key].grad
+            assert expected is not None
+            assert torch.allclose(stacked.grad[index], expected, atol=1e-4 * float(expected.abs().max()) + 1e-8), key
+
+
+def test_no_steps_is_the_forward_pass_and_the_explainer_is_left_alone():
+    explainer, images = small(), pictures()
+    before = {key: value.clone() for key, value in explainer.state_dict().items()}
+    assert torch.allclose(finetune(explainer, images, steps=0).maps, explainer(images), atol=1e-5)
+    finetune(explainer, images, steps=2)
+    assert all(torch.equal(value, before[key]) for key, value in explainer.state_dict().items())
+    assert all(parameter.grad is None for parameter in explainer.parameters())
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    explainer, images = small(), pictures()
+    first, second = (finetune(explainer, images, steps=2, fill="random", seed=3).maps for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, finetune(explainer, images, steps=2, fill="noise", seed=4).maps)
+
+
+def test_steps_lower_the_loss():
+    explainer, images = small(), pictures()
+    before, after = (finetune(explainer, images, 0, steps=steps, lr=1e-3) for steps in (0, 15))
+
+    def loss(found) -> torch.Tensor:
+        kept, removed = found.probability_kept, found.probability_removed
+        return -kept.log() - (1 - removed).log() + 4 * found.maps.mean((1, 2, 3))
+
+    assert bool((loss(after) < loss(before)).all())
+
+
+@pytest.mark.parametrize("rule", ["positive", "negative", "deletion", "insertion"])
+def test_selection_keeps_the_best_step_and_says_so(rule: str):
+    explainer, images = small(), pictures(2)
+
+    def scores(masks: torch.Tensor) -> torch.Tensor:
+        highest = rule in ("positive", "deletion")
+        order = "highest" if highest else "lowest"
+        targets = torch.zeros(2, dtype=torch.long)
+        found = curves(explainer.classifier, images, masks, targets, FRACTIONS, torch.zeros_like(images), (order,))
+        heights = found[order].correct.float() if rule in ("positive", "negative") else found[order].probability
+        area = torch.trapezoid(heights, dx=0.1, dim=1)
+        return -area if highest else area
+
+    chosen = finetune(explainer, images, 0, steps=4, lr=1e-3, select_by=rule)
+    each = torch.stack([scores(finetune(explainer, images, 0, steps=s, lr=1e-3).maps) for s in range(1, 5)])
+    assert chosen.selected_by == rule
+    assert torch.allclose(scores(chosen.maps), each.max(0).values, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"select_by": "postive"}, "did you mean positive"),
+        ({"steps": -1}, "steps=-1"),
+        ({"scope": "all"}, "shares"),
+    ],
+)
+def test_bad_options(options: dict[str, object], words: str):
+    with pytest.raises(InputError, match=words):
+        finetune(small(), pictures(1), **options)  # type: ignore[arg-type]
