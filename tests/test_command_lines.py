@@ -1,0 +1,216 @@
+"""A user's mistakes at `train.py` and `finetune.py`: one line, a non-zero exit, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from ltx.config import run
+from ltx.finetuning import FinetuneConfig, finetune_files
+from ltx.pretraining.job import TrainConfig, pretrain
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "classifier.name=resnet10t",
+    "classifier.num_classes=4",
+    "classifier.input_size=64",
+    "data.workers=0",
+    "data.batch_size=2",
+    "trainer.accelerator=cpu",
+    "trainer.progress=false",
+    "trainer.max_steps=2",
+    "trainer.validate_every=2",
+    "trainer.overlays=1",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with weights, photographs (good and bad), and a trained checkpoint."""
+    folder = tmp_path_factory.mktemp("place")
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
+    (folder / "names.txt").write_text("cat\ndog\nbird\nfish\n")
+    (folder / "good" / "deep").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for index in range(5):
+        pixels = Image.fromarray(random.integers(0, 256, (70, 90, 3), dtype=np.uint8))
+        pixels.save(folder / "good" / ("deep" if index % 2 else ".") / f"{index}.jpg")
+    pretrain_words(folder, f"data.images={folder}/good", f"out={folder}/checkpoint", succeeds=True)
+    return folder
+
+
+def called(main: Callable[[Any], object], schema: type, words: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run(main, schema, "command", "", words)
+    return int(ended.value.code or 0)
+
+
+def pretrain_words(place: Path, *words: str, succeeds: bool = False) -> int:
+    fixed = [*SMALL, f"classifier.weights={place}/weights.safetensors", f"classifier.class_names={place}/names.txt"]
+    code = called(pretrain, TrainConfig, [*fixed, *words])
+    assert not succeeds or code == 0
+    return code
+
+
+def finetune_words(place: Path, *words: str) -> int:
+    return called(finetune_files, FinetuneConfig, [f"checkpoint={place}/checkpoint", "steps=1", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["classifier.name=resnet10x"], "did you mean resnet10t"),
+        (["classifier.nam=resnet18"], "classifier.name"),
+        (["trainer.max_steps=many"], "trainer.max_steps"),
+        (["explainer.name=unett"], "unet"),
+        (["data.images=nowhere"], "nowhere"),
+        (["fill=purple"], "black, mean, blur, noise"),
+        (["classifier.num_classes=9", "classifier.class_names=null"], "does not fit resnet10t"),
+        (["classifier.class_names=null", "classifier.weights=nothing.pth"], "nothing.pth does not exist"),
+        (["objective.area.weight=[[1,2],[0,1]]"], "objective.area.weight"),
+        (["explainer.name=vit"], "use explainer.name=unet"),
+        (["steps"], "steps"),
+    ],
+)
+def test_training_mistakes(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], told: str):
+    code = pretrain_words(place, f"data.images={place}/good", f"out={tmp_path}/out", *words)
+    printed = capfd.readouterr().err
+    line = printed.strip().splitlines()[-1]
+    assert code == 2
+    assert line.startswith("error: ")
+    assert told in line
+    assert "Traceback" not in printed
+
+
+def test_unfit_weights_name_the_first_three_tensors(place: Path, capfd: pytest.CaptureFixture[str]):
+    words = ["classifier.num_classes=9", "classifier.name=resnet18", "classifier.class_names=null"]
+    assert pretrain_words(place, f"data.images={place}/good", *words) == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert line.count(" in the file, ") == 3
+    assert "more" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["target=catt"], "did you mean cat"),
+        (["target=7"], "indices go from 0 to 3"),
+        (["checkpoint=nowhere"], "holds no explainer.safetensors"),
+        (["scope=all"], "shares"),
+        (["select_by=pos"], "positive"),
+        (["device=cuda:99"], "device=cuda:99"),
+        (["images=nothing_here/*.jpg"], "nothing_here"),
+        (["target=[0,1]"], "target lists 2 classes for 5 images"),
+    ],
+)
+def test_finetuning_mistakes(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], told: str
+):
+    code = finetune_words(place, f"images={place}/good", f"out={tmp_path}/out", *words)
+    printed = capfd.readouterr().err
+    assert code == 2
+    assert told in printed.strip().splitlines()[-1]
+    assert "Traceback" not in printed
+
+
+def test_broken_and_odd_pictures(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    whole = (place / "good" / "0.jpg").read_bytes()
+    (mixed / "empty.jpg").write_bytes(b"")
+    (mixed / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (mixed / "text.png").write_text("no picture")
+    picture = Image.open(place / "good" / "0.jpg")
+    picture.convert("L").save(mixed / "grey.png")
+    picture.convert("P").save(mixed / "palette.png")
+    picture.convert("CMYK").save(mixed / "cmyk.jpg")
+    picture.convert("RGBA").save(mixed / "alpha.png")
+    assert finetune_words(place, f"images={mixed}", f"out={tmp_path}/out") == 0
+    told = capfd.readouterr().out
+    assert "skipped 3 files" in told
+    assert all(name in told for name in ("empty.jpg", "truncated.jpg", "text.png"))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "explanations.jsonl").read_text().splitlines()]
+    assert sorted(Path(line["image"]).name for line in lines) == ["alpha.png", "cmyk.jpg", "grey.png", "palette.png"]
+    only_bad = tmp_path / "bad"
+    only_bad.mkdir()
+    (mixed / "empty.jpg").rename(only_bad / "empty.jpg")
+    assert finetune_words(place, f"images={only_bad}", f"out={tmp_path}/none") == 2
+    assert "none of the 1 images can be read" in capfd.readouterr().err
+
+
+def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    words = [f"images={place}/good", f"out={out}", "batch_size=2"]
+    assert finetune_words(place, *words) == 0
+    lines = [json.loads(line) for line in (out / "explanations.jsonl").read_text().splitlines()]
+    assert list(lines[0]) == [
+        "image",
+        "target",
+        "label",
+        "probability",
+        "probability_kept",
+        "probability_removed",
+        "mask_mean",
+        "method",
+        "steps",
+        "seconds",
+    ]
+    stored = np.load(out / "deep" / "1.npz")
+    assert stored["image"].shape == (64, 64, 3)
+    assert stored["image"].dtype == np.uint8
+    assert stored["map"].shape == stored["mask"].shape == (64, 64)
+    assert stored["map"].dtype == stored["mask"].dtype == np.float32
+    assert (out / "deep" / "1.png").stat().st_size > 1000
+    # A killed run: two lines whole and a third torn.
+    text = (out / "explanations.jsonl").read_text().splitlines(keepends=True)
+    (out / "explanations.jsonl").write_text("".join(text[:2]) + text[2][:20])
+    assert finetune_words(place, *words) == 0
+    assert "2 of 5 images are explained already" in capfd.readouterr().out
+    again = [json.loads(line) for line in (out / "explanations.jsonl").read_text().splitlines()]
+    assert sorted(line["image"] for line in again) == sorted(line["image"] for line in lines)
+    masks = {line["image"]: line["mask_mean"] for line in lines}
+    assert all(line["mask_mean"] == pytest.approx(masks[line["image"]], abs=1e-3) for line in again)
+    assert finetune_words(place, *words, "lr=0.01") == 2
+    assert "lr=0.0003, now 0.01" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    import errno
+
+    import ltx.pretraining.job as job
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    words = [f"data.images={place}/good", f"out={place}/checkpoint", "resume=false"]
+    before = (place / "checkpoint" / "explainer.safetensors").read_bytes()
+    monkeypatch.setattr(job, "save_checkpoint", full)
+    assert pretrain_words(place, *words) == 1
+    assert capfd.readouterr().err.strip().splitlines()[-1].endswith("No space left on device")
+    assert (place / "checkpoint" / "explainer.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
+def test_the_scripts_themselves(script: str):
+    shown = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0
+    assert "objective.area.weight" in shown.stdout
+    wrong = subprocess.run([sys.executable, script, "sed=1"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: ")
+    assert "seed" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
