@@ -43,7 +43,7 @@ class InformationProtocol(Protocol):
 
     def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
         pixels = to_bytes(batch.images)
-        seeds = np.stack([seed_mask(pixels.shape[1:3], self.settings.seed, name) for name in batch.names])
+        seeds = np.stack([seed_mask(pixels.shape[1:3], self.settings.seed, name) for name in batch.seed_names])
         with _threads() as pool:
             emptiest = np.stack(list(pool.map(reconstruct, pixels, seeds)))
             sizes = [list(pool.map(webp_size, kind)) for kind in (emptiest, pixels)]
@@ -95,6 +95,7 @@ class InformationProtocol(Protocol):
 class _InformationCurve(PerImageMetric):
     protocol = "information"
     citation = KAPISHNIKOV
+    decimals = 3
     higher_is_better = True
 
     def _append(self, sizes: Tensor, step_sizes: Tensor, emptiest: Tensor, whole: Tensor, steps: Tensor) -> None:

@@ -27,6 +27,7 @@ class PerImageMetric(Metric):
         protocol: the entry of `ltx.metrics.PROTOCOLS` that measures what it reads.
         citation: where it is defined.
         higher_is_better: the direction.
+        decimals: how many a table shows.
         columns: how many numbers a row has.
         steps: for curves, the x-axis: the share of pixels removed (or inserted) at each column; else None.
     """
@@ -37,6 +38,7 @@ class PerImageMetric(Metric):
     citation: ClassVar[str]
     higher_is_better: bool
     full_state_update = False
+    decimals: ClassVar[int] = 1
     columns: ClassVar[int] = 1
     steps: list[float] | None = None
     rows: list[Tensor]

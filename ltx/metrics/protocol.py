@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,11 @@ class Batch:
     objects: Tensor | None = None
     near_objects: Tensor | None = None
     cells: Tensor | None = None
+
+    @property
+    def seed_names(self) -> list[str]:
+        """What an image's random draws depend on: its file's name, wherever the file is."""
+        return [PurePath(name).name for name in self.names]
 
 
 @dataclass

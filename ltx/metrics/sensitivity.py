@@ -37,7 +37,7 @@ class SensitivityProtocol(Protocol):
             changed = explain(randomised, batch.images, batch.targets)
             check_maps(batch.images, changed, batch.names)
             similarity.append(rank_correlation(maps, changed))
-        others = other_classes(batch.targets, classifier.num_classes, self.settings.seed, batch.names)
+        others = other_classes(batch.targets, classifier.num_classes, self.settings.seed, batch.seed_names)
         asked = explain(classifier, batch.images, others)
         check_maps(batch.images, asked, batch.names)
         return {"cascade": torch.stack(similarity, 1), "random_logit": rank_correlation(maps, asked)}
@@ -86,6 +86,7 @@ class CascadingRandomisation(PerImageMetric):
     name = "Cascade"
     meaning = "rank correlation with maps of the randomised classifier, mean over a cascade, -1...1"
     protocol = "sensitivity"
+    decimals = 3
     citation = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
     higher_is_better = False
     columns = STAGES
@@ -104,6 +105,7 @@ class RandomLogit(PerImageMetric):
     name = "RandomLogit"
     meaning = "rank correlation with the map of a random other class, -1...1"
     protocol = "sensitivity"
+    decimals = 3
     citation = "Sixt et al., When Explanations Lie, ICML 2020"
     higher_is_better = False
 

@@ -26,7 +26,9 @@ class StabilityProtocol(Protocol):
     def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
         shape = batch.images.shape[1:]
         draws = [
-            torch.stack([torch.randn(shape, generator=generator(self.settings.seed, draw, n)) for n in batch.names])
+            torch.stack(
+                [torch.randn(shape, generator=generator(self.settings.seed, draw, n)) for n in batch.seed_names]
+            )
             for draw in range(DRAWS)
         ]
         return {"noisy": [(batch.images + NOISE * draw.to(batch.images)).clamp(0, 1) for draw in draws]}
@@ -49,6 +51,7 @@ class NoiseStability(PerImageMetric):
     name = "Stability"
     meaning = "rank correlation with maps of noisy copies (sigma 0.02), -1...1"
     protocol = "stability"
+    decimals = 3
     citation = (
         "Alvarez-Melis and Jaakkola, On the Robustness of Interpretability Methods, 2018; rank correlation for norm"
     )

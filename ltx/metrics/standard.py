@@ -70,6 +70,7 @@ class StandardProtocol(Protocol):
 class _NormalisedCurve(PerImageMetric):
     protocol = "standard"
     citation = PETSIUK
+    decimals = 3
     columns = len(FRACTIONS) + 1
     steps = FRACTIONS
     order: Order

@@ -1,0 +1,75 @@
+"""The figures of an evaluation: mean curves with confidence bands, and maps over images."""
+
+from __future__ import annotations
+
+import io
+import math
+from textwrap import shorten
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ltx.evaluation.plan import Evaluation
+from ltx.evaluation.results import Results
+
+
+def draw_curves(results: Results) -> bytes:
+    """PNG: one panel for each metric that has a curve; mean over images and its 95 % band."""
+    metrics = [metric for metric in results.metrics if metric.key in results.curves]
+    columns = min(3, len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    colours = mpl.colormaps["tab10" if len(results.scores) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    for axis, metric in zip(axes, metrics, strict=False):
+        steps = 100 * np.asarray(metric.steps)
+        for place, (label, curve) in enumerate(results.curves[metric.key].items()):
+            mean, low, high = curve.numpy()
+            colour = colours[place % len(colours)]
+            axis.plot(steps, mean, label=shorten(label, 40), color=colour, linewidth=1.4)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set_title(f"{metric.key} {metric.arrow}", fontsize=10)
+        axis.set_xlabel("pixels removed, %")
+        axis.set_ylabel(metric.meaning.split(",")[0])
+        axis.set_ylim(0, 1.02)
+        axis.grid(alpha=0.25)
+    for axis in axes[len(metrics) :]:
+        axis.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def draw_gallery(evaluation: Evaluation, results: Results) -> bytes:
+    """PNG: one row for each of the first images, the image and each method's map over it."""
+    shown = len(next(iter(results.maps.values())))
+    images: list[np.ndarray] = []
+    for chunk in range(len(evaluation.samples)):
+        if len(images) >= shown:
+            break
+        pixels = evaluation.samples.load(chunk).images.permute(0, 2, 3, 1)
+        images += [image.numpy() for image in pixels]
+    columns = 1 + len(results.maps)
+    height, width = images[0].shape[:2]
+    figure = Figure(figsize=(1.7 * columns, 1.7 * shown * height / width + 0.5), layout="constrained")
+    axes = figure.subplots(shown, columns, squeeze=False)
+    for row in range(shown):
+        label = evaluation.classifier.label(results.targets[row])
+        axes[row, 0].imshow(images[row])
+        axes[row, 0].set_title(f"{shorten(label, 24)} {results.probabilities[row]:.2f}", fontsize=7)
+        for column, (method, maps) in enumerate(results.maps.items(), start=1):
+            axes[row, column].imshow(images[row].mean(2), cmap="gray", vmin=0, vmax=1)
+            axes[row, column].imshow(maps[row].astype(np.float32), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+            if row == 0:
+                axes[row, column].set_title(shorten(method, 30), fontsize=7)
+    for axis in axes.flatten():
+        axis.set_axis_off()
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

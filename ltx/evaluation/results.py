@@ -1,0 +1,137 @@
+"""From rows to scores: every method's and metric's mean with its interval, and the paired differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltx.errors import InputError
+from ltx.evaluation.intervals import interval, weight_blocks
+from ltx.evaluation.partial import Piece
+from ltx.evaluation.plan import Evaluation
+from ltx.metrics import PerImageMetric
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with its 95 % interval; NaN where every image was skipped."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass
+class Results:
+    """Everything the reports show.
+
+    Attributes:
+        names, targets, probabilities: of the `n` images.
+        skipped: files that were left out, with the reason.
+        metrics: in the order of the tables.
+        rows: by method label and metric key, float64 `[n, C]`.
+        maps: by method label, of the first images, float16 `[G, H, W]`.
+        scores: by method label and metric key.
+        differences: by metric key and pair of labels, the first minus the second.
+        curves: by metric key and method label, mean and interval float64 `[3, S]`, for metrics that have a curve.
+    """
+
+    names: list[str]
+    targets: list[int]
+    probabilities: list[float]
+    skipped: list[tuple[str, str]]
+    metrics: list[PerImageMetric]
+    rows: dict[str, dict[str, Tensor]]
+    maps: dict[str, np.ndarray]
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    differences: dict[str, dict[tuple[str, str], Score]] = field(default_factory=dict)
+    curves: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.names)
+
+    def counted(self, metric: PerImageMetric) -> int:
+        """How many images a metric's own rules leave in; the same for every method."""
+        return int(metric.scores(next(iter(self.rows.values()))[metric.key]).isfinite().sum())
+
+
+def gather(evaluation: Evaluation) -> Results:
+    """Read every piece and compute scores, intervals and differences.
+
+    Raises:
+        InputError: not one image could be read.
+    """
+    chunks = range(len(evaluation.samples))
+    by_method: dict[str, list[Piece]] = {
+        method.label: [evaluation.store.load(evaluation.piece_path(method, chunk)) for chunk in chunks]
+        for method in evaluation.methods
+    }
+    some = next(iter(by_method.values()))
+    skipped = evaluation.unreadable + [entry for piece in some for entry in piece.skipped]
+    names = [name for piece in some for name in piece.names]
+    if not names:
+        raise InputError(f"none of the {len(skipped)} images can be used; {skipped[0][1] if skipped else 'none given'}")
+    metrics = [metric for protocol in evaluation.protocols for metric in protocol.metrics()]
+    rows = {
+        label: {
+            metric.key: torch.from_numpy(
+                np.concatenate([piece.rows[metric.key] for piece in pieces if piece.names])
+            ).double()
+            for metric in metrics
+        }
+        for label, pieces in by_method.items()
+    }
+    results = Results(
+        names=names,
+        targets=[target for piece in some for target in piece.targets],
+        probabilities=[value for piece in some for value in piece.probabilities],
+        skipped=skipped,
+        metrics=metrics,
+        rows=rows,
+        maps={
+            label: _join_maps([piece.maps for piece in pieces if len(piece.maps)])
+            for label, pieces in by_method.items()
+        },
+    )
+    _bootstrap(results, evaluation.config.resamples, evaluation.config.seed)
+    return results
+
+
+def _join_maps(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty((0, 1, 1), np.float16)
+
+
+def _bootstrap(results: Results, resamples: int, seed: int) -> None:
+    labels = list(results.rows)
+    resampled: dict[tuple[str, str], list[Tensor]] = {}
+    curves: dict[tuple[str, str], list[Tensor]] = {}
+    for weights in weight_blocks(results.n, resamples, seed):
+        for label in labels:
+            for metric in results.metrics:
+                rows = results.rows[label][metric.key]
+                resampled.setdefault((label, metric.key), []).append(metric.aggregate(rows, weights))
+                if metric.steps is not None:
+                    curves.setdefault((label, metric.key), []).append(weights @ metric.curve(rows) / results.n)
+    draws = {key: torch.cat(parts) for key, parts in resampled.items()}
+    once = torch.ones(1, results.n, dtype=torch.float64)
+    means = {
+        (label, metric.key): float(metric.aggregate(results.rows[label][metric.key], once)[0])
+        for label in labels
+        for metric in results.metrics
+    }
+    for metric in results.metrics:
+        key = metric.key
+        for place, label in enumerate(labels):
+            results.scores.setdefault(label, {})[key] = Score(means[label, key], *interval(draws[label, key]))
+            for other in labels[place + 1 :]:
+                difference = interval(draws[label, key] - draws[other, key])
+                pairs = results.differences.setdefault(key, {})
+                pairs[label, other] = Score(means[label, key] - means[other, key], *difference)
+            if metric.steps is not None:
+                mean = metric.curve(results.rows[label][key]).mean(0)
+                band = torch.cat(curves[label, key]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+                results.curves.setdefault(key, {})[label] = torch.cat([mean[None], band])

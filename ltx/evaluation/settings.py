@@ -1,0 +1,50 @@
+"""The settings of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ltx.config import ClassifierConfig, option
+
+
+@dataclass
+class SecondClassifierConfig(ClassifierConfig):
+    """The classifier of the transfer check."""
+
+    name: str = option("", "timm model name of a classifier no method has seen; empty = none")
+
+
+@dataclass
+class EvaluationConfig:
+    """What is compared, on which images, by which protocol."""
+
+    classifier: ClassifierConfig = option(ClassifierConfig, "the explained model")
+    second: SecondClassifierConfig = option(SecondClassifierConfig, "the classifier of protocol=transfer")
+    methods: list[str] = option(
+        ["gradcam", "integrated_gradients", "random", "gaussian", "constant"],
+        "attribution names, ltx:FOLDER, and the controls random, gaussian, constant, ground_truth; options as "
+        "NAME@option=value (ltx:FOLDER@steps=25@select_by=positive), another label as LABEL=NAME",
+    )
+    images: Any = option("scikit-image", "a file, folder, glob, .csv listing, scikit-image, or a list of these")
+    protocol: str = option(
+        "ltx",
+        "ltx, standard, information, localisation, mosaic, sensitivity, stability, transfer; several as ltx+standard",
+    )
+    target: str = option("predicted", "the class explained: predicted, label, or one class by index or name for all")
+    labels: str | None = option(None, ".csv with file and class_index; null = the labels.csv beside the images")
+    masks: str | None = option(None, "folder of object masks named as the images, for protocol=localisation")
+    fills: list[str] = option(
+        ["black", "mean", "blur"],
+        "what protocol=standard replaces pixels with, side by side",
+        choices=("black", "mean", "blur", "noise"),
+    )
+    mosaics: int = option(200, "how many mosaics protocol=mosaic builds")
+    batch_size: int = option(16, "images explained at once")
+    max_batch: int = option(64, "images in one forward pass of the classifier, at most; bounds memory")
+    limit: int | None = option(None, "the first so many images only")
+    seed: int = option(0, "of every random draw")
+    resamples: int = option(1000, "bootstrap resamples of the 95 % intervals")
+    gallery: int = option(6, "images shown in gallery.png; 0 = none")
+    device: str = option("auto", "auto, cpu, cuda, …")
+    out: str = option("out/evaluate", "folder for the results; the same command goes on with what it finds there")
