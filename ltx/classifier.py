@@ -61,9 +61,10 @@ class Classifier:
             raise InputError(f"classifier.head={head!r} is unknown; allowed: softmax, sigmoid")
         if precision not in ("fp32", "bf16"):
             raise InputError(f"classifier.precision={precision!r} is unknown; allowed: fp32, bf16")
-        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size) if input_size else None
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise InputError(f"classifier.input_size={input_size!r}; give one positive number or [height, width]")
+        size = _size(input_size)
+        for key, numbers in (("mean", mean), ("std", std)):
+            if numbers is not None and (len(numbers) != 3 or (key == "std" and min(numbers) <= 0)):
+                raise InputError(f"classifier.{key}={list(numbers)}; give three numbers, for red, green and blue")
         if isinstance(name, nn.Module):
             self.name, model = type(name).__name__, name
             config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -244,6 +245,15 @@ class Classifier:
 
 
 # -- building and loading ------------------------------------------------------------------------------------------
+
+
+def _size(given: Sequence[int] | int | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    sides = [given, given] if isinstance(given, int) else list(given) if isinstance(given, (list, tuple)) else []
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"classifier.input_size={given!r}; give one positive whole number or [height, width]")
+    return sides[0], sides[1]
 
 
 def _create(name: str, weights: str | Path | None, num_classes: int | None, size: tuple[int, ...] | None) -> nn.Module:
