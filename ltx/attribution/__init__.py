@@ -9,12 +9,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
-from ltx.attribution.attention import has_attention
+from ltx.attribution.attention import attention_refusal, has_attention
 from ltx.attribution.attention_rollout import attention_rollout
 from ltx.attribution.dix import dix
 from ltx.attribution.gae import gae
@@ -56,7 +56,7 @@ class Method:
         if "attention" in self.needs and has_attention(classifier):
             return ""
         if self.needs == "attention":
-            return "it has no global self-attention in each block"
+            return attention_refusal(classifier)
         if "features" in self.needs:
             try:
                 feature_layers(classifier, self.layers)
@@ -143,19 +143,22 @@ def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The method's options and their defaults, once it is clear that these can be given to it.
 
     Raises:
-        InputError: an unknown method or option, or text where a number belongs.
+        InputError: an unknown method or option, or no number where one belongs.
     """
     if method not in METHODS:
         raise InputError(f"method={method!r} is unknown{suggest(method, METHODS)}; allowed: {', '.join(METHODS)}")
     known = METHODS[method].options()
+    hints = get_type_hints(getattr(METHODS[method].function, "func", METHODS[method].function))
     for name, value in options.items():
         if name not in known:
             listed = ", ".join(known) or "none"
             raise InputError(f"{method} has no option {name!r}{suggest(name, known)}; it has: {listed}")
-        wanted = type(known[name])
-        fits = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
-        if wanted in (int, float, str) and not fits:
-            raise InputError(f"{method}: {name}={value!r} is {type(value).__name__}; expected {wanted.__name__}")
+        arms = get_args(hints[name]) or (hints[name],)
+        takes_number = int in arms or float in arms
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = value is None if not number else float in arms or value == int(value)
+        if takes_number and not (fits and (number or type(None) in arms)):
+            raise InputError(f"{method}: {name}={value!r} is no {'number' if float in arms else 'whole number'}")
     return known
 
 

@@ -40,7 +40,7 @@ def attention_layers(classifier: Classifier) -> list[nn.Module]:
     Raises:
         InputError: the model has no such attention over all tokens; the text says why and names methods that work.
     """
-    reason = _unsupported(classifier)
+    reason = attention_refusal(classifier)
     if reason:
         from ltx.attribution import refuse
 
@@ -50,7 +50,7 @@ def attention_layers(classifier: Classifier) -> list[nn.Module]:
 
 def has_attention(classifier: Classifier) -> bool:
     """Whether attention methods work on this model: one global self-attention a block, over prefix and patch tokens."""
-    return not _unsupported(classifier)
+    return not attention_refusal(classifier)
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _dropouts(model: nn.Module) -> list[nn.Module]:
     return found  # type: ignore[return-value]
 
 
-def _unsupported(classifier: Classifier) -> str:
+def attention_refusal(classifier: Classifier) -> str:
     """Why the model's attention cannot be used, found by one forward pass of zeros; an empty string where it can."""
     model = classifier.model
     if model not in _seen:

@@ -47,7 +47,7 @@ def attribute_files(config: AttributeConfig) -> None:
     classifier = config.classifier.build().to(pick_device(config.device))
     refusal = METHODS[config.method].refusal(classifier)
     if refusal:
-        raise refuse(classifier, f"method={config.method}: {refusal}")
+        raise refuse(classifier, f"method={config.method} does not work: {refusal}")
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
         begun = time.perf_counter()

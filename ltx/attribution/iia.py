@@ -17,6 +17,7 @@ averaged over points and heads before one rollout.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Literal
 
@@ -171,7 +172,7 @@ def _paper_features(
             weight = (inner[:, None] * weights).flatten()
             if depth + 1 < len(layers):
                 with torch.no_grad(), before.replaying(value, count):
-                    later = record(classifier.model, layers[depth + 1].module, lambda x=every.images: classifier(x))
+                    later = record(classifier.model, layers[depth + 1].module, partial(classifier, every.images))
                 integrate(later, depth + 1, every, weight)
                 continue
             gradient = gradient_after(classifier, before, value, every.images, targets[every.image])
@@ -181,7 +182,7 @@ def _paper_features(
 
     for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
         with torch.no_grad():
-            first = record(classifier.model, layers[0].module, lambda x=part.images: classifier(x))
+            first = record(classifier.model, layers[0].module, partial(classifier, part.images))
         integrate(first, 0, part, torch.tensor([grid[i][1] for i in part.point], device=images.device))
     assert total is not None
     return enlarge(total, images)
@@ -194,7 +195,7 @@ def _released_features(
     factors = [i / steps for i in range(steps + 1)]
     for part in _path_rows(images, classifier.normalisation[0], factors, rows):
         with torch.no_grad():
-            before = record(classifier.model, layer.module, lambda x=part.images: classifier(x))
+            before = record(classifier.model, layer.module, partial(classifier, part.images))
         gradient = gradient_after(classifier, before, before.value, part.images, targets[part.image])
         relevance = layer.as_map(before.value).float().relu() * layer.as_map(gradient).float()
         total = _add(total, part.image, relevance.sum(1, keepdim=True), len(images))

@@ -1,0 +1,178 @@
+"""What holds for every method: batch = loop, chunk = whole, nothing left behind."""
+
+import pytest
+import torch
+from torch import nn
+from toy_models import vit
+
+from ltx import Classifier, InputError
+from ltx.attribution import METHODS, attribute, supported_methods
+from ltx.attribution.attention import unfused
+from ltx.attribution.layers import named_layers
+from ltx.attribution.replay import record
+
+QUICK = {
+    "iia": {"steps": 2},
+    "iia2": {"steps": 3},
+    "iia3": {"steps": 2},
+    "dix2": {"steps": 3},
+    "dix3": {"steps": 3},
+    "integrated_gradients": {"steps": 5},
+    "gradient_shap": {"samples": 5},
+    "occlusion": {"window": 8, "stride": 4},
+    "rise": {"masks": 20, "cells": 4},
+}
+TOKENS, MAPS = list(METHODS), [name for name, method in METHODS.items() if method.needs != "attention"]
+CASES = [("transformer", method) for method in TOKENS] + [("cnn", method) for method in MAPS]
+
+
+@pytest.fixture
+def case(request, images, wide_images):
+    name, method = request.param
+    return request.getfixturevalue(name), method, images if name == "cnn" else wide_images
+
+
+def state(classifier: Classifier) -> list[object]:
+    """Everything that a method may have touched on the live modules."""
+    found: list[object] = []
+    for module in classifier.model.modules():
+        found += [len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks)]
+        found += ["forward" in module.__dict__, getattr(module, "fused_attn", None), getattr(module, "inplace", None)]
+    return [*found, *(p.requires_grad for p in classifier.model.parameters())]
+
+
+@pytest.mark.parametrize("case", CASES, indirect=True, ids=[f"{m}-{c}" for c, m in CASES])
+def test_batch_equals_loop_and_chunk_equals_whole(case):
+    classifier, method, images = case
+    before, quick = state(classifier), QUICK.get(method, {})
+    whole = attribute(method, classifier, images, [1, 4, 0], **quick)
+    assert whole.shape == (3, 1, *images.shape[-2:])
+    assert whole.dtype == torch.float32
+    assert not whole.requires_grad
+    assert whole.std() > 0
+    scale = whole.abs().max()
+    for max_batch in (1, 2, 7):
+        chunked = attribute(method, classifier, images, [1, 4, 0], max_batch=max_batch, **quick)
+        assert (chunked - whole).abs().max() < 2e-4 * scale
+    loop = torch.cat([attribute(method, classifier, images[i : i + 1], t, **quick) for i, t in enumerate([1, 4, 0])])
+    assert (loop - whole).abs().max() < 2e-4 * scale
+    assert state(classifier) == before
+
+
+@pytest.mark.parametrize("case", CASES, indirect=True, ids=[f"{m}-{c}" for c, m in CASES])
+def test_no_target_means_the_predicted_one(case):
+    classifier, method, images = case
+    quick = QUICK.get(method, {})
+    predicted = classifier(images).argmax(1)
+    none = attribute(method, classifier, images, **quick)
+    torch.testing.assert_close(none, attribute(method, classifier, images, predicted, **quick))
+    torch.testing.assert_close(none, attribute(method, classifier, images, ["predicted"] * 3, **quick))
+
+
+@pytest.mark.parametrize("method", TOKENS)
+def test_nothing_is_left_behind_by_an_exception(transformer, wide_images, method):
+    before = state(transformer)
+
+    class StopHereError(RuntimeError):
+        pass
+
+    def boom(*_: object) -> None:
+        raise StopHereError
+
+    supported_methods(transformer)
+    handle = transformer.model.norm.register_forward_hook(boom)
+    with pytest.raises(StopHereError):
+        attribute(method, transformer, wide_images, 1, **QUICK.get(method, {}))
+    handle.remove()
+    assert state(transformer) == before
+
+
+def test_fused_attention_is_switched_on_live_modules_and_back(transformer):
+    switches = [block.attn for block in transformer.model.blocks]
+    switches[1].fused_attn = False  # a user's own choice survives
+    switches[0].fused_attn = switches[2].fused_attn = True
+    seen = []
+
+    def leave_early() -> None:
+        with unfused(transformer.model):
+            seen.extend(attn.fused_attn for attn in switches)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        leave_early()
+    assert seen == [False] * 3
+    assert [attn.fused_attn for attn in switches] == [True, False, True]
+
+
+def test_only_the_layers_after_the_cut_run_again(transformer, wide_images):
+    """3 x 3 points: the first blocks run once for each point of the input path, the head once for every pair."""
+    rows = {"first": 0, "head": 0}
+
+    def count(name):
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            rows[name] += len(output)
+
+        return hook
+
+    handles = [
+        transformer.model.blocks[0].mlp.register_forward_hook(count("first")),
+        transformer.model.head.register_forward_hook(count("head")),
+    ]
+    supported_methods(transformer)
+    rows.update(first=0, head=0)
+    attribute("iia2", transformer, wide_images, 1, variant="released", steps=2)
+    for handle in handles:
+        handle.remove()
+    assert rows == {"first": 3 * 3, "head": 3 * 9}
+
+
+def test_a_cut_replays_modules_that_are_called_twice():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same, self.cut = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            skip = self.same(x)
+            return self.same(self.cut(skip)) + skip
+
+    torch.manual_seed(0)
+    model, x = Twice(), torch.rand(2, 4)
+    with torch.no_grad():
+        before = record(model, model.cut, lambda: model(x))
+        value = torch.rand(6, 4)
+        with before.replaying(value, repeats=3):
+            found = model(x.repeat(3, 1))
+        expected = model.same(value) + model.same(x).repeat(3, 1)
+    torch.testing.assert_close(found, expected)
+    assert "forward" not in model.same.__dict__
+
+
+def test_windowed_attention_is_refused_with_what_works():
+    import timm
+
+    model = timm.create_model("swinv2_tiny_window8_256", num_classes=3)
+    classifier = Classifier(model, input_size=256)
+    with pytest.raises(InputError, match=r"methods that work on it: iia, .*gradcam.*rise") as error:
+        attribute("gae", classifier, torch.rand(1, 3, 256, 256))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_method_or_shape_is_named(cnn, images):
+    with pytest.raises(InputError, match=r"'gradcan' is unknown; did you mean gradcam"):
+        attribute("gradcan", cnn, images)
+    with pytest.raises(InputError, match=r"shape \(3, 16, 16\)"):
+        attribute("gradcam", cnn, images[0])
+    with pytest.raises(InputError, match="target=9"):
+        attribute("gradcam", cnn, images, 9)
+    assert attribute("gradcam", cnn, images[:0]).shape == (0, 1, 16, 16)
+    assert named_layers(cnn, ["middle"])[0].grid == (4, 4)
+
+
+def test_bfloat16_forwards_give_float32_maps(images, wide_images):
+    classifier = Classifier(vit(), input_size=(16, 24), precision="bf16")
+    exact = Classifier(vit(), input_size=(16, 24))
+    for method in ("iia2", "gae", "dix2"):
+        found, expected = (attribute(method, c, wide_images, 1, **QUICK.get(method, {})) for c in (classifier, exact))
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().max() < 0.2 * expected.max()

@@ -1,0 +1,73 @@
+"""Grad-CAM, Grad-CAM++, LayerCAM, and how their layers are found."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from toy_models import ThreeStages, seeded, vit
+
+from ltx import Classifier, InputError
+from ltx.attribution import attribute
+from ltx.attribution.layers import feature_layers, named_layers
+
+
+def by_hand(model: ThreeStages, images: torch.Tensor, target: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations of the last map and their gradient, the chain rule written out: `∂f/∂A = W1ᵀ (1[h > 0] ∘ w2)`."""
+    with torch.no_grad():
+        activation = model.last(model.middle(model.stem(images)))
+        active = model.hidden(activation.flatten(1)) > 0
+        gradient = (active * model.head.weight[target]) @ model.hidden.weight
+    return activation, gradient.view_as(activation)
+
+
+def test_cams_equal_their_formulas(images):
+    model = seeded(ThreeStages())
+    classifier = Classifier(model, input_size=16)
+    a, g = by_hand(model, images, 2)
+    expected = {"gradcam": (g.mean((2, 3), keepdim=True) * a).sum(1), "layercam": (g.relu() * a).sum(1)}
+    alpha = g**2 / (2 * g**2 + g**3 * a.sum((2, 3), keepdim=True)).where(g != 0, 1)
+    expected["gradcam++"] = ((alpha * g.relu()).sum((2, 3), keepdim=True) * a).sum(1)
+    for method, small in expected.items():
+        big = F.interpolate(small.relu().unsqueeze(1), size=(16, 16), mode="bilinear")
+        torch.testing.assert_close(attribute(method, classifier, images, 2), big, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("resnet18", 64, ["layer2", "layer3", "layer4"]),
+        ("tf_efficientnet_lite0", 64, ["blocks.2", "blocks.4", "bn2"]),
+        ("convnext_atto", 64, ["stages.1", "stages.2", "norm_pre"]),
+        ("densenet121", 64, ["features.transition2.conv", "features.transition3.conv", "features"]),
+        ("regnetx_002", 64, ["s2", "s3", "final_conv"]),
+        ("swin_tiny_patch4_window7_224", 224, ["layers.1", "layers.2", "norm"]),
+    ],
+)
+def test_the_last_map_at_each_resolution_is_found(name, size, expected):
+    model = timm.create_model(name, num_classes=3)
+    assert [layer.name for layer in feature_layers(Classifier(model, input_size=size), 3)] == expected
+
+
+def test_tokens_enter_the_last_block():
+    classifier = Classifier(vit(reg_tokens=1), input_size=(16, 24))
+    (layer,) = feature_layers(classifier)
+    assert (layer.name, layer.layout, layer.grid, layer.prefix) == ("blocks.1", "tokens", (2, 3), 2)
+
+
+def test_channels_last_maps_are_turned():
+    """Swin keeps `[B, H, W, C]`: the map's grid must be positions, not channels."""
+    classifier = Classifier(timm.create_model("swin_tiny_patch4_window7_224", num_classes=3), input_size=224)
+    (layer,) = feature_layers(classifier)
+    assert (layer.layout, layer.grid, layer.channels) == ("NHWC", (7, 7), 768)
+
+
+def test_too_few_maps_of_more_than_one_position_are_refused():
+    classifier = Classifier(timm.create_model("resnet18", num_classes=3), input_size=32)
+    with pytest.raises(InputError, match=r"ResNet.*feature maps of more than one position, 9 are needed"):
+        feature_layers(classifier, 9)
+
+
+@pytest.mark.parametrize("name", ["lost", "head"])
+def test_layers_that_are_no_maps_are_named(cnn, name):
+    with pytest.raises(InputError, match=name):
+        named_layers(cnn, [name])

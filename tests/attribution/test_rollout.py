@@ -1,0 +1,55 @@
+import pytest
+import torch
+from reference_vit import ReferenceViT, as_map, rollout
+from toy_models import vit
+
+from ltx import Classifier
+from ltx.attribution import attribute
+from ltx.attribution.attention import readout
+from ltx.attribution.rollout import roll_out
+
+
+def test_rollout_of_two_blocks_by_hand():
+    first = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
+    last = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]])
+    start = torch.tensor([1.0, 0.0])
+    # Normalised C + I: first = [[1/2, 1/2], [1/4, 3/4]], last = [[3/4, 1/4], [1/2, 1/2]]; row 0 of last @ first.
+    assert roll_out([first, last], start) == pytest.approx(torch.tensor([[0.4375, 0.5625]]))
+    # Without normalisation: row 0 of [[1.5, .5], [1, 1]] @ [[1, 1], [.5, 1.5]].
+    assert roll_out([first, last], start, normalise=False) == pytest.approx(torch.tensor([[1.75, 2.25]]))
+
+
+def test_attention_methods_equal_full_matrix_products(transformer, wide_images):
+    reference, targets = ReferenceViT(transformer), [1, 4, 0]
+    found = {m: attribute(m, transformer, wide_images, targets) for m in ("gradient_rollout", "gae")}
+    found["attention_rollout"] = attribute("attention_rollout", transformer, wide_images)
+    for row, target in enumerate(targets):
+        relevances = reference.relevances(reference.normalise(wide_images[row : row + 1]), target)
+        expected = {
+            "attention_rollout": rollout([a[0].mean(0).detach() for a in reference.attention]),
+            "gradient_rollout": rollout(relevances),
+        }
+        joint = torch.eye(7, dtype=torch.float64)
+        for relevance in relevances:
+            joint = joint + relevance @ joint
+        expected["gae"] = joint[0, 1:]
+        for method, tokens in expected.items():
+            torch.testing.assert_close(found[method][row : row + 1].double(), as_map(tokens), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens", "expected"),
+    [
+        ({}, 7, [1, 0, 0, 0, 0, 0, 0]),
+        ({"distilled": True}, 8, [0.5, 0.5, 0, 0, 0, 0, 0, 0]),
+        ({"reg_tokens": 2}, 9, [1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ({"global_pool": "avg"}, 7, [0] + [1 / 6] * 6),
+        ({"global_pool": "map", "class_token": False}, 6, [1 / 6] * 6),
+    ],
+)
+def test_rollout_begins_at_the_tokens_that_the_head_reads(options, tokens, expected, wide_images):
+    classifier = Classifier(vit(**options), input_size=(16, 24))
+    assert readout(classifier, tokens).tolist() == pytest.approx(expected)
+    maps = attribute("gradient_rollout", classifier, wide_images)
+    assert maps.shape == (3, 1, 16, 24)
+    assert maps.std() > 0
