@@ -254,13 +254,14 @@ def test_accuracy_on_real_photographs(lite0: Classifier, deit_tiny: Classifier, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("folder", "lite", "deit"), [("in1k_sample", 88.0, 79.6)])
+@pytest.mark.parametrize(("folder", "lite", "deit"), [("in1k_sample", 88.0, 79.6), ("nips2017", 89.7, 87.0)])
 def test_accuracy_on_the_whole_set_is_what_timm_reaches(
     lite0: Classifier, deit_tiny: Classifier, shared_data: Path, folder: str, lite: float, deit: float
 ) -> None:
+    # What timm's own loader reached on the whole sets, of which two thirds or more are here: ± 2 standard errors.
     listing = shared_data / folder / "labels.csv"
-    assert accuracy(lite0, listing, None, 256) == pytest.approx(lite, abs=0.5)
-    assert accuracy(deit_tiny, listing, None, 248) == pytest.approx(deit, abs=0.5)
+    assert accuracy(lite0, listing, None, 256) == pytest.approx(lite, abs=1.5)
+    assert accuracy(deit_tiny, listing, None, 248) == pytest.approx(deit, abs=1.5)
 
 
 # -- the user's own weights ----------------------------------------------------------------------------------------
