@@ -6,7 +6,7 @@ Paths of inner representations only; the input stays as it is. Layers are combin
   coincide; for the layers before it `H = Σ relu(∇ ∘ relu(v) ∘ ‖(v - r)/n‖)` with `r` the minimum over channels at each
   position and the norm over the whole tensor. All are resized to one shape (trilinear over channels and positions): the
   channels of the second, the grid of the third layer from the end. `DIX2 = H2∘H1 + H1`,
-  `DIX3 = (H2∘H3∘H1 + H1)∘H1`; sum over channels.
+  `DIX3 = (H2∘H3∘H1 + H1)∘H1`; sum over channels, bicubic, stretched to [0, 1].
 - Vision transformers, `n = 10` (11 points), `r = 0`: Gradient Rollout with one block's attention interpolated,
   `relu(A ∘ ∇A)` averaged over points and heads; the maps of the last block and the one before it (DIX3: two) are added.
 """
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, has_attention
-from ltx.attribution.layers import FeatureLayer, activation_and_gradient, chosen_layers, enlarge
+from ltx.attribution.layers import FeatureLayer, activation_and_gradient, chosen_layers, enlarge, stretched
 from ltx.attribution.replay import gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
@@ -49,7 +49,7 @@ def dix(
         max_batch: rows (path points x images) of one forward pass; it changes memory, not the result.
 
     Returns:
-        `[B, 1, H, W]`, at least 0 up to the overshoot of the bicubic enlargement of feature maps.
+        `[B, 1, H, W]`, at least 0.
 
     Raises:
         InputError: layers that the model does not have, or too few blocks or feature maps.
@@ -99,10 +99,11 @@ def _features(
     for x, y in zip(images.split(max_batch), targets.split(max_batch), strict=True):
         h = [_last_layer(classifier, layers[-1], x, y, steps)]
         h += [_earlier_layer(classifier, layer, x, y, steps, max_batch) for layer in layers[-2 : -depth - 1 : -1]]
-        h = [F.interpolate(each.unsqueeze(1), size=shape, mode="trilinear").squeeze(1) for each in h]
+        # A product of four: of large activations it would leave float32's range.
+        h = [F.interpolate(each.double().unsqueeze(1), size=shape, mode="trilinear").squeeze(1) for each in h]
         combined = h[1] * h[0] + h[0] if depth == 2 else (h[1] * h[2] * h[0] + h[0]) * h[0]
         maps.append(combined.sum(1, keepdim=True))
-    return enlarge(torch.cat(maps), images, "bicubic")
+    return stretched(enlarge(torch.cat(maps), images, "bicubic"))
 
 
 def _last_layer(classifier: Classifier, layer: FeatureLayer, images: Tensor, targets: Tensor, steps: int) -> Tensor:

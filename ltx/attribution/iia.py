@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, has_attention
-from ltx.attribution.layers import FeatureLayer, chosen_layers, enlarge
+from ltx.attribution.layers import FeatureLayer, chosen_layers, enlarge, stretched
 from ltx.attribution.replay import Recording, gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
@@ -200,9 +200,7 @@ def _released_features(
         relevance = layer.as_map(before.value).float().relu() * layer.as_map(gradient).float()
         total = _add(total, part.image, relevance.sum(1, keepdim=True), len(images))
     assert total is not None
-    maps = enlarge(total, images, "bicubic")
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+    return stretched(enlarge(total, images, "bicubic"))
 
 
 # -- paths ---------------------------------------------------------------------------------------------------------

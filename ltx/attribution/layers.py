@@ -72,11 +72,14 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     Raises:
         InputError: the model has fewer maps of more than one position.
     """
-    calls, names = _trace(classifier), {module: name for name, module in classifier.model.named_modules()}
+    calls, grid = _trace(classifier), _token_grid(classifier)
+    names = {module: name for name, module in classifier.model.named_modules()}
     blocks = getattr(classifier.model, "blocks", None)
     found: list[FeatureLayer] = []
     maps = [
-        (call, layer) for call in calls if (layer := _layer(classifier, call, names)) and _outermost(classifier, call)
+        (call, layer)
+        for call in calls
+        if (layer := _layer(classifier, call, names, grid)) and _outermost(classifier, call, grid)
     ]
     if maps and maps[-1][1].layout == "tokens" and isinstance(blocks, (nn.Sequential, nn.ModuleList)):
         inner = [layer for _, layer in maps if layer.module in list(blocks)[:-1]]
@@ -100,13 +103,13 @@ def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]
         InputError: no such module, or its output is no map of features.
     """
     modules = dict(classifier.model.named_modules())
-    calls = {call.module: call for call in _trace(classifier)}
+    calls, grid = {call.module: call for call in _trace(classifier)}, _token_grid(classifier)
     found = []
     for name in names:
         if name not in modules:
             raise InputError(f"layer={name!r} is not a module of {classifier.name}{suggest(name, modules)}")
         call = calls.get(modules[name])
-        layer = _layer(classifier, call, {modules[name]: name}) if call else None
+        layer = _layer(classifier, call, {modules[name]: name}, grid) if call else None
         if layer is None:
             shape = call.shape if call else "nothing"
             raise InputError(f"layer={name!r} of {classifier.name} returns {shape}, which is no map of features")
@@ -161,6 +164,12 @@ def enlarge(maps: Tensor, images: Tensor, mode: str = "bilinear") -> Tensor:
     return F.interpolate(maps, size=images.shape[-2:], mode=mode, align_corners=False)
 
 
+def stretched(maps: Tensor) -> Tensor:
+    """Each map `[B, 1, H, W]` stretched to [0, 1], float32; a constant map becomes 0."""
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return ((maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).float()
+
+
 def _trace(classifier: Classifier) -> list[_Call]:
     """Every module call of one forward pass, in the order in which the calls finish."""
     finished: list[_Call] = []
@@ -186,7 +195,9 @@ def _trace(classifier: Classifier) -> list[_Call]:
     return finished
 
 
-def _layer(classifier: Classifier, call: _Call, names: dict[nn.Module, str]) -> FeatureLayer | None:
+def _layer(
+    classifier: Classifier, call: _Call, names: dict[nn.Module, str], tokens: tuple[int, int]
+) -> FeatureLayer | None:
     shape = call.shape
     if shape is None or len(shape) not in (3, 4):
         return None
@@ -199,21 +210,30 @@ def _layer(classifier: Classifier, call: _Call, names: dict[nn.Module, str]) -> 
         return FeatureLayer(
             names[call.module], call.module, "NHWC" if last else "NCHW", grid, 0, shape[-1 if last else 1]
         )
-    patches = getattr(getattr(classifier.model, "patch_embed", None), "grid_size", None)
-    if patches is None or shape[0] != 1:
+    prefix = shape[1] - tokens[0] * tokens[1]
+    if shape[0] != 1 or prefix not in (0, classifier.num_prefix_tokens) or min(tokens) < 2:
         return None
-    grid = (int(patches[0]), int(patches[1]))
-    prefix = shape[1] - grid[0] * grid[1]
-    if prefix not in (0, classifier.num_prefix_tokens) or min(grid) < 2:
-        return None
-    return FeatureLayer(names[call.module], call.module, "tokens", grid, prefix, shape[2])
+    return FeatureLayer(names[call.module], call.module, "tokens", tokens, prefix, shape[2])
 
 
-def _outermost(classifier: Classifier, call: _Call) -> bool:
+def _token_grid(classifier: Classifier) -> tuple[int, int]:
+    """The grid of the model's patch tokens; where it says none, one that no number of tokens fits."""
+    grid = getattr(getattr(classifier.model, "patch_embed", None), "grid_size", None)
+    try:
+        height, width = classifier.grid if grid is None else grid
+    except (InputError, TypeError, ValueError):  # a plain module, or one of several token sets
+        return 0, 0
+    return int(height), int(width)
+
+
+def _outermost(classifier: Classifier, call: _Call, tokens: tuple[int, int]) -> bool:
     """Whether no caller of this call returns a map itself, apart from plain sequences."""
     above = call.parent
     while above is not None:
-        if not isinstance(above.module, nn.Sequential) and _layer(classifier, above, {above.module: ""}) is not None:
+        if (
+            not isinstance(above.module, nn.Sequential)
+            and _layer(classifier, above, {above.module: ""}, tokens) is not None
+        ):
             return False
         above = above.parent
     return True

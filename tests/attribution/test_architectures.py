@@ -14,7 +14,7 @@ TINY = {
     "dix3": {"steps": 1},
     "integrated_gradients": {"steps": 2},
     "gradient_shap": {"samples": 2},
-    "occlusion": {"window": 48, "stride": 48},
+    "occlusion": {"window": 32, "stride": 32},
     "rise": {"masks": 2, "cells": 4},
 }
 ATTENTION = {"attention_rollout", "gradient_rollout", "gae"}
