@@ -19,20 +19,29 @@ from ltx.evaluation.samples import Mosaics, Photographs, Samples, find_labels
 from ltx.evaluation.settings import EvaluationConfig
 from ltx.metrics import PROTOCOLS, Protocol, Settings
 from ltx.metrics.mosaic import plan_mosaics
+from ltx.metrics.perturbation import default_max_batch
 
 
 @dataclass
 class Evaluation:
-    """Everything an evaluation needs, built and checked before any work."""
+    """Everything an evaluation needs, built and checked before any work.
+
+    Attributes:
+        max_batch: the most images in one forward pass.
+        unreadable: files left out before the samples were made, with the reason.
+        determined_by: what every piece depends on, whatever its method and chunk.
+    """
 
     config: EvaluationConfig
     classifier: Classifier
+    max_batch: int
     protocols: list[Protocol]
     methods: list[Method]
     left_out: dict[str, str]
     samples: Samples
     store: Store
     unreadable: list[tuple[str, str]]
+    determined_by: list[object]
 
     @property
     def target(self) -> str:
@@ -41,31 +50,18 @@ class Evaluation:
 
     def piece_path(self, method: Method, chunk: int) -> Path:
         """Where this method's result on this chunk is kept, named by all that determines it."""
-        config = self.config
-        second = self.protocols[0].settings.second
-        determined_by = {
-            "versions": [torch.__version__, timm.__version__],
-            "device": self.classifier.device.type,
-            "threads": torch.get_num_threads(),
-            "classifier": [_fingerprint(self.classifier), self.classifier.precision, self.classifier.input_size],
-            "second": [_fingerprint(second), second.precision, second.input_size] if second else None,
-            "method": [method.text, method.identity],
-            "protocols": [protocol.name for protocol in self.protocols],
-            "settings": [config.fills, config.target, config.seed, config.batch_size, config.max_batch, config.gallery],
-            "chunk": self.samples.identity(chunk),
-        }
-        return self.store.path(method.label, chunk, determined_by)
+        own = [method.text, method.identity, self.samples.identity(chunk)]
+        return self.store.path(method.label, chunk, [*self.determined_by, *own])
 
 
-def _fingerprint(classifier: Classifier) -> str:
-    # Hashing the weights takes a while, and thousands of pieces ask.
-    known = _FINGERPRINTS.get(id(classifier))
-    if known is None:
-        known = _FINGERPRINTS[id(classifier)] = (classifier, classifier.fingerprint())
-    return known[1]
-
-
-_FINGERPRINTS: dict[int, tuple[Classifier, str]] = {}
+def _determined_by(
+    config: EvaluationConfig, max_batch: int, classifier: Classifier, second: Classifier | None
+) -> list[object]:
+    """Versions, models and settings; batch sizes and threads too, because they change the last bits of a number."""
+    models = [[c.fingerprint(), c.precision, c.input_size] for c in (classifier, second) if c is not None]
+    settings = [config.protocol, config.fills, config.target, config.seed, config.batch_size, config.gallery]
+    versions = [torch.__version__, timm.__version__]
+    return [versions, models, classifier.device.type, torch.get_num_threads(), settings, max_batch]
 
 
 # -- building ------------------------------------------------------------------------------------------------------
@@ -77,12 +73,50 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
     Raises:
         InputError: anything unknown, missing or impossible; one line.
     """
+    names = protocol_names(config)
+    files = find_images(config.images)[: config.limit]
+    device = pick_device(config.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    classifier = config.classifier.build().to(device)
+    max_batch = config.max_batch or default_max_batch(device)
+    if config.target not in ("predicted", "label"):
+        classifier.class_index(config.target)
+    second = config.second.build().to(device) if config.second.name and "transfer" in names else None
+    settings = Settings(max_batch, config.seed, config.fills, second)
+    protocols = [PROTOCOLS[name](settings) for name in names]
+    has_masks = config.masks is not None and "mosaic" not in names
+    methods, left_out = build_methods(config.methods, classifier, config.seed, has_masks, max_batch)
+    samples: Samples
+    unreadable: list[tuple[str, str]] = []
+    if "mosaic" in names:
+        samples, unreadable = _mosaics(config, max_batch, classifier, files, rank)
+    else:
+        roots = [str(part) for part in (config.images if isinstance(config.images, list) else [config.images])]
+        labels = find_labels(files, config.labels, roots) if config.target == "label" else None
+        masks = Path(config.masks) if config.masks is not None else None
+        samples = Photographs(files, classifier.input_size, config.batch_size, labels, masks)
+    store = Store(Path(config.out) / "partial")
+    determined_by = _determined_by(config, max_batch, classifier, second)
+    return Evaluation(
+        config, classifier, max_batch, protocols, methods, left_out, samples, store, unreadable, determined_by
+    )
+
+
+def protocol_names(config: EvaluationConfig) -> list[str]:
+    """The protocols of an evaluation, after a check of every setting that needs no file and no model.
+
+    Raises:
+        InputError: an unknown protocol, a combination that cannot be, or a number out of range.
+    """
     names = [name.strip() for name in config.protocol.split("+")]
     for name in names:
         if name not in PROTOCOLS:
             raise InputError(f"protocol={name!r} is unknown{suggest(name, PROTOCOLS)}; allowed: {', '.join(PROTOCOLS)}")
-    if "mosaic" in names and {"information", "localisation"} & set(names):
-        raise InputError(f"protocol={config.protocol}: mosaics have no masks and no files; run mosaic on its own")
+    if len(set(names)) < len(names):
+        raise InputError(f"protocol={config.protocol} names one twice")
+    if {"mosaic", "localisation"} <= set(names):
+        raise InputError(f"protocol={config.protocol}: mosaics have no object masks; evaluate them on their own")
     if "mosaic" in names and config.target == "label":
         raise InputError("target=label does not go with protocol=mosaic, which explains the class of a cell")
     if "localisation" in names and config.masks is None:
@@ -94,37 +128,15 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
         value = getattr(config, key)
         if value is not None and value < least:
             raise InputError(f"{key}={value}; give {least} or more")
-    files = find_images(config.images)[: config.limit]
-    device = pick_device(config.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    classifier = config.classifier.build().to(device)
-    if config.target not in ("predicted", "label"):
-        classifier.class_index(config.target)
-    second = config.second.build().to(device) if config.second.name and "transfer" in names else None
-    settings = Settings(config.max_batch, config.seed, config.fills, second)
-    protocols = [PROTOCOLS[name](settings) for name in names]
-    has_masks = config.masks is not None and "mosaic" not in names
-    methods, left_out = build_methods(config.methods, classifier, config.seed, has_masks, config.max_batch)
-    samples: Samples
-    unreadable: list[tuple[str, str]] = []
-    if "mosaic" in names:
-        samples, unreadable = _mosaics(config, classifier, files, rank)
-    else:
-        roots = [str(part) for part in (config.images if isinstance(config.images, list) else [config.images])]
-        labels = find_labels(files, config.labels, roots) if config.target == "label" else None
-        masks = Path(config.masks) if config.masks is not None else None
-        samples = Photographs(files, classifier.input_size, config.batch_size, labels, masks)
-    store = Store(Path(config.out) / "partial")
-    return Evaluation(config, classifier, protocols, methods, left_out, samples, store, unreadable)
+    return names
 
 
 @torch.no_grad()
 def _mosaics(
-    config: EvaluationConfig, classifier: Classifier, files: list[Path], rank: int
+    config: EvaluationConfig, max_batch: int, classifier: Classifier, files: list[Path], rank: int
 ) -> tuple[Mosaics, list[tuple[str, str]]]:
     """Mosaics of the photographs, after one pass of the classifier over them."""
-    batches = ImageBatches(files, classifier.input_size, config.max_batch)
+    batches = ImageBatches(files, classifier.input_size, max_batch)
     readable: list[Path] = []
     classes: list[int] = []
     with progress_bar("predicting", rank) as progress:

@@ -102,18 +102,19 @@ def per_image_csv(evaluation: Evaluation, results: Results) -> str:
 # -- scores.md -----------------------------------------------------------------------------------------------------
 
 
-def best_method(evaluation: Evaluation, results: Results, metric: PerImageMetric) -> str | None:
-    """The label with the best score; controls, and maps that a metric chose, only compete if there is nothing else."""
+def best_methods(evaluation: Evaluation, results: Results, metric: PerImageMetric) -> list[str]:
+    """The labels with the best score; controls, and maps that a metric chose, only compete if there is nothing else."""
     fair = [m.label for m in evaluation.methods if not m.control and not m.selected_by]
     rivals = fair or [m.label for m in evaluation.methods]
     sign = 1 if metric.higher_is_better else -1
     scored = [label for label in rivals if not math.isnan(results.scores[label][metric.key].mean)]
-    return max(scored, key=lambda label: sign * results.scores[label][metric.key].mean, default=None)
+    best = max((sign * results.scores[label][metric.key].mean for label in scored), default=math.nan)
+    return [label for label in scored if sign * results.scores[label][metric.key].mean == best]
 
 
 def as_markdown(evaluation: Evaluation, results: Results) -> str:
     """The table, the differences to the best method, and all that a reader needs to judge them."""
-    best = {metric.key: best_method(evaluation, results, metric) for metric in results.metrics}
+    best = {metric.key: best_methods(evaluation, results, metric) for metric in results.metrics}
     fills = ", ".join(f"{protocol.name}: {protocol.fill}" for protocol in evaluation.protocols)
     config = evaluation.config
     lines = [
@@ -128,7 +129,7 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
             ["method", *[f"{metric.key} {metric.arrow}" for metric in results.metrics]],
             [
                 [_label(evaluation, label)]
-                + [_cell(m, results.scores[label][m.key], best[m.key] == label) for m in results.metrics]
+                + [_cell(m, results.scores[label][m.key], label in best[m.key]) for m in results.metrics]
                 for label in results.scores
             ],
         ),
@@ -177,13 +178,13 @@ def _cell(metric: PerImageMetric, score: Score, is_best: bool) -> str:
     return f"{f'**{mean}**' if is_best else mean} [{low}, {high}]"
 
 
-def _difference(results: Results, metric: PerImageMetric, label: str, best: str | None) -> str:
-    if best is None or label == best:
-        return "best" if label == best else "–"
+def _difference(results: Results, metric: PerImageMetric, label: str, best: list[str]) -> str:
+    if label in best or not best:
+        return "best" if best else "–"
     pairs = results.differences[metric.key]
-    score = pairs.get((label, best))
+    score = pairs.get((label, best[0]))
     if score is None:
-        reverse = pairs[best, label]
+        reverse = pairs[best[0], label]
         score = Score(-reverse.mean, -reverse.high, -reverse.low)
     star = " *" if score.low > 0 or score.high < 0 else ""
     mean, low, high = (_number(value, metric.decimals, "+") for value in (score.mean, score.low, score.high))

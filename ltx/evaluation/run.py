@@ -104,7 +104,7 @@ def as_batch(evaluation: Evaluation, loaded: Loaded) -> Batch:
     """A loaded chunk on the device, with its targets and its clean prediction: one forward pass gives both."""
     classifier, config = evaluation.classifier, evaluation.config
     images = loaded.images.to(classifier.device)
-    logits = torch.cat([classifier(part) for part in images.split(config.max_batch)])
+    logits = torch.cat([classifier(part) for part in images.split(evaluation.max_batch)])
     if loaded.classes is not None:
         targets = loaded.classes.to(images.device)
     elif config.target == "label":

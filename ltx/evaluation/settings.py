@@ -41,7 +41,9 @@ class EvaluationConfig:
     )
     mosaics: int = option(200, "how many mosaics protocol=mosaic builds")
     batch_size: int = option(16, "images explained at once")
-    max_batch: int = option(64, "images in one forward pass of the classifier, at most; bounds memory")
+    max_batch: int | None = option(
+        None, "images in one forward pass, at most; bounds memory; null = 8 on a CPU, 256 on a GPU"
+    )
     limit: int | None = option(None, "the first so many images only")
     seed: int = option(0, "of every random draw")
     resamples: int = option(1000, "bootstrap resamples of the 95 % intervals")

@@ -1,0 +1,187 @@
+"""The `ltx` protocol beside the bare forward passes it needs, and beside Quantus on the same maps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import resource
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltx.bench.timing import median_ratio, medians, take_turns
+from ltx.classifier import Classifier, pick_device
+from ltx.config import ClassifierConfig, option, run
+from ltx.data.images import find_images, load_images
+from ltx.errors import InputError
+from ltx.evaluation.methods import random_map
+from ltx.metrics import PROTOCOLS, Batch, Settings
+from ltx.metrics.perturbation import default_max_batch, min_max, predict
+
+
+@dataclass
+class BenchConfig:
+    """What is measured."""
+
+    classifier: ClassifierConfig = option(ClassifierConfig, "the explained model")
+    images: Any = option("scikit-image", "images; the first `count` are used, repeated if there are fewer")
+    count: int = option(8, "images")
+    max_batch: int | None = option(None, "images in one forward pass, at most; null = 8 on a CPU, 256 on a GPU")
+    repeats: int = option(3, "counted turns")
+    quantus: bool = option(True, "time Quantus too (pip install quantus)")
+    device: str = option("auto", "auto, cpu, cuda, …")
+
+
+FORWARDS = 20  # for each image: clean, 9 highest first, 9 lowest first, 1 under the soft map
+
+
+def measure(config: BenchConfig) -> None:
+    """Print seconds per image of the suite, its floor and Quantus, their ratios, and the memory they take."""
+    device = pick_device(config.device)
+    classifier = config.classifier.build().to(device)
+    max_batch = config.max_batch or default_max_batch(device)
+    files = find_images(config.images)
+    files = (files * (1 + config.count // len(files)))[: config.count]
+    images = load_images(files, classifier.input_size).to(device)
+    with torch.no_grad():
+        targets = torch.cat([classifier(part).argmax(1) for part in images.split(max_batch)])
+    names = [f"{place} {file.name}" for place, file in enumerate(files)]
+    clean = predict(classifier, images, targets, max_batch)
+    maps = random_map(classifier, images, targets, Batch(names, images, targets, clean))
+
+    def suite() -> Tensor:
+        return run_suite(classifier, names, images, maps, targets, max_batch)
+
+    def floor() -> None:
+        with torch.no_grad():
+            for start in range(0, FORWARDS * len(images), max_batch):
+                size = min(max_batch, FORWARDS * len(images) - start)
+                classifier(ready[:size])
+
+    ready = images.repeat(1 + max_batch // len(images), 1, 1, 1)[:max_batch]
+    candidates: dict[str, Any] = {"suite": suite, "floor": floor}
+    if config.quantus:
+        candidates["quantus"] = lambda: [quantus_curves(classifier, images, maps, targets, hard) for hard in (0, 1)]
+    seconds = take_turns(candidates, config.repeats, device)
+    per_image = {name: value / len(images) for name, value in medians(seconds).items()}
+    print(f"{classifier.name} on {device}, {len(images)} images, max_batch {max_batch}, {config.repeats} turns")
+    print(f"suite    {per_image['suite']:.4f} s/image: POS NEG DEL INS ADP PIC, {FORWARDS} forward passes an image")
+    print(f"floor    {per_image['floor']:.4f} s/image: {FORWARDS} bare forward passes an image")
+    print(f"suite / floor    {median_ratio(seconds['suite'], seconds['floor']):.3f}")
+    if config.quantus:
+        steps = quantus_steps(maps[0].numel())
+        print(f"quantus  {per_image['quantus']:.4f} s/image: PixelFlipping for POS NEG DEL INS, {steps} steps each")
+        ratio = median_ratio(seconds["quantus"], seconds["suite"])
+        print(f"quantus / suite  {ratio:.2f}; with its steps scaled to 9: {9 * ratio / steps:.2f}")
+    for size in (max_batch, max(1, max_batch // 4)):
+        memory = peak_memory(device, lambda size=size: run_suite(classifier, names, images, maps, targets, size))
+        if memory is not None:
+            print(f"memory of the suite at max_batch {size}: {memory / 2**20:.0f} MiB above what was held")
+    if device.type == "cpu":
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"largest resident size of the whole run: {largest:.0f} MiB")
+
+
+def run_suite(
+    classifier: Classifier, names: list[str], images: Tensor, maps: Tensor, targets: Tensor, max_batch: int
+) -> Tensor:
+    """All six metrics of the `ltx` protocol from images and maps, clean prediction included."""
+    clean = predict(classifier, images, targets, max_batch)
+    protocol = PROTOCOLS["ltx"](Settings(max_batch))
+    metrics = protocol.collection().to(images.device)
+    batch = Batch(names, images, targets, clean)
+    metrics.update(**protocol.measure(classifier, batch, maps, {}, lambda *_: maps))
+    return torch.stack(list(metrics.compute().values()))
+
+
+def peak_memory(device: torch.device, work: Any = None) -> int | None:
+    """Most bytes of GPU memory that `work` takes beyond what is held already; None on a CPU."""
+    if device.type != "cuda" or work is None:
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - held
+
+
+def quantus_steps(pixels: int, least: int = 9) -> int:
+    """The fewest steps from `least` up that Quantus takes: features a step must divide the number of pixels."""
+    return next(3 * parts for parts in range(-(-least // 3), pixels) if pixels % parts == 0)
+
+
+class _Logits(nn.Module):
+    """The classifier as the `nn.Module` that Quantus takes; `hard`: one for the predicted class, zero for others."""
+
+    def __init__(self, classifier: Classifier, hard: bool) -> None:
+        super().__init__()
+        self.hard = hard
+        self.classifier = classifier
+        self.model = classifier.model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.classifier(images)
+        return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float() if self.hard else logits
+
+
+def quantus_curves(
+    classifier: Classifier, images: Tensor, maps: Tensor, targets: Tensor, hard: bool = False
+) -> dict[str, np.ndarray]:
+    """Quantus's PixelFlipping with black: `p_y` `[B, S]` after each of `quantus_steps` equal steps to 100 %, by order.
+
+    Quantus ranks features, not pixels, and only alters the first channel of a one-channel map's pixels; a map repeated
+    over the channels makes it remove whole pixels. Its metric has no clean end, one order at a time, and accuracy only
+    by way of a model that answers with it (`hard`).
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        import quantus
+    except ImportError as error:
+        raise InputError(
+            "quantus=true needs the package quantus: pip install quantus, or write quantus=false"
+        ) from error
+    if not hasattr(np, "trapz"):  # removed in NumPy 2.4, still called by Quantus 0.6
+        np.trapz = np.trapezoid  # type: ignore[attr-defined]
+    pictures, classes = images.cpu().numpy(), targets.cpu().numpy()
+    stretched = min_max(maps).expand_as(images).cpu().numpy()  # Quantus refuses maps that are negative everywhere
+    pixels = maps[0].numel()
+    curves = {}
+    for order, ranked in (("highest", stretched), ("lowest", 1 - stretched)):
+        metric = quantus.PixelFlipping(
+            features_in_step=3 * pixels // quantus_steps(pixels),
+            perturb_baseline="black",
+            abs=False,
+            normalise=False,
+            disable_warnings=True,
+            display_progressbar=False,
+        )
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            found = metric(
+                model=_Logits(classifier, hard).eval(),
+                x_batch=pictures,
+                y_batch=classes,
+                a_batch=ranked,
+                device=str(images.device),
+                softmax=not hard,
+                channel_first=True,
+            )
+        curves[order] = np.asarray(found)
+    return curves
+
+
+def main(argv: list[str]) -> None:
+    """`python -m ltx.bench evaluate`."""
+    run(
+        measure,
+        BenchConfig,
+        "python -m ltx.bench evaluate",
+        "Time the ltx protocol beside its bare forward passes, and beside Quantus on the same maps, taking turns.",
+        argv,
+    )
