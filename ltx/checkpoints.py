@@ -100,6 +100,7 @@ def load(
     if unfit:
         raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(unfit[:3])}")
     explainer.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()})
+    explainer.made_with = config
     classifier.to(device)
     return explainer.to(device).eval()
 

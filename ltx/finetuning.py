@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ltx.checkpoints import load
@@ -56,7 +58,7 @@ def finetune(
         steps: optimiser steps for each image; 0 = the plain forward pass.
         scope: which parameters are adapted: `head`, `decoder`, or `all` (own trunk included).
         lr: learning rate of AdamW.
-        objective: what a good mask is; None = the default objective.
+        objective: what a good mask is; None = the objective that the explainer was trained with.
         fill: what stands where pixels are removed, while adapting and in the reported probabilities.
         select_by: None, or the papers' rule: after every step keep the mask that is best by the image's own `positive`,
             `negative`, `deletion` or `insertion` AUC (`ltx` protocol, black). Such a map is chosen by the metric
@@ -75,7 +77,7 @@ def finetune(
             f"select_by={select_by!r} is unknown; allowed: {', '.join(SELECTIONS)}{suggest(select_by, SELECTIONS)}"
         )
     classifier, fill = explainer.classifier, Fill(fill) if isinstance(fill, str) else fill
-    objective = Objective() if objective is None else objective
+    objective = Objective(trained_objective(explainer)) if objective is None else objective
     was_training = explainer.training
     explainer.eval()
     begun = time.perf_counter()
@@ -189,6 +191,25 @@ class Selection:
         return bool(self.done.all())
 
 
+def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) -> ObjectiveConfig:
+    """The objective that an explainer was trained with; the default one for a network from no checkpoint.
+
+    Args:
+        area_weight: another weight for its area term; None = as it was.
+
+    Raises:
+        InputError: the checkpoint's configuration holds no such objective.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ObjectiveConfig), explainer.made_with.get("objective") or {})
+        config: Any = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise InputError(f"checkpoint: config.yaml: objective: {str(error).splitlines()[0]}") from error
+    if area_weight is not None:
+        config.area.weight = area_weight
+    return config
+
+
 @dataclass
 class LoadedClassifierConfig:
     """What may differ from the training: where the weights are, and the precision."""
@@ -209,7 +230,7 @@ class FinetuneConfig:
     steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
     lr: float = option(3e-4, help="learning rate of AdamW")
-    objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
+    area_weight: float | None = option(None, help="weight of the objective's area term; null = as in training")
     fill: Any = option("black", help="what replaces removed pixels: black, mean, blur, noise, random or a list")
     select_by: str | None = option(
         None,
@@ -237,7 +258,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
         config.checkpoint, device=device, weights=config.classifier.weights, precision=config.classifier.precision
     )
     explainer.scope(config.scope)
-    objective, fill = Objective(config.objective), Fill(config.fill)
+    objective, fill = Objective(trained_objective(explainer, config.area_weight)), Fill(config.fill)
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
         return finetune(

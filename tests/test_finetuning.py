@@ -10,7 +10,9 @@ from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.finetuning import FRACTIONS
 from ltx.metrics.perturbation import curves
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
+from ltx.objectives.area import Area
 from ltx.objectives.ranking import Ranking
+from ltx.objectives.remove import Remove
 from ltx.stacked import Copies
 from ltx.trunk import Features
 
@@ -145,3 +147,13 @@ def test_selection_keeps_the_best_step_and_says_so(rule: str):
 def test_bad_options(options: dict[str, object], words: str):
     with pytest.raises(InputError, match=words):
         finetune(small(), pictures(1), **options)  # type: ignore[arg-type]
+
+
+def test_the_default_objective_is_the_one_of_the_training():
+    explainer, images = small(), pictures(1)
+    explainer.made_with = {"objective": {"area": {"weight": 30.0}, "remove": {"weight": 0.0}}}
+    inherited = finetune(explainer, images, 0, steps=4, lr=1e-3).maps
+    config = ObjectiveConfig(remove=Remove(weight=0.0), area=Area(weight=30.0))
+    assert torch.equal(inherited, finetune(explainer, images, 0, steps=4, lr=1e-3, objective=Objective(config)).maps)
+    explainer.made_with = {}
+    assert not torch.equal(inherited, finetune(explainer, images, 0, steps=4, lr=1e-3).maps)

@@ -14,8 +14,8 @@ from ltx.classifier import pick_device
 from ltx.config import option, run
 from ltx.data.images import ImageBatches, find_images
 from ltx.explainers import MaskNetwork
-from ltx.finetuning import finetune
-from ltx.objectives import Objective, ObjectiveConfig
+from ltx.finetuning import finetune, trained_objective
+from ltx.objectives import Objective
 
 
 @dataclass
@@ -29,7 +29,7 @@ class BenchConfig:
     steps: list[int] = option([0, 25], help="finetuning steps, a row each")
     lr: float = option(3e-4, help="learning rate of finetuning")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
-    objective: ObjectiveConfig = option(ObjectiveConfig, help="of finetuning")
+    area_weight: float | None = option(None, help="of finetuning: weight of the area term; null = as in training")
     fill: str = option("black", help="what replaces removed pixels")
     mosaics: int = option(100, help="pairs of photographs side by side; 0 = none")
     batch_size: int = option(20, help="images at once")
@@ -45,7 +45,7 @@ def measure(config: BenchConfig) -> None:
     files = find_images(config.images)[: config.limit]
     batches = [pixels for _, pixels in ImageBatches(files, classifier.input_size, config.batch_size)]
     count = sum(map(len, batches))
-    objective = Objective(config.objective)
+    objective = Objective(trained_objective(explainer, config.area_weight))
     print(f"{config.checkpoint}: {classifier.name}, {count} images, fill {config.fill}, target predicted", flush=True)
     print("steps | kept/whole  removed/whole  mask mean | share of images with kept >= 0.8 | s/image")
     for steps in config.steps:

@@ -186,6 +186,7 @@ def rebuilt_around(classifier: Classifier, explainer: MaskNetwork, folder: Path)
     settings = ExplainerConfig(**(read_config(folder).get("explainer") or {}))
     network = settings.build(classifier)
     network.load_state_dict(explainer.state_dict())
+    network.made_with = explainer.made_with
     return network.to(classifier.device).eval()
 
 

@@ -47,6 +47,7 @@ class MaskNetwork(nn.Module):
     def __init__(self, classifier: Classifier, trunk: str, stages: list[int] | None, conditioned: bool) -> None:
         super().__init__()
         self.classifier = classifier
+        self.made_with: dict[str, Any] = {}  # the configuration of its training, where it was loaded from a checkpoint
         self.conditioned = conditioned
         self.shares_trunk = trunk == "shared"
         self.trunk: nn.Module | None = None
