@@ -122,6 +122,7 @@ def measure(config: BenchConfig) -> None:
         targets = classifier(images).argmax(1)
     few = min(config.looped, len(images))
     maps: dict[str, Tensor] = {}
+    passes: dict[str, Passes] = {}
 
     def loop() -> None:
         maps["loop"] = naive_iia2(classifier, images[:few], targets[:few], config.steps)
@@ -129,17 +130,10 @@ def measure(config: BenchConfig) -> None:
     def batched(name: str, tolerance: float, precision: str) -> None:
         before = classifier.precision
         classifier.precision = precision  # type: ignore[assignment]
+        options = {"variant": "released", "steps": config.steps, "tolerance": tolerance}
         try:
-            maps[name] = attribute(
-                "iia2",
-                classifier,
-                images,
-                targets,
-                max_batch=config.max_batch,
-                variant="released",
-                steps=config.steps,
-                tolerance=tolerance,
-            )
+            with counted(classifier) as passes[name]:
+                maps[name] = attribute("iia2", classifier, images, targets, max_batch=config.max_batch, **options)
         finally:
             classifier.precision = before
 
@@ -157,11 +151,11 @@ def measure(config: BenchConfig) -> None:
     print(f"IIA2, {points} x {points} points, {classifier.name}, {len(images)} images, {device}")
     print(f"  {1000 * found['loop']:9.1f} ms an image  whole passes, one image at a time")
     span = maps["loop"].amax((2, 3)) - maps["loop"].amin((2, 3))
-    for name, (tolerance, precision) in ways.items():
+    for name in ways:
         error = ((maps[name][:few] - maps["loop"]).abs().amax((2, 3)) / span).max().item()
-        with counted(classifier) as passes:
-            batched(name, tolerance, precision)
-        rows = " / ".join(f"{count / len(images):.1f}" for count in (passes.forward, passes.tail, passes.backward))
+        rows = " / ".join(
+            f"{count / len(images):.1f}" for count in (passes[name].forward, passes[name].tail, passes[name].backward)
+        )
         print(
             f"  {1000 * found[name]:9.1f} ms an image  {name}: {median_ratio(each['loop'], each[name]):.2f} x, "
             f"differs by {error:.0e} of the map's range; passes {rows}"
