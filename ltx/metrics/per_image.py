@@ -61,6 +61,12 @@ class PerImageMetric(Metric):
         blocks = [column.detach().float().reshape(column.shape[0], -1) for column in columns]
         self.rows.append(torch.cat(blocks, 1))
 
+    def sync(self, *arguments: Any, **options: Any) -> None:
+        """As `Metric.sync`; a rank without images takes part with a block of no rows, not with a tensor of no shape."""
+        if not len(self.rows):
+            self.rows.append(torch.empty(0, self.columns, device=self.device))
+        super().sync(*arguments, **options)
+
     def all_rows(self) -> Tensor:
         """Every row so far `[n, C]`; after `sync`, those of all ranks."""
         return dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, self.columns, device=self.device)

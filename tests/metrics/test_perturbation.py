@@ -16,30 +16,9 @@ from ltx.metrics.perturbation import (
 TENTHS = [i / 10 for i in range(10)]
 
 
-class RedSum(nn.Module):
-    """Two classes with logits (sum of the red channel, 0): `p_0 = sigmoid(sum)`; counts the images it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = 0
-        self.largest = 0
-
-    def forward(self, images):
-        self.seen += len(images)
-        self.largest = max(self.largest, len(images))
-        total = images[:, 0].sum((1, 2))
-        return torch.stack([total, torch.zeros_like(total)], 1)
-
-
 @pytest.fixture
-def toy():
-    model = RedSum()
-    classifier = Classifier(model, num_classes=2, input_size=(2, 5))
-    model.seen = model.largest = 0
-    red = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5], [0.4, 0.3, 0.2, 0.1, 0.0]])
-    images = torch.zeros(1, 3, 2, 5)
-    images[0, 0] = red
-    return classifier, images, red[None, None]
+def toy(red_sum, red_image, red):
+    return red_sum, red_image, red
 
 
 def test_curves_of_a_linear_model_in_closed_form(toy):
@@ -139,8 +118,8 @@ def test_min_max_of_a_constant_map_is_one_half():
     assert min_max(maps).tolist() == [[[[0.5, 0.5], [0.5, 0.5]]], [[[0.0, 0.25], [0.5, 1.0]]]]
 
 
-def test_sigmoid_heads_are_correct_at_one_half():
-    classifier = Classifier(RedSum(), num_classes=2, input_size=(2, 5), head="sigmoid")
+def test_sigmoid_heads_are_correct_at_one_half(red_sum):
+    classifier = Classifier(red_sum.model, num_classes=2, input_size=(2, 5), head="sigmoid")
     images = torch.zeros(2, 3, 2, 5)
     images[1, 0, 0, 0] = 1.0
     found = predict(classifier, images, torch.tensor([0, 1]))

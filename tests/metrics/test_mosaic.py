@@ -1,0 +1,43 @@
+"""Mosaics: how they are drawn and put together, and the grid pointing game on them."""
+
+import pytest
+import torch
+
+from ltx import InputError
+from ltx.metrics.mosaic import GridPointing, assemble, cell_masks, plan_mosaics
+
+
+def test_classes_differ_and_the_seed_decides():
+    classes = [0, 0, 1, 2, 2, 3, 4, 4]
+    plan = plan_mosaics(classes, 50, seed=1)
+    assert all(len({classes[i] for i in mosaic.photographs}) == 4 for mosaic in plan)
+    assert {mosaic.cell for mosaic in plan} == {0, 1, 2, 3}
+    assert plan == plan_mosaics(classes, 50, seed=1)
+    assert plan != plan_mosaics(classes, 50, seed=2)
+
+
+def test_four_classes_are_needed():
+    with pytest.raises(InputError, match="4 different predicted classes; these have 3"):
+        plan_mosaics([0, 1, 2, 2], 1, seed=0)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_each_photograph_fills_its_cell(size):
+    photographs = torch.stack([torch.full((3, *size), shade) for shade in (0.1, 0.2, 0.3, 0.4)])[None]
+    mosaic = assemble(photographs)
+    assert mosaic.shape == (1, 3, *size)
+    for cell, shade in enumerate((0.1, 0.2, 0.3, 0.4)):
+        inside = mosaic[0, 0][cell_masks(torch.tensor([cell]), *size)[0, 0]]
+        torch.testing.assert_close(inside, torch.full_like(inside, shade))
+    assert torch.stack([cell_masks(torch.tensor([c]), *size) for c in range(4)]).sum(0).eq(1).all()
+
+
+def test_grid_pointing_by_hand():
+    maps = torch.zeros(3, 1, 4, 4)
+    maps[0, 0, 0, 3] = 2.0  # upper right
+    maps[0, 0, 3, 0] = 6.0  # lower left
+    maps[1, 0, :2, :2] = -1.0  # nothing positive
+    maps[2] = 1.0
+    metric = GridPointing()
+    metric.update(maps=maps, cells=torch.tensor([2, 0, 1]))
+    assert metric.scores(metric.all_rows()).tolist() == pytest.approx([75.0, 25.0, 25.0])

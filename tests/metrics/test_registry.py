@@ -1,0 +1,98 @@
+"""What holds for every metric: attributes, an empty state, batches, and ranks."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from ltx.metrics import PROTOCOLS, PerImageMetric, Settings
+from ltx.metrics.localisation import MeanIntersectionOverUnion, PointingGame
+from ltx.metrics.ltx_protocol import Deletion
+from ltx.metrics.perturbation import Prediction
+
+
+def every_metric():
+    protocols = [kind(Settings(second=object())) for kind in PROTOCOLS.values()]
+    return [(protocol, metric) for protocol in protocols for metric in protocol.metrics()]
+
+
+@pytest.mark.parametrize(("protocol", "metric"), every_metric(), ids=lambda x: getattr(x, "key", ""))
+def test_each_says_what_it_is(protocol, metric):
+    assert isinstance(metric, PerImageMetric)
+    assert metric.protocol == protocol.name
+    assert type(metric).higher_is_better in (True, False)
+    assert all(isinstance(getattr(type(metric), name), str) for name in ("name", "meaning", "citation"))
+    assert type(metric).update.__doc__
+    assert metric.all_rows().shape == (0, metric.columns)
+
+
+def test_names_are_unique():
+    keys = [metric.key for _, metric in every_metric()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_an_empty_metric_is_nan():
+    assert math.isnan(Deletion().compute())
+
+
+def prediction(values):
+    return Prediction(torch.as_tensor(values), torch.as_tensor(values) > 0.5)
+
+
+def test_batches_add_up_and_reset_forgets():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(7, 10, generator=generator)
+    whole, parts = Deletion(), Deletion()
+    whole.update(highest=prediction(values))
+    for part in values.split(3):
+        parts.update(highest=prediction(part))
+    assert torch.equal(whole.compute(), parts.compute())
+    parts.reset()
+    assert len(parts.all_rows()) == 0
+
+
+def shares(rank):
+    """Different amounts on each rank: 3 and 2 images; pooled sums and class means are no means over ranks."""
+    generator = torch.Generator().manual_seed(0)
+    rows = slice(0, 3) if rank == 0 else slice(3, 5)
+    maps = torch.rand(5, 1, 6, 6, generator=generator)
+    objects = torch.rand(5, 1, 6, 6, generator=generator) < torch.tensor([0.1, 0.5, 0.9, 0.2, 0.3]).view(5, 1, 1, 1)
+    values = torch.rand(5, 10, generator=generator)
+    return maps[rows], objects[rows], values[rows], torch.tensor([4, 4, 4, 4, 8])[rows]
+
+
+def add(metrics, share):
+    maps, objects, values, targets = share
+    metrics[0].update(highest=prediction(values))
+    metrics[1].update(maps=maps, objects=objects)
+    metrics[2].update(maps=maps, near_objects=objects, targets=targets)
+
+
+def on_a_rank(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found = []
+    for parts_of_ranks in ([[0], [1]], [[0, 1], []]):  # uneven shares; one rank without an image
+        metrics = [Deletion(), MeanIntersectionOverUnion(), PointingGame()]
+        for part in parts_of_ranks[rank]:
+            add(metrics, shares(part))
+        found.append([float(metric.compute()) for metric in metrics])
+        assert sum(len(metric.all_rows()) for metric in metrics[:1]) == sum(
+            (3, 2)[part] for part in parts_of_ranks[rank]
+        )
+    distributed.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_two_ranks_are_one(tmp_path):
+    alone = [Deletion(), MeanIntersectionOverUnion(), PointingGame()]
+    for rank in range(2):
+        add(alone, shares(rank))
+    wanted = [float(metric.compute()) for metric in alone]
+    # Forked, so that the ranks need not import everything again.
+    multiprocessing.start_processes(on_a_rank, args=(tmp_path,), nprocs=2, start_method="fork")
+    for rank in range(2):
+        for found in json.loads((tmp_path / f"{rank}.json").read_text()):
+            assert found == pytest.approx(wanted)

@@ -1,0 +1,98 @@
+"""Sanity checks and stability, with explainers whose answers are known."""
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from ltx import Classifier
+from ltx.metrics import PROTOCOLS
+from ltx.metrics.rank_correlation import rank_correlation
+from ltx.metrics.sensitivity import cascade, other_classes
+
+
+@pytest.fixture
+def layered():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 16), nn.ReLU(), nn.Linear(16, 5)
+    )
+    return Classifier(model, num_classes=5, input_size=8)
+
+
+def gradient(classifier, images, targets):
+    pixels = images.clone().requires_grad_()
+    classifier(pixels).gather(1, targets[:, None]).sum().backward()
+    return pixels.grad.sum(1, keepdim=True)
+
+
+def edges(classifier, images, targets):
+    return images.sum(1, keepdim=True)  # a "method" that never looks at the classifier
+
+
+@pytest.fixture
+def scores(make_batch):
+    def run(name, classifier, explain, count=3):
+        images = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        targets = torch.arange(count)
+        batch = make_batch(classifier, images, targets)
+        protocol = PROTOCOLS[name]()
+        metrics = protocol.collection()
+        maps = explain(classifier, images, targets)
+        metrics.update(**protocol.measure(classifier, batch, maps, protocol.prepare(classifier, batch), explain))
+        return {key: float(value) for key, value in metrics.compute().items()}
+
+    return run
+
+
+def test_a_method_that_ignores_the_classifier_fails_the_sanity_checks(scores, layered):
+    found = scores("sensitivity", layered, edges)
+    assert found["Cascade"] == pytest.approx(1.0)
+    assert found["RandomLogit"] == pytest.approx(1.0)
+
+
+def test_gradients_pass_them(scores, layered):
+    found = scores("sensitivity", layered, gradient)
+    assert abs(found["Cascade"]) < 0.6
+    assert found["RandomLogit"] < 0.6
+
+
+def test_the_cascade_goes_from_the_output_to_the_input_and_leaves_the_original_alone(layered):
+    before = {key: value.clone() for key, value in layered.model.state_dict().items()}
+    touched = []
+    for randomised in cascade(layered, 3, seed=0):
+        now = randomised.model.state_dict()
+        touched.append([key for key in before if key.endswith("weight") and not torch.equal(now[key], before[key])])
+        for key, value in before.items():  # shuffled, not redrawn: the same numbers at other places
+            assert torch.equal(now[key].flatten().sort().values, value.flatten().sort().values)
+    assert touched == [["5.weight"], ["3.weight", "5.weight"], ["0.weight", "3.weight", "5.weight"]]
+    assert all(torch.equal(value, before[key]) for key, value in layered.model.state_dict().items())
+
+
+def test_the_other_class_is_never_the_target():
+    targets = torch.tensor([0, 1, 2, 3] * 50)
+    others = other_classes(targets, 4, 0, [str(i) for i in range(200)])
+    assert (others != targets).all()
+    assert set(others.tolist()) == {0, 1, 2, 3}
+
+
+def test_stability_of_smooth_and_of_random_methods(scores, layered):
+    assert scores("stability", layered, edges)["Stability"] > 0.97
+
+    def noise(classifier, images, targets):
+        return torch.rand(images.shape[0], 1, 8, 8, generator=torch.Generator().manual_seed(int(images.sum() * 1e4)))
+
+    assert scores("stability", layered, noise)["Stability"] < 0.5
+
+
+def test_rank_correlation_beside_scipy_and_on_constant_maps():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.rand(4, 1, 8, 8, generator=generator)
+    second = (first + torch.rand(4, 1, 8, 8, generator=generator)).mul(4).round()  # many ties
+    wanted = [spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(first, second, strict=True)]
+    assert rank_correlation(first, second).tolist() == pytest.approx(wanted, abs=1e-9)
+    constant = torch.full((1, 1, 2, 2), 3.0)
+    varied = torch.arange(4.0).view(1, 1, 2, 2)
+    assert rank_correlation(constant, constant).item() == 1
+    assert rank_correlation(constant, varied).item() == 0
+    assert rank_correlation(varied, -varied).item() == pytest.approx(-1)
