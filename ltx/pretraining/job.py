@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
-from ltx.checkpoints import CONFIG, TENSORS, save_checkpoint, write_beside
+from ltx.checkpoints import CONFIG, TENSORS, load, save_checkpoint, write_beside
 from ltx.config import ClassifierConfig, option
 from ltx.data.folder import FolderData
 from ltx.errors import InputError
@@ -76,6 +76,7 @@ class TrainConfig:
     optimiser: OptimiserConfig = option(OptimiserConfig, help="AdamW, warm-up and cosine")
     trainer: TrainerConfig = option(TrainerConfig, help="the run")
     wandb: WandbConfig = option(WandbConfig, help="sharing through wandb")
+    init: str | None = option(None, help="checkpoint folder whose weights the explainer starts from; null = anew")
     seed: int = option(0, help="of every random draw")
     resume: bool = option(True, help="go on from OUT/last.ckpt where there is one; false = start anew")
     out: str = option("runs/train", help="folder of everything that is written")
@@ -94,6 +95,8 @@ def pretrain(config: TrainConfig) -> Path:
     classifier = config.classifier.build()
     torch.manual_seed(config.seed)
     explainer = config.explainer.build(classifier)
+    if config.init is not None:
+        start_from(explainer, config.init)
     resume_from = _resume_point(config, out)
     data = _data(config, classifier.input_size)
     data.setup("fit")
@@ -120,6 +123,19 @@ def pretrain(config: TrainConfig) -> Path:
         save_checkpoint(out, explainer, settings, card(config, explainer, scores, trainer.global_step))
         _report(out)
     return out
+
+
+def start_from(explainer: MaskNetwork, folder: str) -> None:
+    """Give an explainer the weights of a checkpoint for the same classifier.
+
+    Raises:
+        InputError: see `ltx.load`; or a checkpoint of another mask network.
+    """
+    weights = load(folder, explainer.classifier).state_dict()
+    wanted = {name: value.shape for name, value in explainer.state_dict().items()}
+    if wanted != {name: value.shape for name, value in weights.items()}:
+        raise InputError(f"init={folder} holds another mask network; set explainer.* as in its {CONFIG}")
+    explainer.load_state_dict(weights)
 
 
 def _data(config: TrainConfig, size: tuple[int, int]) -> FolderData:
@@ -256,7 +272,9 @@ def card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, float], 
         f"| training images | `{config.data.images}` (no labels used) |",
         f"| validation images | `{config.data.val_images or f'{config.data.val_share:.0%} held out'}` |",
         f"| training | {step} steps of {config.data.batch_size * config.trainer.accumulate} images a device, "
-        f"seed {config.seed}, fill `{config.fill}` |",
+        f"seed {config.seed}, fill `{config.fill}`"
+        + (f", from the weights of `{config.init}`" if config.init else "")
+        + " |",
         f"| versions | Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
         f"lightning {lightning.__version__} |",
         "",

@@ -142,6 +142,16 @@ def test_other_settings_in_the_same_folder_are_refused(photos: Path, tmp_path: P
     pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01", "resume=false"))
 
 
+def test_a_run_can_start_from_another_ones_weights(photos: Path, tmp_path: Path):
+    first = pretrain(config_for(photos, tmp_path / "first"))
+    words = [f"init={first}", "optimiser.lr=0", "optimiser.weight_decay=0", "objective.area.weight=2"]
+    second = pretrain(config_for(photos, tmp_path / "second", *words))
+    before, after = load(first).state_dict(), load(second).state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    with pytest.raises(InputError, match="holds another mask network"):
+        pretrain(config_for(photos, tmp_path / "third", f"init={first}", "explainer.width=8"))
+
+
 def test_nan_stops_with_the_step_and_the_term(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from ltx.objectives.remove import Remove
 
