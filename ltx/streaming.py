@@ -54,7 +54,8 @@ def explain_files(
         InputError: no images, not one readable, a target that is no class, or results of other settings in `out`.
     """
     out = Path(out)
-    paths = find_images(images)
+    place = out.resolve()  # a repeated run must not explain its own pictures
+    paths = [path for path in find_images(images) if place not in path.resolve().parents]
     asked: list[Target] = [target] * len(paths) if isinstance(target, (int, str)) else list(target)
     if len(asked) != len(paths):
         raise InputError(f"target lists {len(asked)} classes for {len(paths)} images; give one, or one for each image")

@@ -65,7 +65,9 @@ def measure(config: BenchConfig) -> None:
     ready = images.repeat(1 + max_batch // len(images), 1, 1, 1)[:max_batch]
     candidates: dict[str, Any] = {"suite": suite, "floor": floor}
     if config.quantus:
-        candidates["quantus"] = lambda: [quantus_curves(classifier, images, maps, targets, hard) for hard in (False, True)]
+        candidates["quantus"] = lambda: [
+            quantus_curves(classifier, images, maps, targets, hard) for hard in (False, True)
+        ]
     seconds = take_turns(candidates, config.repeats, device)
     per_image = {name: value / len(images) for name, value in medians(seconds).items()}
     print(f"{classifier.name} on {device}, {len(images)} images, max_batch {max_batch}, {config.repeats} turns")

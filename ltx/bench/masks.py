@@ -24,6 +24,7 @@ class BenchConfig:
 
     checkpoint: str = option("runs/train", help="folder that train.py wrote")
     weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
+    precision: str = option("fp32", help="of the classifier's forward pass", choices=["fp32", "bf16"])
     images: Any = option("scikit-image", help="images that the explainer was not trained on")
     limit: int | None = option(None, help="the first so many images; null = all")
     steps: list[int] = option([0, 25], help="finetuning steps, a row each")
@@ -40,7 +41,7 @@ class BenchConfig:
 def measure(config: BenchConfig) -> None:
     """Print mean kept ÷ whole, removed ÷ whole and mask, and the masks' share in the half that was asked about."""
     device = pick_device(config.device)
-    explainer = load(config.checkpoint, device=device, weights=config.weights)
+    explainer = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
     classifier = explainer.classifier
     files = find_images(config.images)[: config.limit]
     batches = [pixels for _, pixels in ImageBatches(files, classifier.input_size, config.batch_size)]

@@ -22,7 +22,7 @@ class EvaluationConfig:
     classifier: ClassifierConfig = option(ClassifierConfig, "the explained model")
     second: SecondClassifierConfig = option(SecondClassifierConfig, "the classifier of protocol=transfer")
     methods: list[str] = option(
-        ["gradcam", "integrated_gradients", "random", "gaussian", "constant"],
+        ["iia", "gradcam", "random", "gaussian", "constant"],
         "attribution names, ltx:FOLDER, and the controls random, gaussian, constant, ground_truth; options as "
         "NAME@option=value (ltx:FOLDER@steps=25@select_by=positive), another label as LABEL=NAME",
     )

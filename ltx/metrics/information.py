@@ -184,7 +184,7 @@ def reconstruct(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     values = LinearNDInterpolator(known, pixels[mask].astype(np.float64))(np.argwhere(~mask))
     # A point on the hull's edge may fall outside every triangle by rounding: the mean colour, as PAIR does.
     values = np.where(np.isnan(values), pixels.mean((0, 1)), values)
-    # On a lattice many values are halves but for their last bits: float32 makes them halves, whatever the order of sums.
+    # On a lattice many values are halves but for their last bits: in float32 they are, whatever the order of sums.
     result[~mask] = np.round(values.astype(np.float32)).astype(np.uint8)
     return result
 
