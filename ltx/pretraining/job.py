@@ -48,14 +48,14 @@ class DataConfig:
 class TrainerConfig:
     """How long, on what, and what is written on the way."""
 
-    max_steps: int = option(150, help="optimiser steps")
+    max_steps: int = option(60, help="optimiser steps")
     accumulate: int = option(1, help="micro-batches for each optimiser step")
     clip: float = option(1.0, help="largest norm of the gradient")
     precision: str = option("fp32", help="of the explainer; masks and losses stay fp32", choices=["fp32", "bf16"])
     accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
     devices: Any = option("auto", help="number of devices, or auto")
     nodes: int = option(1, help="machines")
-    validate_every: int = option(50, help="steps between validations")
+    validate_every: int = option(20, help="steps between validations")
     checkpoint_every: int = option(50, help="steps between resume points: the most that a killed run loses")
     log_every: int = option(10, help="steps between rows of metrics.csv")
     overlays: int = option(6, help="validation images whose masks are drawn after each validation")
