@@ -125,6 +125,35 @@ def test_finetuning_mistakes(
     assert "Traceback" not in printed
 
 
+def test_a_checkpoint_for_other_weights_says_so(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    torch.manual_seed(5)
+    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), tmp_path / "other.safetensors")
+    words = [f"images={place}/good", f"out={tmp_path}/out", f"classifier.weights={tmp_path}/other.safetensors"]
+    assert finetune_words(place, *words) == 2
+    assert "was made for resnet10t with other weights" in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_nan_ends_a_training_with_one_line(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    from ltx.objectives.keep import Keep
+
+    monkeypatch.setattr(Keep, "__call__", lambda self, batch, logits: batch.mask.sum((1, 2, 3)) * float("nan"))
+    assert pretrain_words(place, f"data.images={place}/good", f"out={tmp_path}/out") == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: the term keep is not finite at step 0; the last checkpoint is intact")
+
+
+def test_bf16_and_wandb_offline(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ["trainer.precision=bf16", "classifier.precision=bf16", "wandb.mode=offline", f"out={tmp_path}/out"]
+    pretrain_words(place, f"data.images={place}/good", *words, succeeds=True)
+    stored = list((tmp_path / "out").glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(stored) == 1
+    assert stored[0].stat().st_size > 1000
+    assert list((tmp_path / "out").glob("wandb/offline-run-*/files/media/images/overlays*.png"))
+
+
 def test_broken_and_odd_pictures(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     mixed = tmp_path / "mixed"
     mixed.mkdir()

@@ -25,7 +25,7 @@ from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
-from ltx.pretraining.tracking import WandbConfig, wandb_logger
+from ltx.pretraining.tracking import WandbConfig, finish, wandb_logger
 
 
 @dataclass
@@ -115,7 +115,10 @@ def pretrain(config: TrainConfig) -> Path:
     logger = wandb_logger(config.wandb, settings, out)
     trainer = _trainer(config, out, explainer, data, logger, settings)
     _announce(config, explainer, data, trainer, resume_from)
-    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
+    finally:
+        finish(logger)
     if trainer.is_global_zero:
         if trainer.interrupted:
             raise KeyboardInterrupt

@@ -42,3 +42,13 @@ def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Lo
         warnings.warn(f"wandb.mode={config.mode} failed ({error}); the run goes on without it", stacklevel=2)
         return None
     return logger
+
+
+def finish(logger: Logger | None) -> None:
+    """Write out what the logger still holds; a failure is a warning."""
+    if logger is None:
+        return
+    try:
+        logger.experiment.finish()  # type: ignore[attr-defined]
+    except Exception as error:  # as above
+        warnings.warn(f"wandb did not finish ({error}); the run itself is complete", stacklevel=2)
