@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ltx.explainers.mask_network import MaskNetwork
+from ltx.objectives.terms import CPU_ROWS
 from ltx.trunk import Features
 
 
@@ -54,7 +55,9 @@ class Copies:
         source = self.images if self.adapts_trunk else self.found
         # Fused attention has no batching rule, and would be looped over the images.
         with sdpa_kernel(SDPBackend.MATH), _ConvolutionAsProduct():
-            return vmap(one)(self.parameters, source, targets)
+            # As in the classifier's pass: a few images at once stay in a CPU's caches.
+            rows = CPU_ROWS if targets.device.type == "cpu" else None
+            return vmap(one, chunk_size=rows)(self.parameters, source, targets)
 
 
 class _ConvolutionAsProduct(TorchFunctionMode):

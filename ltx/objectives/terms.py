@@ -16,6 +16,9 @@ from ltx.fill import keep
 
 Weight = float | Sequence[Sequence[float]]
 
+CPU_ROWS = 4
+"""Composites that a CPU classifies at once: the activations of more leave its caches, up to twice the time an image."""
+
 
 @dataclass
 class MaskedBatch:
@@ -89,5 +92,7 @@ def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """Logits `[B, K]` of the composite under each mask `[B, 1, H, W]`, from one pass of the classifier."""
     if not masks:
         return {}
-    composites = [keep(batch.images, mask, batch.background) for mask in masks.values()]
-    return dict(zip(masks, batch.classifier(torch.cat(composites)).chunk(len(masks)), strict=True))
+    composites = torch.cat([keep(batch.images, mask, batch.background) for mask in masks.values()])
+    rows = CPU_ROWS if composites.device.type == "cpu" else len(composites)
+    logits = torch.cat([batch.classifier(part) for part in composites.split(rows)])
+    return dict(zip(masks, logits.chunk(len(masks)), strict=True))
