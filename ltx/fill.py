@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.errors import InputError
@@ -68,13 +67,18 @@ class Fill:
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian blur of `[B, C, H, W]` with reflected borders, cut at 3 σ (or at the image's side)."""
     radius = max(1, min(round(3 * sigma), min(images.shape[-2:]) - 1))
-    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    rows, channels, height, width = images.shape
-    lines = F.pad(images.reshape(-1, 1, height, width), (radius, radius, radius, radius), mode="reflect")
-    lines = F.conv2d(lines, kernel.unsqueeze(2))
-    return F.conv2d(lines, kernel.unsqueeze(3)).reshape(rows, channels, height, width)
+    down, across = (_blur_matrix(size, sigma, radius, images) for size in images.shape[-2:])
+    return down @ images @ across.T
+
+
+def _blur_matrix(size: int, sigma: float, radius: int, like: Tensor) -> Tensor:
+    """`[size, size]`: a matrix product is many times faster here than a convolution of single channels."""
+    offsets = torch.arange(-radius, radius + 1, device=like.device)
+    kernel = torch.exp(-0.5 * (offsets.to(like) / sigma) ** 2)
+    source = (torch.arange(size, device=like.device)[:, None] + offsets).abs()
+    source = (size - 1) - ((size - 1) - source).abs()  # reflected at the far border too
+    matrix = torch.zeros(size, size, device=like.device, dtype=like.dtype)
+    return matrix.scatter_add_(1, source, (kernel / kernel.sum()).expand(size, -1))
 
 
 def _draw(kind, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

@@ -89,7 +89,7 @@ def scheduled(weight: Weight, progress: float, name: str) -> float:
 
 
 def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Logits `[B, K]` of the composite under each mask `[B, 1, H, W]`, from one pass of the classifier."""
+    """Logits `[B, K]` of the composite under each mask `[B, 1, H, W]`, each classified once."""
     if not masks:
         return {}
     composites = torch.cat([keep(batch.images, mask, batch.background) for mask in masks.values()])
