@@ -6,6 +6,7 @@ import contextlib
 import io
 import resource
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,20 +66,29 @@ def measure(config: BenchConfig) -> None:
     ready = images.repeat(1 + max_batch // len(images), 1, 1, 1)[:max_batch]
     candidates: dict[str, Any] = {"suite": suite, "floor": floor}
     if config.quantus:
-        candidates["quantus"] = lambda: [
-            quantus_curves(classifier, images, maps, targets, hard) for hard in (False, True)
-        ]
+
+        def quantus() -> None:
+            with in_fp32(classifier):
+                for hard in (False, True):
+                    quantus_curves(classifier, images, maps, targets, hard)
+
+        candidates["quantus"] = quantus
     seconds = take_turns(candidates, config.repeats, device)
     per_image = {name: value / len(images) for name, value in medians(seconds).items()}
-    print(f"{classifier.name} on {device}, {len(images)} images, max_batch {max_batch}, {config.repeats} turns")
+    setting = f"{len(images)} images, max_batch {max_batch}, {config.repeats} turns"
+    print(f"{classifier.name} in {classifier.precision} on {device}, {setting}")
     print(f"suite    {per_image['suite']:.4f} s/image: POS NEG DEL INS ADP PIC, {FORWARDS} forward passes an image")
     print(f"floor    {per_image['floor']:.4f} s/image: {FORWARDS} bare forward passes an image")
     print(f"suite / floor    {median_ratio(seconds['suite'], seconds['floor']):.3f}")
     if config.quantus:
         steps = quantus_steps(maps[0].numel())
-        print(f"quantus  {per_image['quantus']:.4f} s/image: PixelFlipping for POS NEG DEL INS, {steps} steps each")
+        print(f"quantus  {per_image['quantus']:.4f} s/image: PixelFlipping for POS NEG DEL INS, {steps} steps, in fp32")
         ratio = median_ratio(seconds["quantus"], seconds["suite"])
         print(f"quantus / suite  {ratio:.2f}; with its steps scaled to 9: {9 * ratio / steps:.2f}")
+    if classifier.precision != "fp32":
+        found = suite()
+        with in_fp32(classifier):
+            print(f"largest difference of a metric from fp32 on these images: {(found - suite()).abs().max():.2f}")
     for size in (max_batch, max(1, max_batch // 4)):
         memory = peak_memory(device, lambda size=size: run_suite(classifier, names, images, maps, targets, size))
         if memory is not None:
@@ -86,6 +96,16 @@ def measure(config: BenchConfig) -> None:
     if device.type == "cpu":
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"largest resident size of the whole run: {largest:.0f} MiB")
+
+
+@contextlib.contextmanager
+def in_fp32(classifier: Classifier) -> Iterator[None]:
+    """The classifier as other packages would run it, whatever its precision here."""
+    before, classifier.precision = classifier.precision, "fp32"
+    try:
+        yield
+    finally:
+        classifier.precision = before
 
 
 def run_suite(
