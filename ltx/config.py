@@ -245,7 +245,7 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
         hint = f"; did you mean {near}?" if near else "; --help lists all"
         raise InputError(f"unknown key {name}{source}{hint}")
     try:
-        OmegaConf.update(config, name, value)
+        OmegaConf.update(config, name, value, merge=False)  # a dict given whole takes the place of the former one
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         kind = type(value).__name__
         raise InputError(

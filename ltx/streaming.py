@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ltx.checkpoints import write_beside
@@ -16,6 +14,7 @@ from ltx.classifier import Classifier, Target
 from ltx.data.images import Fit, ImageBatches, find_images, image_root
 from ltx.errors import InputError
 from ltx.explanation import Explanation, finished, result_stems
+from ltx.progress import progress_bar
 
 SETTINGS = "settings.yaml"
 
@@ -70,15 +69,7 @@ def explain_files(
     stems = dict(zip(paths, result_stems([str(path) for path in paths], image_root(images)), strict=True))
     if done:
         print(f"{len(done)} of {len(paths)} images are explained already in {out}")
-    columns = (
-        TextColumn("explaining"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with progress_bar("explaining") as progress:
         bar = progress.add_task("", total=len(batches.paths), rate="")
         for names, pixels in batches:
             explanation = explain(

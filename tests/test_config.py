@@ -75,6 +75,8 @@ def test_words_override_files_override_defaults(tmp_path: Path) -> None:
         ("data.images=[a.png, 'b c.png']", lambda c: c.data.images, ["a.png", "b c.png"]),
         ("classifier.input_size=[160,224]", lambda c: c.classifier.input_size, [160, 224]),
         ("terms.tv=0.5", lambda c: c.terms, {"area": 1.0, "tv": 0.5}),
+        ("terms={tv: 0.5}", lambda c: c.terms, {"tv": 0.5}),
+        ("terms={}", lambda c: c.terms, {}),
     ],
 )
 def test_value_of_a_word(word: str, read: Any, value: Any) -> None:
@@ -92,6 +94,8 @@ def test_value_of_a_word(word: str, read: Any, value: Any) -> None:
         ("flip=maybe", ("flip=maybe", "bool")),
         ("data.crop=3", ("data.crop=3", "list[float]")),
         ("terms.area=x", ("terms.area=x", "float")),
+        ("terms=3", ("terms=3", "dict")),
+        ("terms={area: x}", ("terms={area: x}", "float")),
         ("fills=[black,bleu]", ("fills=bleu", "black, blur")),
         ("choose=area", ("choose=area", "positive, negative")),
         ("classifier.head=none", ("classifier.head=none", "softmax, sigmoid")),

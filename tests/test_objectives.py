@@ -15,7 +15,8 @@ from ltx.objectives.keep import Keep
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
 from ltx.objectives.smoothness import Smoothness
-from ltx.objectives.terms import scheduled
+from ltx.objectives.teacher import Teacher, ranks
+from ltx.objectives.terms import ever_weighs, scheduled
 
 
 class Corners(nn.Module):
@@ -189,13 +190,15 @@ def test_schedules():
     for bad in ([[0.5, 1], [0.2, 2]], "much", [[1]], []):
         with pytest.raises(InputError, match=r"t\.weight="):
             scheduled(bad, 0.0, "t")
+    assert [ever_weighs(weight) for weight in (0, 2.0, [[0, 0], [1, 0]], [[0, 1], [0.5, 0]])] == [0, 1, 0, 1]
 
 
 def test_impossible_settings_are_refused():
     with pytest.raises(InputError, match=r"low=0\.5"):
         Area(low=0.5, high=0.2)
-    with pytest.raises(InputError, match="temperature=0"):
-        Ranking(temperature=0)
+    for term in (Ranking, Teacher):
+        with pytest.raises(InputError, match="temperature=0"):
+            term(temperature=0)
 
 
 def test_shared_draws_make_a_batch_its_images():
@@ -212,3 +215,111 @@ def test_shared_draws_make_a_batch_its_images():
     for row in range(3):
         for name, alone in masks(slice(row, row + 1)).items():
             assert torch.allclose(alone, together[name][row : row + 1], atol=1e-6)
+
+
+# -- the teacher ---------------------------------------------------------------------------------------------------
+
+
+def taught(scores: Tensor, teacher: Tensor | None) -> MaskedBatch:
+    batch = batch_for(torch.ones(len(scores), 1, 8, 8))
+    batch.scores, batch.teacher = scores, teacher
+    return batch
+
+
+def places(*values: float) -> Tensor:
+    return torch.tensor(values).view(1, 1, 1, -1)
+
+
+def test_ranks_are_shares_below_with_ties_halved():
+    assert ranks(places(0.2, 5.0, 0.2, -1.0)).flatten().tolist() == [0.5, 0.875, 0.5, 0.125]
+    assert ranks(torch.full((1, 1, 3, 3), 7.0)).unique().tolist() == [0.5]
+
+
+def test_teacher_of_two_places():
+    # Standardised, scores of 1 and -1 (variance 2) are 2/√3 apart; the one pair has weight 1.
+    term = Teacher(temperature=0.5)
+    right, wrong = (value(term, taught(places(*s), places(0.1, 0.0))) for s in ((1.0, -1.0), (-1.0, 1.0)))
+    assert right == pytest.approx(math.log1p(math.exp(-4 / math.sqrt(3))), rel=1e-5)
+    assert wrong == pytest.approx(math.log1p(math.exp(4 / math.sqrt(3))), rel=1e-5)
+
+
+def test_teacher_of_three_places_weighs_pairs_by_their_ranks():
+    # Ranks 1/6, 3/6, 5/6 by 3·3/4: weights 3/4 for neighbours, 3/2 for the ends. A shift by one or two shows the same
+    # three pairs. Variance 3 halves the scores 3, 0, 0.
+    batch = taught(places(3.0, 0.0, 0.0), places(0.3, 0.2, 0.1))
+    neighbours, ends, tied = math.log1p(math.exp(-1.5)), math.log1p(math.exp(-1.5)), math.log(2)
+    expected = (0.75 * neighbours + 1.5 * ends + 0.75 * tied) / 3
+    assert value(Teacher(pairs=5, temperature=1.0), batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_teacher_asks_for_order_only():
+    random = torch.Generator().manual_seed(0)
+    scores, teacher = torch.randn(2, 1, 4, 4, generator=random), torch.rand(2, 1, 8, 8, generator=random)
+    term = Teacher()
+    first = term(taught(scores, teacher), {})
+    for transformed in (teacher.exp(), 3 * teacher - 5, teacher**9):
+        assert torch.equal(term(taught(scores, transformed), {}), first)
+    assert torch.allclose(term(taught(scores + 20, teacher), {}), first, rtol=1e-4)
+    high = [term(taught(scores * factor, teacher), {}) for factor in (100, 1000)]
+    assert torch.allclose(*high, rtol=1e-3)
+
+
+def test_teacher_moves_the_order_and_not_the_area():
+    teacher = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    scores = torch.zeros(3, 1, 4, 4, requires_grad=True)
+    term = Teacher(pairs=64)
+    term(taught(scores, teacher), {}).sum().backward()
+    assert scores.grad is not None
+    assert torch.allclose(scores.grad.sum((1, 2, 3)), torch.zeros(3), atol=1e-6)
+    for gradient, wanted in zip(scores.grad, teacher, strict=True):
+        assert torch.corrcoef(torch.stack([-gradient.flatten(), wanted.flatten()]))[0, 1] > 0.9
+    learned = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    adam = torch.optim.Adam([learned], lr=0.1)
+    for step in range(150):
+        batch = taught(learned, teacher)
+        batch.generator = torch.Generator().manual_seed(step)
+        adam.zero_grad()
+        term(batch, {}).sum().backward()
+        adam.step()
+    for found, wanted in zip(ranks(learned.detach()), ranks(teacher), strict=True):
+        assert torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1] > 0.97
+
+
+def test_a_constant_teacher_teaches_nothing():
+    scores = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    constant = torch.stack([torch.zeros(1, 7, 7), torch.full((1, 7, 7), 0.3)])
+    found = Teacher()(taught(scores, constant), {})
+    found.sum().backward()
+    assert found.tolist() == [0, 0]
+    assert scores.grad is not None
+    assert not scores.grad.any()
+
+
+def test_ties_are_not_ordered():
+    teacher = places(1.0, 0.0, 0.0, 0.0)
+    values = [value(Teacher(pairs=50), taught(places(4.0, *low), teacher)) for low in ((0, -1, 1), (1, 0, -1))]
+    assert values[0] == pytest.approx(values[1], rel=0.02)  # up to the draws of pairs
+
+
+def test_teacher_is_left_out_without_its_maps_and_at_weight_zero():
+    scores, maps = torch.randn(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
+    objective = Objective(ObjectiveConfig(teacher=Teacher(weight=[[0, 2], [0.5, 0]])))
+    assert objective.uses("teacher")
+    assert "teacher" in objective(taught(scores, maps), 0.4).terms
+    assert "teacher" not in objective(taught(scores, maps), 0.5).terms
+    assert "teacher" not in objective(taught(scores, None), 0.0).terms
+    assert not Objective().uses("teacher")
+
+
+def test_shared_draws_teach_a_batch_as_its_images():
+    random = torch.Generator().manual_seed(4)
+    scores, maps = torch.randn(3, 1, 4, 4, generator=random), torch.rand(3, 1, 6, 6, generator=random)
+
+    def found(rows: slice) -> Tensor:
+        batch = taught(scores[rows], maps[rows])
+        batch.shared_draws = True
+        return Teacher()(batch, {})
+
+    together = found(slice(None))
+    for row in range(3):
+        assert torch.allclose(found(slice(row, row + 1)), together[row : row + 1], rtol=1e-5)

@@ -6,10 +6,10 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import lightning
 import numpy as np
@@ -30,9 +30,11 @@ from ltx.data.images import (
     resize,
     to_tensor,
 )
+from ltx.data.stored_maps import StoredMaps
 from ltx.errors import InputError
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Item = TypeVar("Item")
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 Draw = tuple[int, int]  # index of the image, position in the stream
 
 
@@ -46,7 +48,8 @@ class FolderData(lightning.LightningDataModule):
     steps, not between the micro-batches of one.
 
     Batches are `{"image": float32 [B, 3, H, W] in [0, 1], "index": int64 [B]}`; `index` counts in `train_files` or
-    `val_files`. A file that cannot be read is replaced by the next one that can, named once by a warning.
+    `val_files`. A file that cannot be read is replaced by the next one that can, named once by a warning. With `maps`,
+    training batches hold `"map"` `[B, 1, h, w]` and `"map_target"` `[B]` too, see `StoredMaps.lookup`.
 
     Args:
         images: see `ltx.data.images.find_images`.
@@ -61,6 +64,7 @@ class FolderData(lightning.LightningDataModule):
         seed: of the order, the crops and the held-out files.
         crop_scale: range of the crop's share of the image's area; its aspect ratio is within 3:4 and 4:3 of `size`.
         flip: mirror half of the training images.
+        maps: holds a map of each training image, which is cut and mirrored with it; None = no maps.
 
     Raises:
         InputError: no images, none that can be read, one in both training and validation, or impossible numbers.
@@ -79,6 +83,7 @@ class FolderData(lightning.LightningDataModule):
         seed: int = 0,
         crop_scale: tuple[float, float] = (0.35, 1.0),
         flip: bool = True,
+        maps: StoredMaps | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("accumulate", accumulate), ("max_steps", max_steps)):
@@ -101,6 +106,7 @@ class FolderData(lightning.LightningDataModule):
         self.seed = seed
         self.crop_scale = crop_scale
         self.flip = flip
+        self.maps = maps
         self.train_files: list[Path] = []
         self.val_files: list[Path] = []
 
@@ -116,7 +122,7 @@ class FolderData(lightning.LightningDataModule):
             train, val = hold_out(train, image_root(self.images), self.val_share, self.seed)
         _check_readable(train, self.images)
         self.train_files, self.val_files = train, val
-        self._train = Crops(train, self.size, self.seed, self.crop_scale, self.flip)
+        self._train = Crops(train, self.size, self.seed, self.crop_scale, self.flip, self.maps)
         self._val = WholeImages(val, self.size)
 
     @property
@@ -276,35 +282,56 @@ class _Files(Dataset[dict[str, Any]]):
         """How many files could not be read so far."""
         return int(self._broken.sum())
 
-    def _first_readable(self, index: int, read: Any) -> dict[str, Any]:
+    def _first_readable(self, index: int, read: Callable[[str], Item]) -> tuple[int, Item]:
+        """The first file from `index` on that `read` can read, and what it read."""
         for offset in range(len(self)):
             chosen = (index + offset) % len(self)
             if self._broken[chosen]:
                 continue
             try:
-                return {"image": read(str(self._names[chosen])).float().div_(255), "index": chosen}
+                return chosen, read(str(self._names[chosen]))
             except InputError as error:
                 self._broken[chosen] = 1
                 warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
         raise InputError(f"none of the {len(self)} images can be read")
 
 
+class Crop(NamedTuple):
+    """A part of a picture: uint8 `[3, H, W]`, where it lies as shares of width and height, whether it is mirrored."""
+
+    pixels: Tensor
+    box: Box
+    mirrored: bool
+
+
 class Crops(_Files):
     """Random resized crops: an item is asked for by (index, position) and depends on nothing but seed and these."""
 
     def __init__(
-        self, files: Sequence[Path], size: tuple[int, int], seed: int, crop_scale: tuple[float, float], flip: bool
+        self,
+        files: Sequence[Path],
+        size: tuple[int, int],
+        seed: int,
+        crop_scale: tuple[float, float],
+        flip: bool,
+        maps: StoredMaps | None = None,
     ) -> None:
         super().__init__(files, size)
         self.seed = seed
         self.crop_scale = crop_scale
         self.flip = flip
+        self.maps = maps
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, position = draw
-        return self._first_readable(index, lambda file: self._crop(file, position))
+        chosen, crop = self._first_readable(index, lambda file: self._crop(file, position))
+        item = {"image": crop.pixels.float().div_(255), "index": chosen}
+        if self.maps is not None:
+            found, targets = self.maps.lookup([str(self._names[chosen])], [crop.box], [crop.mirrored])
+            item |= {"map": found[0], "map_target": targets[0]}
+        return item
 
-    def _crop(self, file: str, position: int) -> Tensor:
+    def _crop(self, file: str, position: int) -> Crop:
         random = np.random.default_rng([self.seed, position])
         height, width = self.size
         with opened(file) as source:
@@ -317,16 +344,19 @@ class Crops(_Files):
         across, down = image.width / full[0], image.height / full[1]
         box = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        if self.flip and random.random() < 0.5:
+        mirrored = self.flip and random.random() < 0.5
+        if mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_tensor(image)
+        shares = (left / full[0], top / full[1], right / full[0], bottom / full[1])
+        return Crop(to_tensor(image), shares, mirrored)
 
 
 class WholeImages(_Files):
     """Whole images, squashed to the size."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._first_readable(index, lambda file: resize(read_image(file), self.size))
+        chosen, pixels = self._first_readable(index, lambda file: resize(read_image(file), self.size))
+        return {"image": pixels.float().div_(255), "index": chosen}
 
 
 def random_box(size: tuple[int, int], aspect: float, scale: tuple[float, float], random: np.random.Generator) -> Box:

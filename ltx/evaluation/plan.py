@@ -14,12 +14,12 @@ from ltx.data.images import ImageBatches, find_images
 from ltx.errors import InputError, suggest
 from ltx.evaluation.methods import Method, build_methods
 from ltx.evaluation.partial import Store
-from ltx.evaluation.progress import progress_bar
 from ltx.evaluation.samples import Mosaics, Photographs, Samples, find_labels
 from ltx.evaluation.settings import EvaluationConfig
 from ltx.metrics import PROTOCOLS, Protocol, Settings
 from ltx.metrics.mosaic import plan_mosaics
 from ltx.metrics.perturbation import default_max_batch
+from ltx.progress import progress_bar
 
 
 @dataclass
@@ -139,7 +139,7 @@ def _mosaics(
     batches = ImageBatches(files, classifier.input_size, max_batch)
     readable: list[Path] = []
     classes: list[int] = []
-    with progress_bar("predicting", rank) as progress:
+    with progress_bar("predicting", rank == 0) as progress:
         task = progress.add_task("", total=len(files), rate="")
         for names, images in batches:
             classes += classifier(images.to(classifier.device)).argmax(1).tolist()

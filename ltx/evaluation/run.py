@@ -18,13 +18,13 @@ from ltx.errors import InputError
 from ltx.evaluation.methods import Method
 from ltx.evaluation.partial import Piece
 from ltx.evaluation.plan import Evaluation, build
-from ltx.evaluation.progress import progress_bar
 from ltx.evaluation.report import write_report
 from ltx.evaluation.samples import Loaded
 from ltx.evaluation.settings import EvaluationConfig
 from ltx.metrics import Batch
 from ltx.metrics.perturbation import Prediction, check_maps, read_logits
 from ltx.metrics.protocol import update
+from ltx.progress import progress_bar
 
 # -- working -------------------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ def work(evaluation: Evaluation, rank: int = 0, ranks: int = 1) -> None:
     missing = [(c, m, path) for c, m in mine if not (path := evaluation.piece_path(m, c)).is_file()]
     sizes = evaluation.samples.sizes()
     chunks = [(chunk, [(m, path) for _, m, path in group]) for chunk, group in groupby(missing, lambda item: item[0])]
-    with progress_bar("evaluating", rank) as progress, ThreadPoolExecutor(1) as reader:
+    with progress_bar("evaluating", rank == 0) as progress, ThreadPoolExecutor(1) as reader:
         total, done = sum(sizes[chunk] for chunk, _ in mine), sum(sizes[c] for c, _ in mine)
         done -= sum(sizes[chunk] for chunk, _, _ in missing)
         task = progress.add_task("", total=total, completed=done, rate="")

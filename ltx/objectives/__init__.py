@@ -14,7 +14,8 @@ from ltx.objectives.keep import Keep
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
 from ltx.objectives.smoothness import Smoothness
-from ltx.objectives.terms import MaskedBatch, Term, classify, scheduled
+from ltx.objectives.teacher import Teacher
+from ltx.objectives.terms import MaskedBatch, Term, classify, ever_weighs, scheduled
 
 __all__ = ["TERMS", "MaskedBatch", "Objective", "ObjectiveConfig", "Term", "Verdict", "classify"]
 
@@ -28,6 +29,7 @@ class ObjectiveConfig:
     area: Area = option(Area, help="how much is kept")
     smoothness: Smoothness = option(Smoothness, help="neighbouring places agree")
     ranking: Ranking = option(Ranking, help="the order of the scores is right at every area")
+    teacher: Teacher = option(Teacher, help="the scores are ordered as a teacher's map, in training only")
 
 
 TERMS = tuple(field.name for field in fields(ObjectiveConfig))
@@ -63,14 +65,16 @@ class Objective:
         for name, term in self.terms.items():
             scheduled(term.weight, 0.0, f"objective.{name}")
 
+    def uses(self, name: str) -> bool:
+        """Whether the term's weight is other than 0 at any time."""
+        return ever_weighs(self.terms[name].weight)
+
     def __call__(self, batch: MaskedBatch, progress: float = 0.0) -> Verdict:
         """Judge a batch at a progress of training in [0, 1], which the schedules of the weights depend on."""
         weights = {name: scheduled(term.weight, progress, name) for name, term in self.terms.items()}
-        active = {name: term for name, term in self.terms.items() if weights[name] != 0}
-        masks: dict[str, Tensor] = {}
-        for term in active.values():
-            masks.update(term.masks(batch))
+        asked = {name: term.masks(batch) for name, term in self.terms.items() if weights[name] != 0}
+        masks = {name: mask for wanted in asked.values() if wanted is not None for name, mask in wanted.items()}
         logits = classify(batch, masks)
-        values = {name: term(batch, logits) for name, term in active.items()}
+        values = {name: self.terms[name](batch, logits) for name, wanted in asked.items() if wanted is not None}
         loss = sum((weights[name] * value for name, value in values.items()), torch.zeros_like(batch.mask[:, 0, 0, 0]))
         return Verdict(loss, values, logits)

@@ -34,6 +34,8 @@ class MaskedBatch:
         mask: the visible mask, `[B, 1, H, W]` in [0, 1], 1 = keep.
         generator: source of every random draw of the terms, or None.
         shared_draws: draw once for the whole batch, so that no image's result depends on its neighbours.
+        teacher: maps whose order the scores should have, `[B, 1, h', w']`, constant where an image has no teacher; None
+            = no image has one.
     """
 
     classifier: Classifier
@@ -45,6 +47,7 @@ class MaskedBatch:
     mask: Tensor
     generator: torch.Generator | None = None
     shared_draws: bool = False
+    teacher: Tensor | None = None
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform draws in [0, 1), `[B, *shape]` on the images' device."""
@@ -59,8 +62,11 @@ class Term(Protocol):
 
     weight: Any
 
-    def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
-        """The masks `[B, 1, H, W]` whose composites the term wants classified; equal names are classified once."""
+    def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
+        """The masks `[B, 1, H, W]` whose composites the term wants classified; equal names are classified once.
+
+        None where the batch lacks what the term compares with: the term is then left out.
+        """
 
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         """The term's value, `[B]`, unweighted; `logits` holds `[B, K]` for each mask that was asked for."""
@@ -86,6 +92,11 @@ def scheduled(weight: Weight, progress: float, name: str) -> float:
         if progress <= end:
             return low + (high - low) * (progress - start) / (end - start)
     return points[-1][1]
+
+
+def ever_weighs(weight: Weight) -> bool:
+    """Whether a weight that `scheduled` accepts is other than 0 at any progress."""
+    return weight != 0 if isinstance(weight, (int, float)) else any(value != 0 for _, value in weight)
 
 
 def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:

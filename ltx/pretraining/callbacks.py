@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import time
 import warnings
@@ -58,6 +59,7 @@ class MetricsFile(lightning.Callback):
 
     def _append(self, trainer: lightning.Trainer, kind: str) -> None:
         found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kind)}
+        found = {name: value for name, value in found.items() if not math.isnan(value)}  # terms that were left out
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         row = {"step": trainer.global_step, "seconds": round(time.monotonic() - self._started, 2), "lr": lr, **found}
         if set(row) <= set(self._columns):

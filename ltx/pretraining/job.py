@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
+from ltx.attribution.teacher import TeacherMaps
 from ltx.checkpoints import CONFIG, TENSORS, load, save_checkpoint, write_beside
 from ltx.config import ClassifierConfig, option
 from ltx.data.folder import FolderData
@@ -25,6 +26,7 @@ from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
 from ltx.pretraining.tracking import WandbConfig, finish, wandb_logger
 
 
@@ -69,6 +71,7 @@ class TrainConfig:
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
     objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
+    teacher: TeacherConfig = option(TeacherConfig, help="an attribution method that teaches the order of the scores")
     fill: Any = option(
         ["black", "blur"], help="what replaces removed pixels: black, mean, blur, noise, random, or a list to draw from"
     )
@@ -98,11 +101,13 @@ def pretrain(config: TrainConfig) -> Path:
     if config.init is not None:
         start_from(explainer, config.init)
     resume_from = _resume_point(config, out)
-    data = _data(config, classifier.input_size)
+    objective = Objective(config.objective)
+    teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
+    data = _data(config, classifier.input_size, teacher)
     data.setup("fit")
     module = LTXPretraining(
         explainer=explainer,
-        objective=Objective(config.objective),
+        objective=objective,
         fill=Fill(config.fill),
         optimiser=config.optimiser,
         max_steps=config.trainer.max_steps,
@@ -113,7 +118,7 @@ def pretrain(config: TrainConfig) -> Path:
     settings = asdict(config)
     write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     logger = wandb_logger(config.wandb, settings, out)
-    trainer = _trainer(config, out, explainer, data, logger, settings)
+    trainer = _trainer(config, out, explainer, data, teacher, logger, settings)
     _announce(config, explainer, data, trainer, resume_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
@@ -141,7 +146,7 @@ def start_from(explainer: MaskNetwork, folder: str) -> None:
     explainer.load_state_dict(weights)
 
 
-def _data(config: TrainConfig, size: tuple[int, int]) -> FolderData:
+def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | None) -> FolderData:
     data = config.data
     return FolderData(
         images=data.images,
@@ -155,6 +160,7 @@ def _data(config: TrainConfig, size: tuple[int, int]) -> FolderData:
         max_steps=config.trainer.max_steps,
         crop_scale=(data.crop_scale[0], data.crop_scale[1]),
         flip=data.flip,
+        maps=None if teacher is None else teacher.stored,
     )
 
 
@@ -163,6 +169,7 @@ def _trainer(
     out: Path,
     explainer: MaskNetwork,
     data: FolderData,
+    teacher: TeacherMaps | None,
     logger: Logger | None,
     settings: dict[str, Any],
 ) -> lightning.Trainer:
@@ -180,6 +187,8 @@ def _trainer(
         # After the others, so that what they wrote for a step is on disk before its resume point.
         ResumePoint(out / "last.ckpt", run.checkpoint_every, lambda: save_checkpoint(out, explainer, settings)),
     ]
+    if teacher is not None:
+        callbacks.append(TeacherFirst(teacher, data, config.teacher.max_batch, run.progress))
     if run.progress:
         callbacks.append(RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=run.log_every))
     if logger is not None:
@@ -215,11 +224,14 @@ def _resume_point(config: TrainConfig, out: Path) -> str | None:
         return None
     former = _flat(yaml.safe_load((out / CONFIG).read_text()))
     now = _flat(asdict(config))
-    free = ("out", "resume", "wandb.", "trainer.progress", "trainer.devices", "trainer.accelerator", "data.workers")
+    default = _flat(asdict(TrainConfig()))  # what a run had before a setting existed
+    trainer = ("trainer.progress", "trainer.devices", "trainer.accelerator")
+    free = ("out", "resume", "wandb.", "data.workers", "teacher.cache", "teacher.max_batch", *trainer)
     for name in sorted(former.keys() | now.keys()):
-        if former.get(name) != now.get(name) and not name.startswith(free):
+        before = former.get(name, default.get(name))
+        if before != now.get(name) and not name.startswith(free):
             raise InputError(
-                f"out={out} holds a run with {name}={former.get(name)}, now {now.get(name)}; "
+                f"out={out} holds a run with {name}={before}, now {now.get(name)}; "
                 "choose another out=…, or resume=false to start anew there"
             )
     return str(point)
@@ -277,6 +289,7 @@ def card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, float], 
         f"| training | {step} steps of {config.data.batch_size * config.trainer.accumulate} images a device, "
         f"seed {config.seed}, fill `{config.fill}`"
         + (f", from the weights of `{config.init}`" if config.init else "")
+        + (f", taught by `{config.teacher.method}`" if "teacher" in terms else "")
         + " |",
         f"| versions | Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
         f"lightning {lightning.__version__} |",

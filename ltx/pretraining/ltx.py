@@ -81,11 +81,15 @@ class LTXPretraining(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = self._generator(batch_idx)
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
-        judged, verdict = self.judge(images, mixed, generator)
+        judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"))
         loss = verdict.loss.mean()
         self._refuse_nan(verdict)
-        log = {f"train/{name}": value.detach().mean() for name, value in verdict.terms.items()}
+        # The trainer would go on telling the last value of a term whose weight has become 0.
+        log = {f"train/{name}": torch.tensor(math.nan) for name in self.objective.terms if self.objective.uses(name)}
+        log |= {f"train/{name}": value.detach().mean() for name, value in verdict.terms.items()}
         log |= {f"train/{name}": value for name, value in mask_statistics(judged.mask).items()}
+        if judged.teacher is not None:
+            log["train/taught"] = (judged.teacher.flatten(1).std(1) > 0).float().mean()
         self.log_dict({"train/loss": loss.detach(), **log}, batch_size=len(images))
         return loss
 
@@ -104,17 +108,32 @@ class LTXPretraining(lightning.LightningModule):
         log["val/loss"] = verdict.loss.mean()
         self.log_dict(log, batch_size=len(images), sync_dist=True, on_epoch=True)
 
-    def judge(self, images: Tensor, mixed: Tensor | None, generator: torch.Generator) -> tuple[MaskedBatch, Verdict]:
+    def judge(
+        self,
+        images: Tensor,
+        mixed: Tensor | None,
+        generator: torch.Generator,
+        maps: Tensor | None = None,
+        map_targets: Tensor | None = None,
+    ) -> tuple[MaskedBatch, Verdict]:
         """Mask the images for their predicted class and let the objective judge.
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
             mixed: `[B]`, which images show several things and are asked about any likely class; None = none of them.
+            maps: a teacher's maps of the images before they were mixed, `[B, 1, h, w]`; None = no teacher.
+            map_targets: the classes that `maps` explain, `[B]`.
         """
         clean, found = self.explainer.predict_and_encode(images)
         targets = clean.argmax(1)
         if mixed is not None and self.mosaic:
             targets = torch.where(mixed, likely_classes(clean, generator), targets)
+        if maps is not None and map_targets is not None:
+            # A crop may show another class than its picture, and of a mosaic the teacher knows nothing: a constant map.
+            taught = torch.eq(map_targets, targets)
+            if mixed is not None:
+                taught = taught & ~mixed
+            maps = torch.where(taught.view(-1, 1, 1, 1), maps, torch.zeros_like(maps))
         scores = self.explainer.decode(found, targets)
         # Masks, composites and losses stay in fp32 whatever the trainer's precision.
         with torch.autocast(self.device.type, enabled=False):
@@ -127,6 +146,7 @@ class LTXPretraining(lightning.LightningModule):
                 scores=scores.float(),
                 mask=self.explainer.upsample(scores),
                 generator=generator,
+                teacher=maps,
             )
             return judged, self.objective(judged, self.global_step / self.max_steps)
 

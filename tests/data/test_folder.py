@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ltx.data.folder import Crops, FolderData, Stream, hold_out, random_box
+from ltx.data.stored_maps import StoredMaps
 from ltx.errors import InputError
 
 
@@ -162,6 +163,23 @@ def test_whole_image_crop_and_its_mirror(tmp_path: Path) -> None:
     mirrored = [torch.equal(crop, image.flip(2)) for crop in seen]
     assert all(m or torch.equal(crop, image) for m, crop in zip(mirrored, seen, strict=True))
     assert 8 < sum(mirrored) < 32
+
+
+def test_maps_are_cut_with_their_crops(tmp_path: Path) -> None:
+    # A smooth picture, and its own brightness as the map: cut alike, they stay alike.
+    across, down = np.meshgrid(np.linspace(0, 1, 96), np.linspace(0, 1, 64))
+    brightness = 0.6 * across + 0.4 * down**2
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    maps = StoredMaps(tmp_path / "maps", "brightness")
+    for file, values in zip(files, (brightness, 1 - brightness), strict=True):
+        Image.fromarray((255 * values).round().astype(np.uint8)).save(file)
+        maps.write(file, torch.from_numpy(values), target=int(file.stem == "b"))
+    source = FolderData(files, 32, 8, max_steps=4, val_share=0, workers=0, seed=1, maps=maps)
+    source.setup()
+    for batch in source.train_dataloader():
+        assert torch.equal(batch["map_target"], batch["index"])
+        cut = torch.nn.functional.interpolate(batch["map"], (32, 32), mode="bilinear", antialias=True)
+        assert (cut - batch["image"][:, :1]).abs().max() < 0.02
 
 
 def test_boxes_lie_inside_with_the_asked_area_and_aspect() -> None:

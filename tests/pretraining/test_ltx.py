@@ -95,9 +95,14 @@ def test_a_run_writes_the_contract(photos: Path, tmp_path: Path):
     load(out)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(photos: Path, tmp_path: Path, accumulate: int):
-    words = [f"trainer.accumulate={accumulate}"]
+def taught_by_gradcam(tmp_path: Path) -> list[str]:
+    return ["objective.teacher.weight=[[0,5],[0.5,0]]", "teacher.method=gradcam", f"teacher.cache={tmp_path / 'maps'}"]
+
+
+@pytest.mark.parametrize(("accumulate", "teacher"), [(1, False), (2, False), (2, True)])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(photos: Path, tmp_path: Path, accumulate: int, teacher: bool):
+    words = [f"trainer.accumulate={accumulate}", *(taught_by_gradcam(tmp_path) if teacher else [])]
+    words += ["objective.teacher.weight=5"] if teacher else []  # on both sides of the interruption
     whole = pretrain(config_for(photos, tmp_path / "whole", *words))
     cut = config_for(photos, tmp_path / "cut", *words)
 
@@ -125,6 +130,58 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(photos: Path, tmp_path: Pat
         return [{**row, "seconds": ""} for row in csv.DictReader((folder / "metrics.csv").open())]
 
     assert told(whole) == told(resumed)
+
+
+def test_a_teacher_is_asked_once_and_then_annealed_away(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = taught_by_gradcam(tmp_path)
+    out = pretrain(config_for(photos, tmp_path / "run", *words))
+    assert len(list((tmp_path / "maps").glob("*.npz"))) == 8  # the training images, and not the two held out
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    training = [row for row in rows if row["train/loss"]]
+    assert [bool(row["train/teacher"]) for row in training] == [True] * 3 + [False] * 3
+    assert "val/teacher" not in rows[0]
+    weights = [5, 10 / 3, 5 / 3, 0, 0, 0]
+    for row, weight in zip(training, weights, strict=True):
+        terms = {"keep": 1, "remove": 1, "area": 4, "smoothness": 0.1, "teacher": weight}
+        total = sum(scale * float(row[f"train/{name}"] or 0) for name, scale in terms.items())
+        assert float(row["train/loss"]) == pytest.approx(total, rel=1e-5)
+    assert "taught by `gradcam`" in (out / "README.md").read_text()
+
+    def asked_again(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("ltx.attribution.teacher.attribute", asked_again)
+    again = pretrain(config_for(photos, tmp_path / "again", *words))
+    first, second = load(out).state_dict(), load(again).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_teacher_says_nothing_of_mosaics_and_of_other_classes():
+    classifier = Classifier("resnet18", weights="random", num_classes=6, input_size=64)
+    module = LTXPretraining(
+        ExplainerConfig().build(classifier), Objective(), Fill("black"), OptimiserConfig(), max_steps=10
+    )
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    predicted = classifier(images).argmax(1)
+    explained = predicted.clone()
+    explained[1] = (explained[1] + 1) % 6
+    mixed = torch.tensor([False, False, True, False])
+    module.mosaic = 0.0  # so that the targets stay the predicted ones
+    judged, _ = module.judge(images, mixed, torch.Generator().manual_seed(0), maps, explained)
+    assert judged.teacher is not None
+    assert torch.equal(judged.teacher[[0, 3]], maps[[0, 3]])
+    assert not judged.teacher[[1, 2]].any()
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    del settings["teacher"], settings["objective"]["teacher"]
+    (out / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(InputError, match=r"holds a run with objective\.teacher\.weight=0\.0, now 1"):
+        pretrain(config_for(photos, out, "objective.teacher.weight=1"))
+    pretrain(config_for(photos, out))
 
 
 def test_a_finished_run_is_not_trained_again(photos: Path, tmp_path: Path):

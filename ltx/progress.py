@@ -1,4 +1,4 @@
-"""The progress bar of an evaluation."""
+"""The progress bar of long work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(what: str, rank: int) -> Iterator[Progress]:
-    """A bar on stderr with the rate and what is left; on the first rank only."""
+def progress_bar(what: str, shown: bool = True) -> Iterator[Progress]:
+    """A bar on stderr with the rate (the field `rate` of its task) and what is left."""
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -20,5 +20,5 @@ def progress_bar(what: str, rank: int) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=rank != 0) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         yield progress
