@@ -64,6 +64,7 @@ def as_json(evaluation: Evaluation, results: Results) -> dict[str, Any]:
         "target": evaluation.target,
         "fill": {protocol.name: protocol.fill for protocol in evaluation.protocols},
         "seed": config.seed,
+        "precision": evaluation.classifier.precision,
         "selected_by": {method.label: method.selected_by for method in evaluation.methods if method.selected_by},
         "left_out_methods": evaluation.left_out,
         "skipped_images": [{"image": name, "reason": reason} for name, reason in results.skipped],
@@ -121,7 +122,8 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         f"# {evaluation.classifier.name}, {config.protocol} protocol",
         "",
         f"n = {results.n} images, {len(results.skipped)} skipped; target: {evaluation.target}; fill: {fills}; "
-        f"seed {config.seed}; weights: {evaluation.classifier.weights or 'default'}.",
+        f"classifier in {evaluation.classifier.precision}; seed {config.seed}; weights: "
+        f"{evaluation.classifier.weights or 'default'}.",
         f"Means with 95 % bootstrap intervals ({config.resamples} resamples of the images); bold = best method "
         "(controls and maps chosen by a metric do not compete).",
         "",
