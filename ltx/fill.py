@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltx.draws import Source, draw
 from ltx.errors import InputError
 
 FILLS = ("black", "mean", "blur", "noise")
@@ -36,30 +37,31 @@ class Fill:
         self.choices = choices
         self.blur_sigma = blur_sigma
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None, shared: bool = False) -> Tensor:
+    def __call__(self, images: Tensor, generator: Source = None, shared: bool = False) -> Tensor:
         """The background `[B, 3, H, W]` for images `[B, 3, H, W]` in [0, 1].
 
         Args:
-            generator: source of the draws (of `noise` and of the choice); on the images' device or the CPU.
+            generator: source of the draws (of `noise` and of the choice), one or one for each image; on the images'
+                device or the CPU.
             shared: draw once for the whole batch, so that an image's background does not depend on its neighbours.
         """
         rows = 1 if shared else images.shape[0]
         if len(self.choices) == 1:
             return self._one(self.choices[0], images, generator, rows)
-        chosen = _draw(torch.rand, (rows,), generator, images).mul(len(self.choices)).long().view(-1, 1, 1, 1)
+        chosen = draw(torch.rand, rows, (), generator, images).mul(len(self.choices)).long().view(-1, 1, 1, 1)
         background = torch.zeros_like(images)
         for index, choice in enumerate(self.choices):
             background = torch.where(chosen == index, self._one(choice, images, generator, rows), background)
         return background
 
-    def _one(self, name: str, images: Tensor, generator: torch.Generator | None, rows: int) -> Tensor:
+    def _one(self, name: str, images: Tensor, generator: Source, rows: int) -> Tensor:
         if name == "black":
             return torch.zeros_like(images)
         if name == "mean":
             return images.mean((2, 3), keepdim=True).expand_as(images)
         if name == "blur":
             return gaussian_blur(images, self.blur_sigma * min(images.shape[-2:]))
-        noise = _draw(torch.randn, (rows, *images.shape[1:]), generator, images)
+        noise = draw(torch.randn, rows, tuple(images.shape[1:]), generator, images)
         spread, centre = torch.std_mean(images, (2, 3), keepdim=True)
         return (centre + spread * noise).clamp(0, 1)
 
@@ -79,8 +81,3 @@ def _blur_matrix(size: int, sigma: float, radius: int, like: Tensor) -> Tensor:
     source = (size - 1) - ((size - 1) - source).abs()  # reflected at the far border too
     matrix = torch.zeros(size, size, device=like.device, dtype=like.dtype)
     return matrix.scatter_add_(1, source, (kernel / kernel.sum()).expand(size, -1))
-
-
-def _draw(kind, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-    device = generator.device if generator is not None else like.device
-    return kind(shape, generator=generator, device=device).to(like)

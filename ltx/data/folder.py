@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import lightning
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ltx.data.images import (
-    Spec,
-    as_rgb,
-    default_workers,
-    find_images,
-    image_root,
-    opened,
-    oriented_size,
-    read_image,
-    resize,
-    to_tensor,
-)
+from ltx.data.crops import Crop, Cropping
+from ltx.data.images import Spec, find_images, image_root, opened, read_image, resize
+from ltx.data.module import StreamLoader, TrainingImages
 from ltx.data.stored_maps import StoredMaps
 from ltx.errors import InputError
 
 Item = TypeVar("Item")
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 Draw = tuple[int, int]  # index of the image, position in the stream
 
 
-class FolderData(lightning.LightningDataModule):
-    """Training crops and validation images from files.
+class FolderData(TrainingImages):
+    """Training crops and validation images from files; for loaders and batches see `TrainingImages`.
 
-    The training loader holds the whole training as one epoch of `max_steps * accumulate` micro-batches: use it with
-    `Trainer(max_epochs=1, use_distributed_sampler=False)`. Position p of its stream always is the same crop of the
-    same image, so a run that is resumed at an optimiser step sees what the uninterrupted one would have seen, and
-    ranks share a global batch that does not depend on how many they are. Resume points must lie between optimiser
-    steps, not between the micro-batches of one.
-
-    Batches are `{"image": float32 [B, 3, H, W] in [0, 1], "index": int64 [B]}`; `index` counts in `train_files` or
-    `val_files`. A file that cannot be read is replaced by the next one that can, named once by a warning. With `maps`,
-    training batches hold `"map"` `[B, 1, h, w]` and `"map_target"` `[B]` too, see `StoredMaps.lookup`.
+    Position p of the training's stream always is the same crop of the same image, and ranks share a global batch
+    that does not depend on how many they are. `index` counts in `train_files` or `val_files`. A file that cannot be
+    read is replaced by the next one that can, named once by a warning. With `maps`, training batches hold `"map"`
+    `[B, 1, h, w]` and `"map_target"` `[B]` too, see `StoredMaps.lookup`.
 
     Args:
         images: see `ltx.data.images.find_images`.
-        size: height and width of the batches (or one side).
-        batch_size: images for each device and micro-batch.
-        max_steps: optimiser steps of the whole training.
-        val_images: validation images; None holds out `val_share` of `images`.
-        val_share: share of the files that is held out, at least one; chosen by a hash of seed and name below the
-            images' folder, so neither order nor place matters. 0 = no validation.
-        accumulate: micro-batches for each optimiser step.
-        workers: loading processes for each device; None = one a core, 8 at most.
-        seed: of the order, the crops and the held-out files.
-        crop_scale: range of the crop's share of the image's area; its aspect ratio is within 3:4 and 4:3 of `size`.
-        flip: mirror half of the training images.
+        val_images: validation images; None holds out `val_share` of `images`: at least one file, chosen by a hash of
+            seed and name below the images' folder, so neither order nor place matters.
+        size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip: see `TrainingImages`.
         maps: holds a map of each training image, which is cut and mirrored with it; None = no maps.
 
     Raises:
@@ -85,27 +59,9 @@ class FolderData(lightning.LightningDataModule):
         flip: bool = True,
         maps: StoredMaps | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("accumulate", accumulate), ("max_steps", max_steps)):
-            if value < 1:
-                raise InputError(f"{name}={value}; give 1 or more")
-        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise InputError(f"crop_scale={list(crop_scale)}; give two shares of the area with 0 < low <= high <= 1")
-        if not 0 <= val_share < 1:
-            raise InputError(f"val_share={val_share}; give a share of the images from 0 to below 1")
-        if workers is not None and workers < 0:
-            raise InputError(f"workers={workers}; give 0 or more")
+        super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip)
         self.images = images
         self.val_images = val_images
-        self.val_share = val_share
-        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        self.batch_size = batch_size
-        self.max_steps = max_steps
-        self.accumulate = accumulate
-        self.workers = default_workers() if workers is None else workers
-        self.seed = seed
-        self.crop_scale = crop_scale
-        self.flip = flip
         self.maps = maps
         self.train_files: list[Path] = []
         self.val_files: list[Path] = []
@@ -122,7 +78,7 @@ class FolderData(lightning.LightningDataModule):
             train, val = hold_out(train, image_root(self.images), self.val_share, self.seed)
         _check_readable(train, self.images)
         self.train_files, self.val_files = train, val
-        self._train = Crops(train, self.size, self.seed, self.crop_scale, self.flip, self.maps)
+        self._train = Crops(train, self.cropping, self.maps)
         self._val = WholeImages(val, self.size)
 
     @property
@@ -135,46 +91,42 @@ class FolderData(lightning.LightningDataModule):
 
     @property
     def broken_count(self) -> int:
-        """How many files could not be read so far."""
         return self._train.broken + self._val.broken
+
+    def describe(self) -> str:
+        return f"{self.train_count} training and {self.val_count} validation images in files"
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream from the trainer's step on; its length is that of the whole training, as Lightning counts it."""
-        step, rank, ranks = 0, 0, 1
-        if self.trainer is not None:
-            step, rank, ranks = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
+        rank, ranks = self._rank
         stream = Stream(
             count=len(self._train),
             batch_size=self.batch_size,
-            length=self.max_steps * self.accumulate,
-            start=step * self.accumulate,
+            length=self._length,
+            start=self._start,
             seed=self.seed,
             rank=rank,
             ranks=ranks,
         )
-        return StreamLoader(
-            self._train, batch_sampler=stream, num_workers=self.workers, pin_memory=torch.cuda.is_available()
-        )
+        return StreamLoader(self._train, batch_sampler=stream, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Whole images, squashed to `size`, in order; rank r of R takes the images r, r + R, r + 2R, …"""
         if not self.val_files:
             return []
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        rank, ranks = self._rank
         return DataLoader(
             self._val,
             batch_size=self.batch_size,
             sampler=range(rank, len(self._val), ranks),
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(),
         )
 
     def validation_images(self, count: int) -> Tensor:
-        """The first `count` validation images (training images, where there are none), `[B, 3, H, W]` in [0, 1]."""
         self.setup()
         dataset = self._val if self.val_files else WholeImages(self.train_files, self.size)
         shown = [dataset[index]["image"] for index in range(min(count, len(dataset)))]
-        return torch.stack(shown) if shown else torch.empty(0, 3, *self.size)
+        return torch.stack(shown).float().div_(255) if shown else torch.empty(0, 3, *self.size)
 
 
 # -- which file is for what ----------------------------------------------------------------------------------------
@@ -252,16 +204,6 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-class StreamLoader(DataLoader[Any]):
-    """Tells Lightning that it can be resumed within an epoch: where it starts follows from the trainer's step."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pass
-
-
 # -- items ---------------------------------------------------------------------------------------------------------
 
 
@@ -296,59 +238,27 @@ class _Files(Dataset[dict[str, Any]]):
         raise InputError(f"none of the {len(self)} images can be read")
 
 
-class Crop(NamedTuple):
-    """A part of a picture: uint8 `[3, H, W]`, where it lies as shares of width and height, whether it is mirrored."""
-
-    pixels: Tensor
-    box: Box
-    mirrored: bool
-
-
 class Crops(_Files):
-    """Random resized crops: an item is asked for by (index, position) and depends on nothing but seed and these."""
+    """Random resized crops: an item is asked for by (index, position) and depends on nothing but these and the seed."""
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        size: tuple[int, int],
-        seed: int,
-        crop_scale: tuple[float, float],
-        flip: bool,
-        maps: StoredMaps | None = None,
-    ) -> None:
-        super().__init__(files, size)
-        self.seed = seed
-        self.crop_scale = crop_scale
-        self.flip = flip
+    def __init__(self, files: Sequence[Path], cropping: Cropping, maps: StoredMaps | None = None) -> None:
+        super().__init__(files, cropping.size)
+        self.cropping = cropping
         self.maps = maps
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, position = draw
         chosen, crop = self._first_readable(index, lambda file: self._crop(file, position))
-        item = {"image": crop.pixels.float().div_(255), "index": chosen}
+        name = str(self._names[chosen])
+        item = {"image": crop.pixels, "index": chosen, "name": name, "position": position}
         if self.maps is not None:
-            found, targets = self.maps.lookup([str(self._names[chosen])], [crop.box], [crop.mirrored])
+            found, targets = self.maps.lookup([name], [crop.box], [crop.mirrored])
             item |= {"map": found[0], "map_target": targets[0]}
         return item
 
     def _crop(self, file: str, position: int) -> Crop:
-        random = np.random.default_rng([self.seed, position])
-        height, width = self.size
         with opened(file) as source:
-            full = oriented_size(source)
-            left, top, right, bottom = random_box(full, width / height, self.crop_scale, random)
-            # A JPEG decodes several times faster at 1/2, 1/4 or 1/8; only as far as the crop keeps its pixels.
-            shrink = max(1, int(min((right - left) / width, (bottom - top) / height)))
-            source.draft(None, (source.width // shrink, source.height // shrink))
-            image = as_rgb(source)
-        across, down = image.width / full[0], image.height / full[1]
-        box = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
-        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        mirrored = self.flip and random.random() < 0.5
-        if mirrored:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        shares = (left / full[0], top / full[1], right / full[0], bottom / full[1])
-        return Crop(to_tensor(image), shares, mirrored)
+            return self.cropping(source, position)
 
 
 class WholeImages(_Files):
@@ -356,20 +266,4 @@ class WholeImages(_Files):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         chosen, pixels = self._first_readable(index, lambda file: resize(read_image(file), self.size))
-        return {"image": pixels.float().div_(255), "index": chosen}
-
-
-def random_box(size: tuple[int, int], aspect: float, scale: tuple[float, float], random: np.random.Generator) -> Box:
-    """A box inside an image of `size` (width, height): area uniform in `scale`, log aspect uniform within 3:4 and 4:3
-    of `aspect` (Szegedy et al. 2015), place uniform; the largest centred one after ten draws that do not fit."""
-    width, height = size
-    for _ in range(10):
-        area = width * height * random.uniform(*scale)
-        ratio = aspect * math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        if w <= width and h <= height:
-            left, top = random.uniform(0, width - w), random.uniform(0, height - h)
-            return left, top, left + w, top + h
-    w = min(width, height * aspect)
-    h = min(height, width / aspect)
-    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+        return {"image": pixels, "index": chosen, "name": str(self._names[chosen])}

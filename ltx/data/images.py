@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import importlib.util
+import io
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -188,29 +189,34 @@ def _file_column(header: list[str]) -> int:
 # -- pixels --------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     """The picture as 8-bit RGB, turned upright by its EXIF orientation.
 
     Greyscale, palette, CMYK and 16-bit pictures are converted; transparent pixels are laid over white; of several
-    frames the first is taken.
+    frames the first is taken. For `content` see `opened`.
 
     Raises:
         InputError: the file is missing, empty, truncated or no image.
     """
-    with opened(path) as image:
+    with opened(path, content) as image:
         return as_rgb(image)
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
-    """A picture whose header is read and whose pixels are not yet; what goes wrong inside becomes an `InputError`."""
+def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """A picture whose header is read and whose pixels are not yet; what goes wrong inside becomes an `InputError`.
+
+    Args:
+        path: the file, or what names the picture in errors where `content` is given.
+        content: the encoded picture, where it lies in no file of its own.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
-        reason = "is empty" if os.path.getsize(path) == 0 else "is not an image"
+        reason = "is not an image" if (os.path.getsize(path) if content is None else len(content)) else "is empty"
         raise InputError(f"{path} {reason}") from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise InputError(f"{path} is too large: {error}") from error

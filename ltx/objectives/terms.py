@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltx.classifier import Classifier
+from ltx.draws import Source, draw
 from ltx.errors import InputError
 from ltx.fill import keep
 
@@ -32,7 +33,7 @@ class MaskedBatch:
         clean: the classifier's logits for the whole images, `[B, K]`.
         scores: the network's mask logits, `[B, 1, h, w]`.
         mask: the visible mask, `[B, 1, H, W]` in [0, 1], 1 = keep.
-        generator: source of every random draw of the terms, or None.
+        generator: source of every random draw of the terms, one or one for each image; or None.
         shared_draws: draw once for the whole batch, so that no image's result depends on its neighbours.
         teacher: maps whose order the scores should have, `[B, 1, h', w']`, constant where an image has no teacher; None
             = no image has one.
@@ -45,15 +46,14 @@ class MaskedBatch:
     clean: Tensor
     scores: Tensor
     mask: Tensor
-    generator: torch.Generator | None = None
+    generator: Source = None
     shared_draws: bool = False
     teacher: Tensor | None = None
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform draws in [0, 1), `[B, *shape]` on the images' device."""
-        device = self.generator.device if self.generator is not None else self.images.device
         rows = 1 if self.shared_draws else self.images.shape[0]
-        drawn = torch.rand(rows, *shape, generator=self.generator, device=device).to(self.images)
+        drawn = draw(torch.rand, rows, shape, self.generator, self.images)
         return drawn.expand(self.images.shape[0], *shape)
 
 

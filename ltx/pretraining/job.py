@@ -20,6 +20,8 @@ from ltx.attribution.teacher import TeacherMaps
 from ltx.checkpoints import CONFIG, TENSORS, load, save_checkpoint, write_beside
 from ltx.config import ClassifierConfig, option
 from ltx.data.folder import FolderData
+from ltx.data.module import TrainingImages
+from ltx.data.shards import ShardData
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
@@ -37,10 +39,15 @@ class DataConfig:
     images: Any = option(
         "scikit-image", help="training images: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image"
     )
-    val_images: Any = option(None, help="validation images; null = hold out val_share of the training images")
-    val_share: float = option(0.2, help="share that is held out where val_images is null")
+    shards: Any = option(
+        None, help="training images in webdataset shards instead: paths or URLs as {000000..001281}.tar, or a list"
+    )
+    manifest: str | None = option(None, help="counts of the shards; null = manifest.json beside them, else counted")
+    shuffle: int = option(1000, help="images that each worker holds for shuffling, where they come from shards")
+    val_images: Any = option(None, help="validation images (or shards); null = hold out val_share of the training's")
+    val_share: float = option(0.2, help="share (of images, or of whole shards) held out where val_images is null")
     batch_size: int = option(16, help="images for each device and micro-batch")
-    workers: int | None = option(None, help="loading processes; null = one a core, 8 at most")
+    workers: int | None = option(None, help="loading processes of each device; null = one a core, 8 at most")
     crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop")
     flip: bool = option(True, help="mirror half of the training images")
     mosaic: float = option(0.25, help="share of images that become two photographs side by side (if conditioned)")
@@ -146,29 +153,32 @@ def start_from(explainer: MaskNetwork, folder: str) -> None:
     explainer.load_state_dict(weights)
 
 
-def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | None) -> FolderData:
+def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | None) -> TrainingImages:
     data = config.data
-    return FolderData(
-        images=data.images,
-        val_images=data.val_images,
-        val_share=data.val_share,
-        size=size,
-        batch_size=data.batch_size,
-        accumulate=config.trainer.accumulate,
-        workers=data.workers,
-        seed=config.seed,
-        max_steps=config.trainer.max_steps,
-        crop_scale=(data.crop_scale[0], data.crop_scale[1]),
-        flip=data.flip,
-        maps=None if teacher is None else teacher.stored,
-    )
+    shared: dict[str, Any] = {
+        "val_images": data.val_images,
+        "val_share": data.val_share,
+        "size": size,
+        "batch_size": data.batch_size,
+        "accumulate": config.trainer.accumulate,
+        "workers": data.workers,
+        "seed": config.seed,
+        "max_steps": config.trainer.max_steps,
+        "crop_scale": (data.crop_scale[0], data.crop_scale[1]),
+        "flip": data.flip,
+    }
+    if data.shards is None:
+        return FolderData(data.images, maps=None if teacher is None else teacher.stored, **shared)
+    if teacher is not None:
+        raise InputError("objective.teacher.weight above 0 needs data.images: a teacher's maps are stored by file")
+    return ShardData(data.shards, manifest=data.manifest, shuffle=data.shuffle, **shared)
 
 
 def _trainer(
     config: TrainConfig,
     out: Path,
     explainer: MaskNetwork,
-    data: FolderData,
+    data: TrainingImages,
     teacher: TeacherMaps | None,
     logger: Logger | None,
     settings: dict[str, Any],
@@ -244,7 +254,11 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _announce(
-    config: TrainConfig, explainer: MaskNetwork, data: FolderData, trainer: lightning.Trainer, resume_from: str | None
+    config: TrainConfig,
+    explainer: MaskNetwork,
+    data: TrainingImages,
+    trainer: lightning.Trainer,
+    resume_from: str | None,
 ) -> None:
     if not trainer.is_global_zero:
         return
@@ -253,7 +267,7 @@ def _announce(
     print(
         f"classifier {explainer.classifier.name}, explainer {type(explainer).__name__} on {config.explainer.trunk} "
         f"trunk: {trained:,} trained parameters\n"
-        f"{data.train_count} training and {data.val_count} validation images; {config.trainer.max_steps} steps of "
+        f"{data.describe()}; {config.trainer.max_steps} steps of "
         f"{effective} images on {trainer.world_size} x {trainer.strategy.root_device.type}"
         + (f"\ngoing on from {resume_from}" if resume_from else ""),
         flush=True,
@@ -284,7 +298,7 @@ def card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, float], 
         f"| explainer | `{type(explainer).__name__}`, trunk `{config.explainer.trunk}`, "
         f"{'conditioned on the class' if explainer.conditioned else 'not conditioned'}, "
         f"{sum(p.numel() for p in explainer.parameters()):,} parameters |",
-        f"| training images | `{config.data.images}` (no labels used) |",
+        f"| training images | `{config.data.shards or config.data.images}` (no labels used) |",
         f"| validation images | `{config.data.val_images or f'{config.data.val_share:.0%} held out'}` |",
         f"| training | {step} steps of {config.data.batch_size * config.trainer.accumulate} images a device, "
         f"seed {config.seed}, fill `{config.fill}`"

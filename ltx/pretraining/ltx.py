@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.config import option
+from ltx.draws import Source, draw, row_generators
 from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.fill import Fill
@@ -52,7 +53,8 @@ class LTXPretraining(lightning.LightningModule):
         fill: what stands where pixels are removed in training; validation uses the same, drawn with a fixed seed.
         optimiser: learning rates and their schedule.
         max_steps: optimiser steps of the whole training, which schedules refer to.
-        seed: of the draws of fills, mosaics and terms; together with the step it determines them.
+        seed: of the draws of fills, mosaics and terms. Together with the image's position in the training's stream it
+            determines them, so that neither a resumption nor the number of devices changes them.
         mosaic: share of the training images that become two photographs side by side, asked about one of their classes.
     """
 
@@ -79,23 +81,24 @@ class LTXPretraining(lightning.LightningModule):
         self.explainer.classifier.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        generator = self._generator(batch_idx)
+        generator = row_generators(self.seed, batch["position"])
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"))
         loss = verdict.loss.mean()
         self._refuse_nan(verdict)
         # The trainer would go on telling the last value of a term whose weight has become 0.
-        log = {f"train/{name}": torch.tensor(math.nan) for name in self.objective.terms if self.objective.uses(name)}
+        unused = torch.full_like(loss.detach(), math.nan)
+        log = {f"train/{name}": unused for name in self.objective.terms if self.objective.uses(name)}
         log |= {f"train/{name}": value.detach().mean() for name, value in verdict.terms.items()}
         log |= {f"train/{name}": value for name, value in mask_statistics(judged.mask).items()}
         if judged.teacher is not None:
             log["train/taught"] = (judged.teacher.flatten(1).std(1) > 0).float().mean()
-        self.log_dict({"train/loss": loss.detach(), **log}, batch_size=len(images))
+        self.log_dict(self._over_ranks({"train/loss": loss.detach(), **log}), batch_size=len(images))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]
-        generator = torch.Generator().manual_seed(self.seed + batch_idx)
+        generator = row_generators(self.seed, batch["index"])
         judged, verdict = self.judge(images, None, generator)
         logits = verdict.logits
         if not {"kept", "removed"} <= logits.keys():
@@ -112,7 +115,7 @@ class LTXPretraining(lightning.LightningModule):
         self,
         images: Tensor,
         mixed: Tensor | None,
-        generator: torch.Generator,
+        generator: Source,
         maps: Tensor | None = None,
         map_targets: Tensor | None = None,
     ) -> tuple[MaskedBatch, Verdict]:
@@ -162,9 +165,13 @@ class LTXPretraining(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: self.optimiser.factor((s + 1) / self.max_steps))
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _generator(self, batch_idx: int) -> torch.Generator:
-        """Draws depend on seed, micro-batch and rank alone, so that a resumed run repeats the uninterrupted one."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + batch_idx) * 1024 + self.global_rank)
+    def _over_ranks(self, log: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The means of the global batch, in one exchange, at the steps that are written down; else this rank's."""
+        due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        if self.trainer.world_size == 1 or not due:
+            return log
+        together: Any = self.all_gather(torch.stack(list(log.values())))
+        return dict(zip(log, together.mean(0), strict=True))
 
     def _probability(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.explainer.classifier.log_probability(logits, targets).exp()
@@ -178,34 +185,37 @@ class LTXPretraining(lightning.LightningModule):
             )
 
 
-def mosaics(images: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def mosaics(images: Tensor, share: float, generator: Source) -> tuple[Tensor, Tensor]:
     """Turn a random share of the images into two photographs side by side, or one above the other.
 
-    The second photograph is the batch's next one; both are squeezed to half of the image.
+    The second photograph is the neighbour in the batch, the first for the second and so on in pairs, so that a global
+    batch has the same mosaics on any number of devices (of an even batch each); the last of an odd batch stays whole.
+    Both are squeezed to half of the image.
 
     Returns:
         Images `[B, 3, H, W]`, and which of them are mosaics, `[B]`.
     """
     count, _, height, width = images.shape
-    draws = torch.rand(2, count, generator=generator).to(images.device)
-    mixed = (draws[0] < share) & (count > 1)
+    where, how = draw(torch.rand, count, (2,), generator, images).unbind(1)
+    neighbour = torch.arange(count, device=images.device) ^ 1
+    mixed = (where < share) & (neighbour < count)
     if not share or count < 2:
         return images, mixed
-    partner = images.roll(1, 0)
+    partner = images[neighbour.clamp_max(count - 1)]
     half = {
         3: F.interpolate(torch.cat([images, partner]), (height, width // 2), mode="bilinear", antialias=True),
         2: F.interpolate(torch.cat([images, partner]), (height // 2, width), mode="bilinear", antialias=True),
     }
     beside, above = (F.interpolate(torch.cat(pair.chunk(2), dim), (height, width)) for dim, pair in half.items())
-    both = torch.where((draws[1] < 0.5).view(-1, 1, 1, 1), beside, above)
+    both = torch.where((how < 0.5).view(-1, 1, 1, 1), beside, above)
     return torch.where(mixed.view(-1, 1, 1, 1), both, images), mixed
 
 
-def likely_classes(logits: Tensor, generator: torch.Generator, among: int = 5) -> Tensor:
+def likely_classes(logits: Tensor, generator: Source, among: int = 5) -> Tensor:
     """One of the `among` likeliest classes for each row of `[B, K]`, with probability in proportion to √p: `[B]`."""
     top = logits.topk(min(among, logits.shape[1]), dim=1)
     cumulative = (top.values / 2).softmax(1).cumsum(1)
-    draws = torch.rand(len(logits), 1, generator=generator).to(logits)
+    draws = draw(torch.rand, len(logits), (1,), generator, logits)
     chosen = (draws > cumulative).sum(1, keepdim=True).clamp_max(top.indices.shape[1] - 1)
     return top.indices.gather(1, chosen).squeeze(1)
 

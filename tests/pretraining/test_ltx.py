@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ltx import Classifier, Fill, InputError, load
 from ltx.config import parse
+from ltx.draws import row_generators
 from ltx.explainers import ExplainerConfig
 from ltx.objectives import Objective
 from ltx.pretraining.callbacks import CollapseWarning
@@ -283,9 +284,9 @@ def test_the_step_shows_each_image_once_whole_and_each_composite_once():
 def test_mosaics_show_both_photographs():
     images = torch.stack([torch.full((3, 8, 8), value) for value in (0.0, 0.5, 1.0)])
     both, mixed = mosaics(images, 1.0, torch.Generator().manual_seed(0))
-    assert mixed.all()
-    for index, value in enumerate((0.0, 0.5, 1.0)):
-        partner = (1.0, 0.0, 0.5)[index]
+    assert mixed.tolist() == [True, True, False]
+    assert torch.equal(both[2], images[2]), "the last of an odd batch has no neighbour"
+    for index, (value, partner) in enumerate([(0.0, 0.5), (0.5, 0.0)]):
         beside = both[index, 0, 0, -1] == partner
         second = both[index, :, :, 4:] if beside else both[index, :, 4:, :]
         first = both[index, :, :, :4] if beside else both[index, :, :4, :]
@@ -294,6 +295,22 @@ def test_mosaics_show_both_photographs():
     untouched, mixed = mosaics(images, 0.0, torch.Generator().manual_seed(0))
     assert torch.equal(untouched, images)
     assert not mixed.any()
+
+
+def test_half_a_batch_is_the_half_of_the_batch():
+    """A global batch is the same on any number of devices: mosaics, classes and fills depend on each image's place."""
+    images, positions = torch.rand(8, 3, 16, 16), torch.arange(100, 108)
+    logits = torch.randn(8, 6)
+    fill = Fill("random")
+
+    def drawn(rows: slice) -> list[Tensor]:
+        generators = row_generators(3, positions[rows])
+        both, mixed = mosaics(images[rows], 0.5, generators)
+        return [both, mixed, likely_classes(logits[rows], generators), fill(both, generators)]
+
+    whole, parts = drawn(slice(None)), [drawn(slice(0, 4)), drawn(slice(4, 8))]
+    assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*parts, strict=True), strict=True))
+    assert 0 < int(whole[1].sum()) < 8
 
 
 def test_likely_classes_follow_the_root_of_the_probability():

@@ -1,0 +1,166 @@
+"""Shards from image files: in parallel, going on where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import webdataset
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from ltx.checkpoints import write_beside
+from ltx.config import option
+from ltx.data.images import as_rgb, default_workers, find_images, image_root, opened, read_labels
+from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
+from ltx.errors import InputError
+from ltx.explanation import result_stems
+
+PLAN = "making.json"
+
+
+@dataclass
+class MakeConfig:
+    """Which files become shards, and how."""
+
+    images: Any = option(None, help="what becomes shards: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image")
+    shards: Any = option(None, help="instead of images: shards that there are (paths or URLs), which are only counted")
+    out: str = option("runs/shards", help="folder of the shards and the manifest; a repeated command goes on there")
+    per_shard: int = option(1000, help="images of a shard, all but the last")
+    side: int | None = option(None, help="shrink pictures to this shorter side; null = the files as they are")
+    quality: int = option(90, help="of the JPEGs, where pictures are shrunk")
+    labels: str | None = option(None, help="CSV with the columns file and class_index; null = no labels")
+    seed: int = option(0, help="of the order: folders of one class each are no order to train in")
+    workers: int | None = option(None, help="shards that are written at once; null = one a core, 8 at most")
+
+
+def make(config: MakeConfig) -> Path:
+    """What `python -m ltx.data.shards` does: `OUT/000000.tar` …, and last `OUT/manifest.json` with their counts.
+
+    Each shard is written beside and renamed; the same command skips those that there are.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: nothing to do, other settings than those of the shards in `out`, or not one readable picture.
+    """
+    if (config.images is None) == (config.shards is None):
+        raise InputError("give either images=… to make shards of, or shards=… to count")
+    out = Path(config.out)
+    if config.shards is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        return _count(expand(config.shards), out, config.workers)
+    if config.per_shard < 1 or (config.side is not None and config.side < 1) or not 1 <= config.quality <= 100:
+        raise InputError(f"per_shard={config.per_shard}, side={config.side}, quality={config.quality} cannot be")
+    files = find_images(config.images)
+    labels = read_labels(config.labels) if config.labels is not None else {}
+    entries = list(
+        zip(_keys(files, image_root(config.images)), files, [labels.get(file) for file in files], strict=True)
+    )
+    random.Random(config.seed).shuffle(entries)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, config, entries)
+    chunks = [entries[start : start + config.per_shard] for start in range(0, len(entries), config.per_shard)]
+    digits = max(6, len(str(len(chunks) - 1)))
+    places = [out / f"{number:0{digits}d}.tar" for number in range(len(chunks))]
+    todo = [(place, chunk) for place, chunk in zip(places, chunks, strict=True) if not place.is_file()]
+    if len(todo) < len(places):
+        print(f"{len(places) - len(todo)} of {len(places)} shards are in {out} already")
+    skipped: list[str] = []
+    with ThreadPoolExecutor(config.workers or default_workers()) as pool:
+        written = pool.map(lambda job: _write(job[0], job[1], config.side, config.quality), todo)
+        for bad in track(written, "writing shards", len(todo), console=Console(stderr=True)):
+            skipped += bad
+    for reason in skipped[:10]:
+        print(f"skipped: {reason}")
+    if skipped:
+        print(f"skipped {len(skipped)} files")
+    return _count([str(place) for place in places], out, config.workers)
+
+
+def _write(place: Path, entries: list[tuple[str, Path, int | None]], side: int | None, quality: int) -> list[str]:
+    """One shard; returns why pictures were left out. Pillow and files work beside other threads."""
+    beside, skipped = place.with_name(f"{place.name}.part"), []
+    with beside.open("wb") as stream:
+        with webdataset.TarWriter(stream, encoder=False, mtime=0, format="PAX_FORMAT") as archive:
+            for key, file, label in entries:
+                try:
+                    suffix, image = _encoded(file, side, quality)
+                except InputError as error:
+                    skipped.append(str(error))
+                    continue
+                fields: dict[str, Any] = {"__key__": key, suffix: image}
+                archive.write(fields if label is None else fields | {"cls": str(label).encode()})
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, place)
+    return skipped
+
+
+def _encoded(file: Path, side: int | None, quality: int) -> tuple[str, bytes]:
+    """Suffix and bytes of a picture, once it is known that it can be decoded."""
+    if side is None:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error}") from error
+        suffix = file.suffix.lower().lstrip(".")
+        check_image(Sample(file.stem, str(file), content, None))
+        return suffix, content
+    with opened(file) as source:
+        shrink = max(1, min(source.size) // side)
+        source.draft(None, (source.width // shrink, source.height // shrink))
+        image = as_rgb(source)
+    scale = side / min(image.size)
+    if scale < 1:
+        shape = round(scale * image.width), round(scale * image.height)
+        image = image.resize(shape, Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.save(stream, "jpeg", quality=quality)
+    return "jpg", stream.getvalue()
+
+
+def _keys(files: list[Path], root: Path) -> list[str]:
+    """Places below the images' folder, without suffix; webdataset ends a key at the first dot."""
+    stems = result_stems([str(file) for file in files], root)
+    plain = ["/".join(part.replace(".", "_") for part in stem.split("/")) for stem in stems]
+    seen = Counter(plain)
+    return [key if seen[key] == 1 else f"{key}_{number}" for number, key in enumerate(plain)]
+
+
+def _claim(out: Path, config: MakeConfig, entries: list[tuple[str, Path, int | None]]) -> None:
+    """Write down what the shards are made of, or check that it is what is written there."""
+    listed = hashlib.sha256("\n".join(f"{key}|{file}|{label}" for key, file, label in entries).encode()).hexdigest()
+    settings = {name: asdict(config)[name] for name in ("per_shard", "side", "quality", "seed")} | {"files": listed}
+    place = out / PLAN
+    if place.is_file() and json.loads(place.read_text()) != settings:
+        raise InputError(f"out={out} holds shards of other images or settings; choose another out=…")
+    if not place.is_file() and any(out.glob("*.tar")):
+        raise InputError(f"out={out} holds shards that were not made here; choose another out=…")
+    write_beside(place, json.dumps(settings).encode())
+
+
+def _count(urls: list[str], out: Path, workers: int | None) -> Path:
+    with ThreadPoolExecutor(workers or default_workers()) as pool:
+        counts = list(track(pool.map(count_samples, urls), "counting", len(urls), console=Console(stderr=True)))
+    if not any(counts):
+        raise InputError(f"not one of the pictures for {len(urls)} shard(s) can be read")
+    shards = []
+    for url, samples in zip(urls, counts, strict=True):
+        place = local_path(url)
+        size = place.stat().st_size if place is not None else None
+        shards.append({"name": url.rsplit("/", 1)[-1], "samples": samples, "bytes": size})
+    manifest = out / MANIFEST
+    write_beside(manifest, json.dumps({"samples": sum(counts), "shards": shards}, indent=1).encode())
+    print(f"{sum(counts)} images in {len(urls)} shards; {manifest}")
+    return manifest

@@ -1,0 +1,314 @@
+"""Photographs in webdataset shards as a stream of random crops that any run can re-enter at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from ltx.data.crops import Cropping
+from ltx.data.folder import WholeImages
+from ltx.data.images import Spec, find_images, opened, read_image, resize
+from ltx.data.module import StreamLoader, TrainingImages
+from ltx.data.shards.listing import Sample, Shard, Shards, counted, expand, is_shards, read_shard
+from ltx.data.shards.plan import Plan, Portion
+from ltx.errors import InputError
+
+
+class ShardData(TrainingImages):
+    """Training crops and validation images from tar files, local or remote, each read from its beginning.
+
+    For loaders and batches see `TrainingImages`; batches have `label` too, int64 `[B]`, -1 where a sample has none (a
+    file `….cls`). For the order see `Plan`: every sample once an epoch; it depends on the numbers of ranks and workers.
+    A picture that cannot be read is named by a warning, counted, and replaced by the reader's next one.
+
+    Args:
+        shards: see `ltx.data.shards.expand`.
+        val_images: validation images, as files or as shards; None holds out `val_share` of the shards: at least one,
+            chosen by a hash of seed and name.
+        manifest: see `ltx.data.shards.counted`.
+        shuffle: samples that each reader holds, in their encoded form, for shuffling.
+        size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip: see `TrainingImages`;
+            `workers` None = as many as there are shards for, one a core and 8 at most.
+
+    Raises:
+        InputError: shards that are not there, are not counted or are too few for the readers; impossible numbers.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        size: int | tuple[int, int],
+        batch_size: int,
+        max_steps: int,
+        val_images: Spec | None = None,
+        val_share: float = 0.1,
+        manifest: str | None = None,
+        shuffle: int = 1000,
+        accumulate: int = 1,
+        workers: int | None = None,
+        seed: int = 0,
+        crop_scale: tuple[float, float] = (0.35, 1.0),
+        flip: bool = True,
+    ) -> None:
+        super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip)
+        if shuffle < 1:
+            raise InputError(f"shuffle={shuffle}; give 1 (the order of the shards) or more")
+        self.shards = shards
+        self.val_images = val_images
+        self.manifest = manifest
+        self.shuffle = shuffle
+        self.fewer_workers_will_do = workers is None
+        self.train_shards: list[Shard] = []
+        self.val_shards: list[Shard] = []
+        self._val_files: WholeImages | None = None
+        self._broken = Broken()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find and count the shards, divide them, and check that they suffice; a second call finds nothing new."""
+        if not self.train_shards:
+            urls = expand(self.shards)
+            val: list[str] = []
+            if self.val_images is None:
+                urls, val = _hold_out(urls, self.val_share, self.seed)
+            elif is_shards(self.val_images):
+                val = expand(self.val_images)
+            else:
+                self._val_files = WholeImages(find_images(self.val_images), self.size)
+            both = set(urls) & set(val)
+            if both:
+                raise InputError(f"{min(both)} is in both shards and val_images; a shard may only be in one")
+            self.train_shards = counted(urls, self.manifest)
+            self.val_shards = counted(val, self.manifest if self.val_images is None else None) if val else []
+        ranks = self._rank[1]
+        if self.fewer_workers_will_do:
+            self.workers = min(self.workers, max(1, len(self.train_shards) // ranks))
+        self._plan()  # raises where the shards do not suffice, before anything is trained
+
+    @property
+    def train_count(self) -> int:
+        return sum(shard.samples for shard in self.train_shards)
+
+    @property
+    def val_count(self) -> int:
+        return len(self._val_files) if self._val_files else sum(shard.samples for shard in self.val_shards)
+
+    @property
+    def broken_count(self) -> int:
+        return self._broken.count + (self._val_files.broken if self._val_files else 0)
+
+    def describe(self) -> str:
+        val = "files" if self._val_files else f"{len(self.val_shards)} shards"
+        return (
+            f"{self.train_count} training images in {len(self.train_shards)} shards, {self.val_count} validation "
+            f"images in {val}"
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The stream from the trainer's step on; its length is that of the whole training, as Lightning counts it."""
+        rank = self._rank[0]
+        crops = ShardCrops(
+            self.train_shards, self._plan(), self.cropping, rank, self._start, self._length, self._broken
+        )
+        return StreamLoader(crops, batch_size=None, **self._loading())
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Whole images, squashed to `size`, in order; rank r of R takes every R-th image of a shard, the r-th first."""
+        if not self.val_count:
+            return []
+        rank, ranks = self._rank
+        if self._val_files is None:
+            whole = WholeShards(self.val_shards, self.size, self._broken, rank, ranks)
+            return DataLoader(whole, self.batch_size, **self._loading())
+        places = range(rank, len(self._val_files), ranks)
+        return DataLoader(self._val_files, self.batch_size, sampler=places, **self._loading())
+
+    def validation_images(self, count: int) -> Tensor:
+        self.setup()
+        source: Any = self._val_files or WholeShards(self.val_shards or self.train_shards, self.size, self._broken)
+        items = (source[index] for index in range(len(source))) if self._val_files else iter(source)
+        shown = [item["image"] for item in itertools.islice(items, count)]
+        return torch.stack(shown).float().div_(255) if shown else torch.empty(0, 3, *self.size)
+
+    def _plan(self) -> Plan:
+        counts = [shard.samples for shard in self.train_shards]
+        return Plan(counts, self.batch_size, self._rank[1], max(1, self.workers), self.shuffle, self.seed)
+
+
+def _hold_out(urls: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    count = max(1, round(share * len(urls))) if share > 0 else 0
+    if count >= len(urls):
+        raise InputError(f"shards: {len(urls)} shard(s) cannot be divided; give val_images, or val_share=0 for none")
+
+    def draw(url: str) -> bytes:
+        return hashlib.sha256(f"{seed}|{url.rsplit('/', 1)[-1]}".encode()).digest()
+
+    held = set(sorted(urls, key=draw)[:count])
+    return [url for url in urls if url not in held], [url for url in urls if url in held]
+
+
+class Broken:
+    """Names each picture that cannot be read once, and counts them over all loading processes."""
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()  # one for each loading process
+        self._named: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        return int(self._counts.sum())
+
+    def tell(self, name: str, reason: str, pictures: int = 1) -> None:
+        if name in self._named:
+            return
+        self._named.add(name)
+        worker = get_worker_info()
+        self._counts[worker.id if worker is not None else 0] += pictures
+        warnings.warn(reason, stacklevel=3)
+
+
+class ShardCrops(IterableDataset[dict[str, Any]]):
+    """Ready batches of random crops, one reader's share of the stream in each loading process.
+
+    Args:
+        plan: who shows what when.
+        rank: of this process.
+        start, length: the micro-batches from `start` to below `length`.
+    """
+
+    def __init__(
+        self,
+        shards: list[Shard],
+        plan: Plan,
+        cropping: Cropping,
+        rank: int,
+        start: int,
+        length: int,
+        broken: Broken,
+    ) -> None:
+        self.shards = shards
+        self.plan = plan
+        self.cropping = cropping
+        self.rank = rank
+        self.start = start
+        self.length = length
+        self.broken = broken
+        self._firsts = [0, *itertools.accumulate(shard.samples for shard in shards)]
+
+    def __len__(self) -> int:
+        # Of the whole training, wherever it starts: Lightning's own counters go on from where they were.
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        first = self.start + (worker.id if worker is not None else 0)
+        items = self._items(first)
+        for _ in range(first, self.length, self.plan.readers):
+            yield default_collate(list(itertools.islice(items, self.plan.batch_size)))
+
+    def _items(self, batch: int) -> Iterator[dict[str, Any]]:
+        """What this reader shows from a micro-batch on. The place of a broken picture is filled by the next readable
+        one, so that the same place has the same item after a resumption too."""
+        waiting: list[int] = []
+        for position, (index, sample) in zip(self._positions(batch), self._encoded(batch), strict=False):
+            waiting.append(position)
+            if len(waiting) > self.plan.total:
+                raise InputError(f"none of the {self.plan.total} images in the shards can be read")
+            if sample is None:
+                continue
+            try:
+                items = [self._item(index, sample, place) for place in waiting]
+            except InputError as error:
+                self.broken.tell(sample.name, f"{error}; the next image takes its place")
+                continue
+            yield from items
+            waiting.clear()
+
+    def _item(self, index: int, sample: Sample, position: int) -> dict[str, Any]:
+        with opened(sample.name, sample.image) as source:
+            image = self.cropping(source, position).pixels
+        label = -1 if sample.label is None else sample.label
+        return {"image": image, "index": index, "name": sample.name, "position": position, "label": label}
+
+    def _positions(self, batch: int) -> Iterator[int]:
+        for number in itertools.count(batch, self.plan.readers):
+            place = (number * self.plan.ranks + self.rank) * self.plan.batch_size
+            yield from range(place, place + self.plan.batch_size)
+
+    def _encoded(self, batch: int) -> Iterator[tuple[int, Sample | None]]:
+        """The samples of this reader as they are shown from a micro-batch on; None for one that cannot be read."""
+        for _, portion, past in self.plan.orders(self.rank, batch):
+            wanted = portion.order[past:]
+            held: dict[int, tuple[int, Sample | None]] = {}
+            reading = self._read(portion, set(wanted.tolist()))
+            for place in wanted.tolist():
+                while place not in held:
+                    at, index, sample = next(reading)
+                    held[at] = index, sample
+                yield held.pop(place)
+
+    def _read(self, portion: Portion, wanted: set[int]) -> Iterator[tuple[int, int, Sample | None]]:
+        """(place in the portion, index among all samples, sample) for each wanted place in order."""
+        for part in portion.parts:
+            places = [place for place in range(part.at, part.at + part.count) if place in wanted]
+            if not places:
+                continue  # its samples were all shown before the resumption
+            shard = self.shards[part.shard]
+            samples = enumerate(read_shard(shard.url))
+            at, found, reason = -1, None, ""
+            for place in places:
+                inside = part.first + place - part.at
+                try:
+                    while at < inside and not reason:
+                        at, found = next(samples)
+                except InputError as error:
+                    reason = str(error)
+                except StopIteration:
+                    reason = f"shard {shard.url} holds {at + 1} samples, {shard.samples} by its manifest"
+                if reason:
+                    lost = part.first + part.count - inside
+                    self.broken.tell(shard.url, f"{reason}; {lost} images are lost", lost)
+                yield place, self._firsts[part.shard] + inside, None if reason else found
+
+
+class WholeShards(IterableDataset[dict[str, Any]]):
+    """Whole images, squashed to the size, in order; those that cannot be read are left out.
+
+    Args:
+        rank, ranks: of every shard, the samples rank, rank + ranks, …; loading processes take whole shards.
+    """
+
+    def __init__(
+        self, shards: list[Shard], size: tuple[int, int], broken: Broken, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.shards = shards
+        self.size = size
+        self.rank, self.ranks = rank, ranks
+        self.broken = broken
+        self._firsts = [0, *itertools.accumulate(shard.samples for shard in shards)]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        own, readers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        for number in range(own, len(self.shards), readers):
+            url = self.shards[number].url
+            try:
+                for inside, sample in enumerate(read_shard(url)):
+                    if inside % self.ranks == self.rank:
+                        yield from self._item(self._firsts[number] + inside, sample)
+            except InputError as error:
+                self.broken.tell(url, f"{error}; the rest of it is skipped")
+
+    def _item(self, index: int, sample: Sample) -> Iterator[dict[str, Any]]:
+        try:
+            image = resize(read_image(sample.name, sample.image), self.size)
+        except InputError as error:
+            self.broken.tell(sample.name, f"{error}; it is skipped")
+            return
+        yield {"image": image, "index": index, "name": sample.name}

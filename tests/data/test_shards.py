@@ -1,0 +1,314 @@
+"""Shards: each sample once an epoch for any ranks and workers, entered again anywhere, and made from files."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import shutil
+import tarfile
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ltx.data.folder import Crops
+from ltx.data.shards import Plan, ShardData, counted, expand, read_shard
+from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.plan import buffered_shuffle
+from ltx.errors import InputError
+
+COUNTS = [3, 5, 1, 4, 6, 2, 4, 3]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for index in range(28):
+        file = folder / f"class.{index % 2}" / f"{index:02d}.v1.jpg"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight shards of uneven sizes, as someone else may have made them: no manifest."""
+    folder = tmp_path_factory.mktemp("shards")
+    files = iter(sorted(photos.rglob("*.jpg")))
+    for number, count in enumerate(COUNTS):
+        with tarfile.open(folder / f"{number:06d}.tar", "w") as archive:
+            for _ in range(count):
+                file = next(files)
+                archive.add(file, f"{file.parent.name.replace('.', '_')}/{file.name.split('.')[0]}.jpg")
+    return folder
+
+
+def data(shards: Any, rank: int = 0, ranks: int = 1, step: int = 0, **options: Any) -> ShardData:
+    settings: dict[str, Any] = {"size": 8, "batch_size": 2, "max_steps": 28, "workers": 0, "seed": 3, "val_share": 0}
+    found = ShardData(shards, **settings | {"shuffle": 4} | options)
+    found.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=ranks)  # type: ignore[assignment]
+    found.setup()
+    return found
+
+
+# -- who shows what ------------------------------------------------------------------------------------------------
+
+
+def shown(plan: Plan, rank: int, batches: int, start: int = 0) -> list[tuple[int, int]]:
+    """(shard, sample) in each place of a rank's micro-batches."""
+    readers = {}
+    for reader in range(min(plan.readers, batches - start)):
+
+        def places(first: int = start + reader) -> Iterator[tuple[int, int]]:
+            for _, portion, past in plan.orders(rank, first):
+                read = [(p.shard, p.first + i) for p in portion.parts for i in range(p.count)]
+                yield from (read[place] for place in portion.order[past:])
+
+        readers[reader] = places()
+    return [next(readers[(t - start) % plan.readers]) for t in range(start, batches) for _ in range(plan.batch_size)]
+
+
+@pytest.mark.parametrize(("ranks", "readers", "batch"), [(1, 1, 4), (2, 1, 2), (4, 2, 3), (3, 2, 1), (8, 1, 5)])
+def test_every_sample_once_an_epoch(ranks: int, readers: int, batch: int) -> None:
+    plan = Plan(COUNTS, batch, ranks, readers, buffer=3, seed=1)
+    micro_batches = 2 * 28 // (batch * ranks) + 1
+    by_rank = [shown(plan, rank, micro_batches) for rank in range(ranks)]
+    places = [sample for t in range(micro_batches) for own in by_rank for sample in own[t * batch : (t + 1) * batch]]
+    every = {(shard, sample) for shard, count in enumerate(COUNTS) for sample in range(count)}
+    first, second = places[:28], places[28:56]
+    assert Counter(first) == Counter(every)
+    assert Counter(second) == Counter(every)
+    assert first != second
+
+
+@pytest.mark.parametrize("start", [1, 2, 5, 9])
+def test_the_plan_from_the_middle_is_the_rest(start: int) -> None:
+    plan = Plan(COUNTS, 3, ranks=2, readers=2, buffer=3, seed=1)
+    for rank in range(2):
+        assert shown(plan, rank, 14, start) == shown(plan, rank, 14)[start * 3 :]
+
+
+def test_a_reader_opens_few_shards_twice() -> None:
+    plan = Plan([10] * 16, 1, ranks=4, readers=2, buffer=1, seed=0)
+    opened = [part.shard for lane in range(8) for part in plan.portion(0, lane).parts]
+    assert len(opened) == 16, "equal shards that divide evenly are read by one reader each"
+
+
+def test_shuffle_is_a_permutation_that_never_reaches_ahead_of_its_buffer() -> None:
+    order = buffered_shuffle(200, 10, np.random.default_rng(0))
+    assert sorted(order) == list(range(200))
+    assert (order - np.arange(200)).max() <= 9
+    assert (order != np.arange(200)).mean() > 0.8
+    assert buffered_shuffle(5, 1, np.random.default_rng(0)).tolist() == list(range(5))
+    assert buffered_shuffle(0, 9, np.random.default_rng(0)).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "workers", "mend"), [(4, 3, r"set data\.workers=2 or less"), (9, 1, "use 8 devices or fewer")]
+)
+def test_too_few_shards_stop_with_the_numbers_and_the_mend(shards: Path, ranks: int, workers: int, mend: str) -> None:
+    with pytest.raises(InputError, match=rf"8 shards .* {ranks} ranks x {workers} workers = {ranks * workers}.*{mend}"):
+        data(shards, 0, ranks, workers=workers)
+
+
+def test_as_many_workers_as_there_are_shards_for(shards: Path) -> None:
+    assert data(shards, 0, 8, workers=None).workers == 1
+
+
+# -- the stream of pictures ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (4, 0), (4, 2)])
+def test_loaders_show_every_key_once_an_epoch(shards: Path, ranks: int, workers: int) -> None:
+    steps = 28 // (2 * ranks) + 1
+    names: list[str] = []
+    loaders = [data(shards, rank, ranks, workers=workers, max_steps=steps).train_dataloader() for rank in range(ranks)]
+    for batches in zip(*loaders, strict=True):
+        names += [name for batch in batches for name in batch["name"]]
+    assert len(names) == steps * 2 * ranks
+    assert len(set(names[:28])) == 28
+
+
+def test_resumed_stream_is_the_rest_to_the_byte(shards: Path) -> None:
+    whole = list(data(shards, 1, 2, workers=2, max_steps=20).train_dataloader())
+    rest = list(data(shards, 1, 2, workers=2, max_steps=20, step=7).train_dataloader())
+    assert len(rest) == 13
+    for a, b in zip(whole[7:], rest, strict=True):
+        assert a["name"] == b["name"]
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["position"], b["position"])
+
+
+def test_items_are_the_crops_of_the_files(shards: Path, photos: Path) -> None:
+    source = data(shards)
+    batch = next(iter(source.train_dataloader()))
+    for row, name in enumerate(batch["name"]):
+        folder, file = name.rsplit("/", 2)[-2:]
+        path = photos / folder.replace("_", ".") / file.replace(".jpg", ".v1.jpg")
+        assert torch.equal(batch["image"][row], Crops([path], source.cropping)[0, int(batch["position"][row])]["image"])
+    assert batch["label"].tolist() == [-1, -1]
+
+
+def test_validation_takes_whole_shards_or_files(shards: Path, photos: Path) -> None:
+    held = data(shards, val_share=0.25)
+    assert len(held.val_shards) == 2
+    assert held.train_count + held.val_count == 28
+    seen = [
+        name
+        for rank in range(2)
+        for batch in data(shards, rank, 2, val_share=0.25).val_dataloader()
+        for name in batch["name"]
+    ]
+    assert len(set(seen)) == len(seen) == held.val_count
+    files = data(shards, val_images=photos)
+    assert files.val_count == 28
+    assert files.validation_images(3).shape == held.validation_images(3).shape == (3, 3, 8, 8)
+    with pytest.raises(InputError, match=r"000000\.tar is in both"):
+        data(shards, val_images=str(shards / "000000.tar"))
+
+
+# -- damage --------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_picture_is_named_counted_and_replaced(shards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(shards, folder)
+    with tarfile.open(folder / "000001.tar", "w") as archive:
+        for key in ("good", "bad", "also"):
+            content = b"no picture" if key == "bad" else (b"".join(picture()))
+            info = tarfile.TarInfo(f"{key}.jpg")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    source = data(folder, max_steps=13)
+    with pytest.warns(
+        UserWarning, match=r"000001\.tar/bad\.jpg is not an image; the next image takes its place"
+    ) as told:
+        names = [name for batch in source.train_dataloader() for name in batch["name"]]
+    assert sum("bad.jpg" in str(warning.message) for warning in told) == 1
+    assert source.broken_count == 1
+    seen = Counter(names)  # 26 samples, one of them bad: 25 pictures and one of them twice
+    assert len(seen) == 25
+    assert sorted(seen.values()) == [1] * 24 + [2]
+
+
+def picture() -> list[bytes]:
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(stream, "jpeg")
+    return [stream.getvalue()]
+
+
+def test_a_torn_shard_loses_its_end_and_no_more(shards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(shards, folder)
+    counts = [{"name": f"{number:06d}.tar", "samples": count} for number, count in enumerate(COUNTS)]
+    (folder / "manifest.json").write_text(json.dumps({"shards": counts}))
+    torn = folder / "000004.tar"
+    whole = [sample.key for sample in read_shard(str(torn))]
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 3])
+    left: list[str] = []
+    with pytest.raises(InputError, match=r"000004\.tar cannot be read"):
+        left.extend(sample.key for sample in read_shard(str(torn)))
+    source = data(folder, max_steps=14)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        names = [name for batch in source.train_dataloader() for name in batch["name"]]
+    lost = 28 - len(set(names))
+    assert 0 < lost < len(whole)
+    assert source.broken_count == lost
+    assert any(f"{lost} images are lost" in str(warning.message) for warning in told)
+
+
+# -- which shards --------------------------------------------------------------------------------------------------
+
+
+def test_braces_lists_folders_and_globs(shards: Path) -> None:
+    every = [str(shards / f"{number:06d}.tar") for number in range(8)]
+    assert expand(str(shards / "{000000..000007}.tar")) == every
+    assert expand([str(shards / "{000000..000003}.tar"), str(shards / "00000[4-7].tar")]) == every
+    assert expand(shards) == every
+    assert [shard.samples for shard in counted(every)] == COUNTS
+    with pytest.raises(InputError, match=r"000008\.tar does not exist; check the numbers in the braces"):
+        expand(str(shards / "{000000..000008}.tar"))
+    with pytest.raises(InputError, match=r"holds no \.tar"):
+        expand(shards.parent / "*.tar")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
+def test_remote_shards(shards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    shutil.copytree(shards, folder)
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{{000000..000007}}.tar"
+        with pytest.raises(InputError, match=r"no http.*manifest\.json, so its samples cannot be counted"):
+            data(url)
+        manifest = make(MakeConfig(shards=url, out=str(tmp_path / "counted")))
+        steps = {"max_steps": 14}
+        far = [batch["name"] for batch in data(url, manifest=str(manifest), **steps).train_dataloader()]
+        shutil.copy(manifest, folder)
+        assert [batch["name"] for batch in data(url, **steps).train_dataloader()] == far
+        server.shutdown()
+    near = [batch["name"] for batch in data(shards, **steps).train_dataloader()]
+    assert [[name.rsplit("/", 3)[1:] for name in batch] for batch in far] == [
+        [name.rsplit("/", 3)[1:] for name in batch] for batch in near
+    ]
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+# -- making them ---------------------------------------------------------------------------------------------------
+
+
+def test_making_is_complete_repeatable_and_goes_on(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "class.0" / "broken.jpg").write_bytes((folder / "class.0" / "00.v1.jpg").read_bytes()[:300])
+    labels = tmp_path / "labels.csv"
+    rows = [f"photos/{file.relative_to(folder)},{int(file.parent.name[-1])}" for file in sorted(folder.rglob("*.jpg"))]
+    labels.write_text("\n".join(["file,class_index", *rows]))
+    config = MakeConfig(images=str(folder), out=str(tmp_path / "out"), per_shard=8, labels=str(labels))
+    manifest = json.loads(make(config).read_text())
+    assert manifest["samples"] == 28
+    assert [shard["name"] for shard in manifest["shards"]] == [f"00000{number}.tar" for number in range(4)]
+    out = tmp_path / "out"
+    assert all((out / shard["name"]).stat().st_size == shard["bytes"] for shard in manifest["shards"])
+    samples = [sample for shard in manifest["shards"] for sample in read_shard(str(out / shard["name"]))]
+    assert len({sample.key for sample in samples}) == 28
+    by_key = {sample.key: sample for sample in samples}
+    assert by_key["class_1/07_v1"].image == (folder / "class.1" / "07.v1.jpg").read_bytes()
+    assert by_key["class_1/07_v1"].label == 1
+    first = {file.name: file.read_bytes() for file in out.iterdir()}
+    (out / "000002.tar").unlink()
+    (out / "manifest.json").unlink()
+    make(config)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == first
+    with pytest.raises(InputError, match="shards of other images or settings"):
+        make(MakeConfig(images=str(folder), out=str(out), per_shard=9, labels=str(labels)))
+    data(out, workers=None)
+
+
+def test_shrunk_pictures(photos: Path, tmp_path: Path) -> None:
+    make(MakeConfig(images=str(photos), out=str(tmp_path / "out"), side=12))
+    sizes = {Image.open(io.BytesIO(sample.image)).size for sample in read_shard(str(tmp_path / "out/000000.tar"))}
+    assert sizes == {(15, 12)}
+
+
+@pytest.mark.parametrize("options", [{}, {"images": "scikit-image", "shards": "a.tar"}])
+def test_making_or_counting(options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="either images=… to make shards of, or shards=… to count"):
+        make(MakeConfig(**options))

@@ -1,0 +1,189 @@
+"""Several processes: the same curve, each key once an epoch, and an end when one of them is killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ltx.data.shards.making import MakeConfig, make
+
+ROOT = Path(__file__).parent.parent.parent
+SLACK = {"rtol": 2e-3, "atol": 2e-4}
+"""Gradients are summed in another order, and AdamW turns a gradient near zero into a whole step."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
+    (folder / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(24):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        coarse.resize((50, 44), Image.Resampling.BICUBIC).save(folder / "photos" / f"{index:02d}.png")
+    make(MakeConfig(images=str(folder / "photos"), out=str(folder / "shards"), per_shard=3))
+    return folder
+
+
+def words(place: Path, out: Path, processes: int, **settings: object) -> list[str]:
+    fixed = {
+        "classifier.name": "resnet10t",
+        "classifier.num_classes": 4,
+        "classifier.input_size": 32,
+        "classifier.weights": place / "weights.safetensors",
+        "data.images": place / "photos",
+        "data.workers": 0,
+        "data.batch_size": 8 // processes,
+        "trainer.accelerator": "cpu",
+        "trainer.devices": processes,
+        "trainer.progress": "false",
+        "trainer.max_steps": 6,
+        "trainer.validate_every": 3,
+        "trainer.checkpoint_every": 2,
+        "trainer.log_every": 1,
+        "trainer.overlays": 1,
+        "fill": "random",
+        "objective.ranking.weight": 0.5,
+        "out": out,
+    }
+    return [f"{key}={value}" for key, value in {**fixed, **settings}.items()]
+
+
+def run(command: list[str], expected: int = 0) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expected, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def torchrun(processes: int, script: str = "train.py") -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script]
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    for a, b in zip(rows(first), rows(second), strict=True):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"seconds"}:
+            assert bool(a[key]) == bool(b[key])
+            if a[key]:
+                assert np.isclose(float(a[key]), float(b[key]), **SLACK), (a["step"], key, a[key], b[key])
+
+
+@pytest.mark.slow
+def test_one_and_four_processes_give_the_same_curve(place: Path, tmp_path: Path) -> None:
+    run([sys.executable, "train.py", *words(place, tmp_path / "one", 1)])
+    run([sys.executable, "train.py", *words(place, tmp_path / "two", 2)])
+    run([*torchrun(4), *words(place, tmp_path / "four", 4)])
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert_same_training(tmp_path / "one", tmp_path / "four")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_four_processes_show_each_key_once_an_epoch(place: Path, tmp_path: Path, workers: int) -> None:
+    """24 samples in 8 shards, 3 an epoch and rank; each rank writes down the names that its steps saw."""
+    script = tmp_path / "recorded.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "from ltx.config import parse\n"
+        "from ltx.pretraining.job import TrainConfig, pretrain\n"
+        "from ltx.pretraining.ltx import LTXPretraining\n"
+        "step = LTXPretraining.training_step\n"
+        "def recorded(self, batch, batch_idx):\n"
+        "    with open(f'{os.environ[\"SEEN\"]}/{self.global_rank}.txt', 'a') as file:\n"
+        "        file.writelines(name + '\\n' for name in batch['name'])\n"
+        "    return step(self, batch, batch_idx)\n"
+        "LTXPretraining.training_step = recorded\n"
+        "pretrain(parse(TrainConfig, sys.argv[1:], 'train.py', ''))\n"
+    )
+    os.environ["SEEN"] = str(tmp_path)
+    settings = {"data.shards": place / "shards", "data.val_share": 0, "data.workers": workers, "trainer.max_steps": 3}
+    run([*torchrun(4, str(script)), *words(place, tmp_path / "out", 4, **settings, **{"data.batch_size": 2})])
+    names = [line for file in sorted(tmp_path.glob("?.txt")) for line in file.read_text().splitlines()]
+    assert len(names) == len(set(names)) == 24
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("launcher", ["torchrun", "own"])
+def test_a_killed_rank_ends_the_job_and_the_restart_goes_on(
+    place: Path, tmp_path: Path, launcher: str, victim: int
+) -> None:
+    out = tmp_path / "out"
+    start = torchrun(2) if launcher == "torchrun" else [sys.executable, "train.py"]
+    command = [*start, *words(place, out, 2, **{"trainer.max_steps": 400, "trainer.validate_every": 400})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    job = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not (out / "last.ckpt").exists():
+            assert job.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        os.kill(ranks_of(job.pid)[victim], signal.SIGKILL)
+        killed = time.monotonic()
+        assert job.wait(timeout=60) != 0
+        while ranks_of(job.pid, out) and time.monotonic() < killed + 60:
+            time.sleep(0.2)
+        assert not ranks_of(job.pid, out), "a rank is left over"
+    finally:
+        for pid in ranks_of(job.pid, out):
+            os.kill(pid, signal.SIGKILL)
+    saved = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < saved < 400
+    load_file(out / "explainer.safetensors")
+    # The restart only takes up the last steps: another length would be another training.
+    restarted = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert restarted.stdout is not None
+        assert any(b"going on from" in line for line in restarted.stdout)
+        until = time.monotonic() + 60
+        while torch.load(out / "last.ckpt", weights_only=True)["global_step"] <= saved:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+    finally:
+        for pid in ranks_of(restarted.pid, out):
+            os.kill(pid, signal.SIGKILL)
+        restarted.wait()
+
+
+def ranks_of(job: int, out: Path | None = None) -> list[int]:
+    """The training processes below a job (itself among them without torchrun), by rank; or all that write to `out`."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            arguments = (folder / "cmdline").read_bytes().decode().split("\0")
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+        except (OSError, IndexError):
+            continue
+        trains = any(word.endswith("train.py") for word in arguments)
+        if not trains or (out is not None and f"out={out}" not in arguments):
+            continue
+        pid = int(folder.name)
+        if out is not None:
+            found[pid] = pid
+        elif "torch.distributed.run" not in arguments and job in (pid, parent):
+            rank = next((int(v[11:]) for v in variables if v.startswith("LOCAL_RANK=")), 0)
+            found[rank] = pid
+    return [found[key] for key in sorted(found)]
