@@ -147,6 +147,27 @@ class Classifier:
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
+    def compile(self) -> Classifier:
+        """Compile forwards and backwards of the logits (`torch.compile`), equal to rounding; returns self."""
+        self.model.compile()
+        return self
+
+    def checkpoint_activations(self) -> Classifier:
+        """Keep fewer activations for the gradient and compute them again (Chen et al. 2016): less memory, a second
+        forward pass. Returns self.
+
+        Raises:
+            InputError: the model does not offer it.
+        """
+        try:
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError) as error:
+            raise InputError(
+                f"trainer.checkpoint_activations=true: {self.name} does not offer it; use a smaller data.batch_size "
+                "with trainer.accumulate"
+            ) from error
+        return self
+
     @property
     def normalisation(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, `[1, 3, 1, 1]` each, that pixels in [0, 1] are normalised by."""

@@ -227,7 +227,7 @@ class ClassEvidence(nn.Module):
         if self.rows is None:
             return final.new_zeros(final.shape[0], 1, *final.shape[-2:])
         evidence = torch.einsum("bchw,bc->bhw", final, self.rows[targets]).unsqueeze(1)
-        spread, centre = torch.std_mean(evidence, (2, 3), keepdim=True)
+        spread, centre = torch.std_mean(evidence, (2, 3), correction=min(1, evidence[0].numel() - 1), keepdim=True)
         return (evidence - centre) / (spread + 1e-6)
 
 

@@ -99,13 +99,19 @@ class ResumePoint(lightning.Callback):
     ) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step >= trainer.max_steps
-        if due and step != self._saved_at and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self._saved_at = step
-            beside = self.file.with_name(self.file.name + ".part")
-            trainer.save_checkpoint(beside)
-            if trainer.is_global_zero:
-                os.replace(beside, self.file)
-                self.save()
+        if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.write(trainer)
+
+    def write(self, trainer: lightning.Trainer) -> None:
+        """Save this step, between two optimiser steps, unless it is saved already; on every rank."""
+        if trainer.global_step == self._saved_at:
+            return
+        self._saved_at = trainer.global_step
+        beside = self.file.with_name(self.file.name + ".part")
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            os.replace(beside, self.file)
+            self.save()
 
 
 class CollapseWarning(lightning.Callback):

@@ -28,6 +28,7 @@ from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.pretraining.operations import DataWait, Pace, Preemption
 from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
 from ltx.pretraining.tracking import WandbConfig, finish, wandb_logger
 
@@ -64,6 +65,8 @@ class TrainerConfig:
     accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
     devices: Any = option("auto", help="number of devices, or auto")
     nodes: int = option(1, help="machines")
+    compile: bool = option(False, help="compile the classifier's passes over composites (torch.compile)")
+    checkpoint_activations: bool = option(False, help="keep less of the classifier's passes, and compute it again")
     validate_every: int = option(20, help="steps between validations")
     checkpoint_every: int = option(50, help="steps between resume points: the most that a killed run loses")
     log_every: int = option(10, help="steps between rows of metrics.csv")
@@ -107,6 +110,10 @@ def pretrain(config: TrainConfig) -> Path:
     explainer = config.explainer.build(classifier)
     if config.init is not None:
         start_from(explainer, config.init)
+    if config.trainer.checkpoint_activations:
+        classifier.checkpoint_activations()
+    if config.trainer.compile:
+        classifier.compile()
     resume_from = _resume_point(config, out)
     objective = Objective(config.objective)
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
@@ -125,7 +132,8 @@ def pretrain(config: TrainConfig) -> Path:
     settings = asdict(config)
     write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     logger = wandb_logger(config.wandb, settings, out)
-    trainer = _trainer(config, out, explainer, data, teacher, logger, settings)
+    pace = Pace(DataWait(), config.data.batch_size * config.trainer.accumulate)
+    trainer = _trainer(config, out, explainer, data, teacher, logger, settings, pace)
     _announce(config, explainer, data, trainer, resume_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
@@ -136,7 +144,7 @@ def pretrain(config: TrainConfig) -> Path:
             raise KeyboardInterrupt
         scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         save_checkpoint(out, explainer, settings, card(config, explainer, scores, trainer.global_step))
-        _report(out)
+        _report(out, pace.summary, data.broken_count)
     return out
 
 
@@ -182,6 +190,7 @@ def _trainer(
     teacher: TeacherMaps | None,
     logger: Logger | None,
     settings: dict[str, Any],
+    pace: Pace,
 ) -> lightning.Trainer:
     run = config.trainer
     shown = data.validation_images(run.overlays)
@@ -190,14 +199,19 @@ def _trainer(
         if logger is not None:
             logger.log_image("overlays", [picture], step=step)  # type: ignore[attr-defined]
 
+    # After the others, so that what they wrote for a step is on disk before its resume point.
+    resume_point = ResumePoint(
+        out / "last.ckpt", run.checkpoint_every, lambda: save_checkpoint(out, explainer, settings)
+    )
     callbacks: list[Callback] = [
         Overlays(out / "overlays", explainer, shown, show),
         MetricsFile(out / "metrics.csv", run.log_every),
         CollapseWarning(),
-        # After the others, so that what they wrote for a step is on disk before its resume point.
-        ResumePoint(out / "last.ckpt", run.checkpoint_every, lambda: save_checkpoint(out, explainer, settings)),
+        pace,
+        resume_point,
+        Preemption(resume_point.write),
     ]
-    if teacher is not None:
+    if teacher is not None and isinstance(data, FolderData):
         callbacks.append(TeacherFirst(teacher, data, config.teacher.max_batch, run.progress))
     if run.progress:
         callbacks.append(RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=run.log_every))
@@ -222,6 +236,7 @@ def _trainer(
         enable_progress_bar=run.progress,
         enable_model_summary=False,
         callbacks=callbacks,
+        profiler=pace.wait,
         logger=logger if logger is not None else False,
         default_root_dir=out,
     )
@@ -235,8 +250,11 @@ def _resume_point(config: TrainConfig, out: Path) -> str | None:
     former = _flat(yaml.safe_load((out / CONFIG).read_text()))
     now = _flat(asdict(config))
     default = _flat(asdict(TrainConfig()))  # what a run had before a setting existed
-    trainer = ("trainer.progress", "trainer.devices", "trainer.accelerator")
-    free = ("out", "resume", "wandb.", "data.workers", "teacher.cache", "teacher.max_batch", *trainer)
+    free = (
+        *("out", "resume", "wandb.", "data.workers", "trainer.progress", "trainer.devices", "trainer.nodes"),
+        *("trainer.accelerator", "trainer.compile", "trainer.checkpoint_activations"),
+        *("teacher.cache", "teacher.max_batch"),
+    )
     for name in sorted(former.keys() | now.keys()):
         before = former.get(name, default.get(name))
         if before != now.get(name) and not name.startswith(free):
@@ -274,9 +292,13 @@ def _announce(
     )
 
 
-def _report(out: Path) -> None:
+def _report(out: Path, pace: str, broken: int) -> None:
     names = [TENSORS, CONFIG, "README.md", "metrics.csv", "last.ckpt"]
     pictures = sorted((out / "overlays").glob("*.png"))
+    if pace:
+        print(pace)
+    if broken:
+        print(f"{broken} images could not be read; the warnings above name them")
     print("wrote " + ", ".join(str(out / name) for name in names if (out / name).exists()))
     if pictures:
         print(f"wrote {len(pictures)} pictures, the last is {pictures[-1]}")

@@ -85,7 +85,7 @@ class LTXPretraining(lightning.LightningModule):
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"))
         loss = verdict.loss.mean()
-        self._refuse_nan(verdict)
+        self._refuse_nan(verdict, batch)
         # The trainer would go on telling the last value of a term whose weight has become 0.
         unused = torch.full_like(loss.detach(), math.nan)
         log = {f"train/{name}": unused for name in self.objective.terms if self.objective.uses(name)}
@@ -167,7 +167,7 @@ class LTXPretraining(lightning.LightningModule):
 
     def _over_ranks(self, log: dict[str, Tensor]) -> dict[str, Tensor]:
         """The means of the global batch, in one exchange, at the steps that are written down; else this rank's."""
-        due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if self.trainer.world_size == 1 or not due:
             return log
         together: Any = self.all_gather(torch.stack(list(log.values())))
@@ -176,13 +176,18 @@ class LTXPretraining(lightning.LightningModule):
     def _probability(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.explainer.classifier.log_probability(logits, targets).exp()
 
-    def _refuse_nan(self, verdict: Verdict) -> None:
-        bad = [name for name, value in verdict.terms.items() if not value.detach().isfinite().all()]
-        if bad:
-            raise InputError(
-                f"the term {', '.join(bad)} is not finite at step {self.global_step}; the last checkpoint is intact. "
-                "Lower optimiser.lr, or use classifier.precision=fp32"
-            )
+    def _refuse_nan(self, verdict: Verdict, batch: dict[str, Any]) -> None:
+        finite = torch.stack([value.detach().isfinite() for value in verdict.terms.values()])
+        if finite.all():
+            return
+        terms = [name for name, fine in zip(verdict.terms, finite.all(1).tolist(), strict=True) if not fine]
+        images = [name for name, fine in zip(batch["name"], finite.all(0).tolist(), strict=True) if not fine]
+        more = f" and {len(images) - 4} more of the batch" if len(images) > 4 else ""
+        raise InputError(
+            f"the term {', '.join(terms)} is not finite at step {self.global_step}, for the images "
+            f"{', '.join(images[:4])}{more}; the last checkpoint is intact. Lower optimiser.lr, or use "
+            "classifier.precision=fp32"
+        )
 
 
 def mosaics(images: Tensor, share: float, generator: Source) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ def words(place: Path, out: Path, processes: int, **settings: object) -> list[st
     fixed = {
         "classifier.name": "resnet10t",
         "classifier.num_classes": 4,
-        "classifier.input_size": 32,
+        "classifier.input_size": 64,
         "classifier.weights": place / "weights.safetensors",
         "data.images": place / "photos",
         "data.workers": 0,

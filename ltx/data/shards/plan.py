@@ -38,9 +38,9 @@ class Plan:
 
     Places in the stream are counted over all ranks: micro-batch t holds the places `[t·B·R, (t + 1)·B·R)`, of which
     rank r takes the r-th B, and reader `t mod W` of each rank fetches it. An epoch is N places, N the number of
-    samples. Its shards are shuffled and laid end to end; each reader takes a run of exactly as many samples as it has places in that
-    epoch. So all samples are shown once, ranks never wait for one another's last batch, and at most `R·W` shards are
-    opened by two readers. Within its run a reader shuffles with a buffer.
+    samples. Its shards are shuffled and laid end to end; each reader takes a run of exactly as many samples as it has
+    places in that epoch. So all samples are shown once, ranks never wait for one another's last batch, and fewer than
+    `R·W` shards are opened by two readers. Within its run a reader shuffles with a buffer.
 
     All of it follows from the seed and the counts, so the stream can be entered at any micro-batch.
 

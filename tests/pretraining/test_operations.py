@@ -1,0 +1,114 @@
+"""A training among other jobs: told to stop it saves and exits, and the same command ends as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltx import Classifier, InputError, load
+from ltx.data.shards.making import MakeConfig, make
+from ltx.pretraining.job import pretrain
+from ltx.pretraining.ltx import LTXPretraining
+
+
+@pytest.fixture
+def shards(photos: Path, tmp_path: Path) -> Path:
+    make(MakeConfig(images=str(photos), out=str(tmp_path / "shards"), per_shard=2))
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize("source", ["files", "shards"])
+def test_sigterm_saves_and_the_same_command_goes_on(
+    config_for: Any,
+    photos: Path,
+    shards: Path,
+    tmp_path: Path,
+    source: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["trainer.checkpoint_every=100", *([f"data.shards={shards}"] if source == "shards" else [])]
+    whole = pretrain(config_for(photos, tmp_path / "whole", *words))
+    step = LTXPretraining.training_step
+
+    def told_to_stop(self: LTXPretraining, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", told_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            pretrain(config_for(photos, tmp_path / "cut", *words))
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "stopped by SIGTERM after step 4" in capsys.readouterr().out
+    assert torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"] == 4
+    resumed = pretrain(config_for(photos, tmp_path / "cut", *words))
+    first, second = load(whole).state_dict(), load(resumed).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_it_says_what_it_does_and_how_fast_it_was(
+    config_for: Any,
+    shards: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [f"data.shards={shards}/*.tar", "trainer.accumulate=2", "trainer.max_steps=16"]
+    pretrain(config_for(photos, tmp_path / "run", *words))
+    told = capsys.readouterr().out
+    assert "8 training images in 4 shards, 2 validation images in 1 shards; 16 steps of 8 images on 1 x cpu" in told
+    assert re.search(r"step 13: [\d.]+ images/s, \d+ s to go besides validations", told)
+    pace = re.search(
+        r"([\d.]+) images/s in training, ([\d.]+)% of the time waiting for data, peak memory ([\d.]+)", told
+    )
+    assert pace is not None
+    assert 0 < float(pace[2]) < 100
+    assert float(pace[3]) > 0.1
+
+
+def test_too_few_shards_stop_before_anything_is_trained(
+    config_for: Any, shards: Path, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"4 shards .* 1 ranks x 5 workers = 5 readers; set data\.workers=4 or less"):
+        pretrain(config_for(photos, tmp_path / "run", f"data.shards={shards}", "data.workers=5"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "tf_efficientnet_lite0"])
+def test_checkpointed_activations_change_no_gradient(name: str) -> None:
+    classifier = Classifier(name, weights="random", num_classes=5, input_size=64)
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+
+    def gradient() -> Tensor:
+        images.grad = None
+        classifier(images)[:, 1].sum().backward()
+        assert images.grad is not None
+        return images.grad.clone()
+
+    plain = gradient()
+    classifier.checkpoint_activations()
+    calls: list[str] = []
+    blocks = [key for key, _ in classifier.model.named_modules() if re.fullmatch(r"(layer\d|blocks)\.1(\.0)?", key)]
+    inner = classifier.model.get_submodule(blocks[-1])
+    inner.register_forward_pre_hook(lambda *_: calls.append("forward"))
+    assert torch.allclose(gradient(), plain, atol=1e-6 * float(plain.abs().max()))
+    assert len(calls) == 2, "computed again for the gradient"
+
+
+@pytest.mark.slow
+def test_a_compiled_classifier_trains_to_rounding(config_for: Any, photos: Path, tmp_path: Path) -> None:
+    plain = pretrain(config_for(photos, tmp_path / "plain"))
+    compiled = pretrain(config_for(photos, tmp_path / "compiled", "trainer.compile=true"))
+    first, second = load(plain).state_dict(), load(compiled).state_dict()
+    assert all(torch.allclose(first[key], second[key], atol=3e-3) for key in first)
+    assert Classifier("resnet18", weights="random").compile().fingerprint()
