@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -384,13 +385,18 @@ def _first_line(error: BaseException) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` = a GPU where there is one.
+    """The device of that name; `auto` = a GPU where there is one, under torchrun each process its own.
 
     Raises:
         InputError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        return (
+            torch.device("cuda", local % torch.cuda.device_count())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:

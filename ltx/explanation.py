@@ -109,7 +109,7 @@ class Explanation:
         assert self.names is not None
         out = Path(out)
         stems = result_stems(self.names) if stems is None else stems
-        cpu = self._on_cpu()
+        cpu = self.on_cpu()
         written = []
         out.mkdir(parents=True, exist_ok=True)
         _repair(out / RECORD)
@@ -173,7 +173,7 @@ class Explanation:
         figure.text(0.5, 1 - 0.36 / high, how + area, ha="center", va="top", size=9, color="0.35", parse_math=False)
         return figure
 
-    def _on_cpu(self) -> Explanation:
+    def on_cpu(self) -> Explanation:
         """One transfer for each tensor instead of one for each image and number."""
         moved: dict[str, Any] = {key: v.detach().cpu() if isinstance(v, Tensor) else v for key, v in vars(self).items()}
         return Explanation(**moved)

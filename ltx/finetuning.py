@@ -22,7 +22,7 @@ from ltx.fill import Fill
 from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
 from ltx.stacked import Copies
-from ltx.streaming import explain_files
+from ltx.streaming import WRITTEN, explain_files
 
 SELECTIONS = ("positive", "negative", "deletion", "insertion")
 FRACTIONS = tuple(step / 10 for step in range(10))
@@ -224,7 +224,7 @@ class FinetuneConfig:
 
     checkpoint: str = option("runs/train", help="folder that train.py wrote")
     images: Any = option(
-        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, a list of them, or scikit-image"
+        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
     )
     target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
     steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
@@ -241,6 +241,11 @@ class FinetuneConfig:
     batch_size: int = option(16, help="images adapted at once")
     fit: str = option(
         "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
+    )
+    save: str = option(
+        "pictures",
+        help="pictures = a .png and an .npz for each; maps = float16 maps in tar files, for data sets and torchrun",
+        choices=["pictures", "maps"],
     )
     device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
     seed: int = option(0, help="of the draws of fills and terms")
@@ -276,7 +281,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
             names,
         )
 
-    irrelevant = ("images", "target", "out", "device", "batch_size", "classifier")
+    irrelevant = ("images", "target", "out", "device", "batch_size", "classifier", "save")
     settings = {key: value for key, value in asdict(config).items() if key not in irrelevant}
     count = explain_files(
         config.images,
@@ -287,6 +292,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
         config.batch_size,
         config.fit,  # type: ignore[arg-type]
         settings=settings,
+        save=config.save,
     )
-    print(f"{count} explanations in {config.out}: a picture and an .npz for each, and explanations.jsonl")
+    print(f"{count} explanations in {config.out}: {WRITTEN[config.save]}")
     return Path(config.out)

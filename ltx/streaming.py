@@ -1,8 +1,11 @@
-"""Explain any number of image files in constant memory, and go on where an interrupted run stopped."""
+"""Explain any number of images in constant memory, and go on where an interrupted run stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,42 @@ from torch import Tensor
 
 from ltx.checkpoints import write_beside
 from ltx.classifier import Classifier, Target
-from ltx.data.images import Fit, ImageBatches, find_images, image_root
+from ltx.data.images import Fit, ImageBatches, Skipped, find_images, image_root
+from ltx.data.shards import counted, expand, is_shards
+from ltx.data.shards.batches import ShardBatches
 from ltx.errors import InputError
 from ltx.explanation import Explanation, finished, result_stems
 from ltx.progress import progress_bar
+from ltx.stored_results import MapShards, finished_maps
 
 SETTINGS = "settings.yaml"
+WRITTEN = {
+    "pictures": "a picture and an .npz for each, and explanations.jsonl",
+    "maps": "tar files with a map for each, and a .jsonl beside each of them",
+}
 
 Explain = Callable[[Tensor, list[Target], list[str]], Explanation]
 """Images `[B, 3, H, W]`, one target and one name each, to their explanation."""
+
+
+@dataclass
+class _Batch:
+    """Images `[B, 3, H, W]`, and one name, one stem of result files and one target each."""
+
+    images: Tensor
+    names: list[str]
+    stems: list[str]
+    targets: list[Target]
+
+
+@dataclass
+class _Source:
+    """What is left to do for one process: batches as they come, and what was skipped once they have come."""
+
+    total: int
+    done: int
+    batches: Iterator[_Batch]
+    skipped: Callable[[], Skipped]
 
 
 def explain_files(
@@ -32,11 +62,14 @@ def explain_files(
     fit: Fit = "squash",
     workers: int | None = None,
     settings: dict[str, Any] | None = None,
+    save: str = "pictures",
 ) -> int:
-    """Explain files batch by batch and write each explanation as soon as it is there.
+    """Explain files or shards batch by batch and write each explanation as soon as it is there.
+
+    Under `torchrun` each process explains its share, the same one whatever is done already, and writes its own results.
 
     Args:
-        images: see `ltx.data.images.find_images`.
+        images: see `ltx.data.images.find_images`; or shards, see `ltx.data.shards.expand`.
         explain: makes the explanation of a batch.
         classifier: says the images' size and checks the targets before any work.
         out: folder of the results; images that it holds already are not explained again.
@@ -45,14 +78,55 @@ def explain_files(
         fit: how a picture becomes the classifier's size, see `ltx.data.images.resize`.
         workers: reading threads.
         settings: what determines the results; a folder with results of other settings is refused.
+        save: `pictures` = see `Explanation.save`; `maps` = float16 maps in tar files, see `MapShards`.
 
     Returns:
         How many explanations the folder holds.
 
     Raises:
-        InputError: no images, not one readable, a target that is no class, or results of other settings in `out`.
+        InputError: no images, not one readable, a target that is no class, results of other settings in `out`, or
+            several processes that were to write pictures.
     """
     out = Path(out)
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1 and save != "maps":
+        raise InputError(f"save={save} is for one process; {ranks} processes write save=maps")
+    make = _shards if is_shards(images) else _files
+    found = finished_maps if save == "maps" else finished
+    source = make(images, target, classifier, out, batch_size, fit, workers, rank, ranks, found)
+    _claim(out, (settings or {}) | ({} if save == "pictures" else {"save": save}))
+    if source.done:
+        print(f"{source.done} of {source.total} images are explained already in {out}")
+    with ExitStack() as stack:
+        maps = stack.enter_context(MapShards(out, rank, ranks)) if save == "maps" else None
+        progress = stack.enter_context(progress_bar("explaining", shown=rank == 0))
+        bar = progress.add_task("", total=source.total - source.done, rate="")
+        for batch in source.batches:
+            explanation = explain(batch.images.to(classifier.device), batch.targets, batch.names)
+            if maps is not None:
+                maps.append(explanation, batch.stems)
+            else:
+                explanation.save(out, batch.stems)
+            task = progress.tasks[0]
+            rate = f"{1 / task.speed:.2f} s/image" if task.speed else ""
+            progress.update(bar, completed=task.completed + len(batch.names), rate=rate)
+    if len(source.skipped()):
+        print(source.skipped().summary())
+    return len(found(out))
+
+
+def _files(
+    images: Any,
+    target: Target | Sequence[Target],
+    classifier: Classifier,
+    out: Path,
+    batch_size: int,
+    fit: Fit,
+    workers: int | None,
+    rank: int,
+    ranks: int,
+    found: Callable[[Path], set[str]],
+) -> _Source:
     place = out.resolve()  # a repeated run must not explain its own pictures
     paths = [path for path in find_images(images) if place not in path.resolve().parents]
     asked: list[Target] = [target] * len(paths) if isinstance(target, (int, str)) else list(target)
@@ -60,28 +134,47 @@ def explain_files(
         raise InputError(f"target lists {len(asked)} classes for {len(paths)} images; give one, or one for each image")
     for one in set(asked) - {"predicted"}:
         classifier.class_index(one)
-    _claim(out, settings or {})
-    done = finished(out)
     by_path = dict(zip(paths, asked, strict=True))
-    batches = ImageBatches(
-        [path for path in paths if str(path) not in done], classifier.input_size, batch_size, fit, workers
-    )
     stems = dict(zip(paths, result_stems([str(path) for path in paths], image_root(images)), strict=True))
-    if done:
-        print(f"{len(done)} of {len(paths)} images are explained already in {out}")
-    with progress_bar("explaining") as progress:
-        bar = progress.add_task("", total=len(batches.paths), rate="")
-        for names, pixels in batches:
-            explanation = explain(
-                pixels.to(classifier.device), [by_path[name] for name in names], [str(name) for name in names]
-            )
-            explanation.save(out, [stems[name] for name in names])
-            task = progress.tasks[0]
-            rate = f"{1 / task.speed:.2f} s/image" if task.speed else ""
-            progress.update(bar, completed=task.completed + len(names), rate=rate)
-    if len(batches.skipped):
-        print(batches.skipped.summary())
-    return len(finished(out))
+    done, own = found(out), paths[rank::ranks]
+    left = [path for path in own if str(path) not in done]
+    reader = ImageBatches(left, classifier.input_size, batch_size, fit, workers)
+    batches = (
+        _Batch(pixels, [str(p) for p in part], [stems[p] for p in part], [by_path[p] for p in part])
+        for part, pixels in reader
+    )
+    return _Source(len(own), len(own) - len(left), batches, lambda: reader.skipped)
+
+
+def _shards(
+    images: Any,
+    target: Target | Sequence[Target],
+    classifier: Classifier,
+    out: Path,
+    batch_size: int,
+    fit: Fit,
+    workers: int | None,
+    rank: int,
+    ranks: int,
+    found: Callable[[Path], set[str]],
+) -> _Source:
+    if not isinstance(target, (int, str)):
+        raise InputError("target must be one for all images where they come from shards")
+    if target != "predicted":
+        classifier.class_index(target)
+    done = found(out)
+    reader = ShardBatches(counted(expand(images)), classifier.input_size, batch_size, fit, workers, done, rank, ranks)
+    batches = (
+        _Batch(
+            pixels,
+            [sample.name for sample in part],
+            [f"{sample.name.rsplit('.tar/', 1)[0].rsplit('/', 1)[-1]}/{sample.key}" for sample in part],
+            [target] * len(part),
+        )
+        for part, pixels in reader
+    )
+    # Which of the samples are done is only known by reading; those of all ranks are counted in their proportion.
+    return _Source(len(reader), min(len(reader), len(done) // ranks), batches, lambda: reader.skipped)
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
