@@ -1,4 +1,4 @@
-"""Explanations of whole data sets: float16 maps in tar files, the record of each beside, one series for each process."""
+"""Explanations of whole data sets: float16 maps in tar files, the record of each beside, a series for each process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ltx.checkpoints import write_beside
 from ltx.errors import InputError
 from ltx.explanation import Explanation
 
@@ -82,7 +83,7 @@ class MapShards:
         place = self.folder / f"{self.rank:05d}-{self._number:06d}.tar"
         self._stream = place.open("wb")
         self._record = place.with_suffix(".jsonl").open("w", encoding="utf-8")
-        self._tar = tarfile.open(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
+        self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
 
     def __enter__(self) -> MapShards:
         return self
@@ -139,4 +140,4 @@ def _mend(place: Path) -> None:
         stream.truncate(end)
         stream.seek(end)
         stream.write(bytes(tarfile.RECORDSIZE - end % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
-    record.write_bytes(b"".join(whole))
+    write_beside(record, b"".join(whole))
