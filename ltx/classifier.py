@@ -392,11 +392,7 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         local = int(os.environ.get("LOCAL_RANK", 0))
-        return (
-            torch.device("cuda", local % torch.cuda.device_count())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+        return torch.device(f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
