@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ltx.areas import AreaMasks
 from ltx.errors import InputError
 
 RECORD = "explanations.jsonl"
@@ -44,6 +45,7 @@ class Explanation:
         selected_by: the metric that chose this map among those of all steps; None = the last step. A map that a
             metric chose must not be compared by that metric with maps that it did not.
         fill: what replaced removed pixels for `probability_kept` and `probability_removed`.
+        by_area: answers with masks of any area, where the method makes them; `mask` is then one of them.
     """
 
     images: Tensor
@@ -60,6 +62,7 @@ class Explanation:
     names: list[str] | None = None
     selected_by: str | None = None
     fill: str = "black"
+    by_area: AreaMasks | None = None
 
     def __post_init__(self) -> None:
         count, size = len(self.images), self.images.shape[-2:]
@@ -74,6 +77,17 @@ class Explanation:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def at(self, area: float | Tensor) -> Explanation:
+        """This explanation with the mask of another area, one for all images or `[B]`.
+
+        Raises:
+            InputError: the method makes no masks of an area, or the area is no share between 0 and 1.
+        """
+        asked = self._asked()
+        mask = asked(area.view(-1, 1) if isinstance(area, Tensor) and area.ndim else area)
+        kept, removed = (asked.kept(part)[:, 0] for part in (mask, 1 - mask))
+        return replace(self, mask=mask, probability_kept=kept, probability_removed=removed)
 
     def record(self, index: int) -> dict[str, Any]:
         """The line of `explanations.jsonl` for one image; without a mask its three numbers are null."""
@@ -94,6 +108,8 @@ class Explanation:
 
     def save(self, out: str | Path, stems: Sequence[str] | None = None) -> list[Path]:
         """Write `OUT/<stem>.png`, `OUT/<stem>.npz` and a line of `OUT/explanations.jsonl` for each image.
+
+        Where the method makes masks of any area, `OUT/<stem>.areas.png` shows a sweep of them.
 
         Every file is written beside and renamed, and an image's line comes last: where there is a line, its files are
         whole, and a killed process leaves no other trace than a hidden `.part` file.
@@ -121,6 +137,9 @@ class Explanation:
                     np.savez_compressed(file, allow_pickle=False, **cpu.arrays(index))
                 with _beside(picture) as file:
                     cpu.plot(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
+                if self.by_area is not None:
+                    with _beside(out / f"{stem}.areas.png") as file:
+                        cpu.plot_areas(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
                 record.write(json.dumps(cpu.record(index), ensure_ascii=False) + "\n")
                 record.flush()
                 written += [picture, arrays]
@@ -172,6 +191,37 @@ class Explanation:
         figure.text(0.5, 1 - 0.08 / high, heading, ha="center", va="top", size=12, parse_math=False)
         figure.text(0.5, 1 - 0.36 / high, how + area, ha="center", va="top", size=9, color="0.35", parse_math=False)
         return figure
+
+    def plot_areas(self, index: int = 0) -> Figure:
+        """Overlays of masks of growing area, and last the smallest area at which each pixel is kept.
+
+        Raises:
+            InputError: the method makes no masks of a given area.
+        """
+        sweep = self._asked().sweep
+        image = _pixels(self.images[index])
+        panel, title = 1.6, 0.3
+        tall = panel * image.shape[0] / image.shape[1]
+        wide, high = (len(sweep.areas) + 1) * (panel + 0.05) + 0.05, tall + title + 0.05
+        figure = Figure(figsize=(wide, high), dpi=100)
+        FigureCanvasAgg(figure)
+        shares = sweep.kept[index] / self.probability[index].to(sweep.kept)
+        titles = [f"{area:g}: kept {float(share):.2f}" for area, share in zip(sweep.areas, shares, strict=True)]
+        for place, text in enumerate([*titles, "smallest area"]):
+            left = place * (panel + 0.05) + 0.05
+            axis = figure.add_axes((left / wide, 0.05 / high, panel / wide, tall / high))
+            if place < len(titles):
+                _draw_overlay(axis, image, _plane(sweep.masks[index, place, None]))
+            else:
+                axis.imshow(_plane(sweep.entry[index]), cmap=f"{COLOURS}_r", vmin=0, vmax=1)
+            axis.set_axis_off()
+            figure.text((left + panel / 2) / wide, 1 - 0.06 / high, text, ha="center", va="top", size=8)
+        return figure
+
+    def _asked(self) -> AreaMasks:
+        if self.by_area is None:
+            raise InputError(f"method={self.method} makes no masks of a given area; use explainer.name=inr")
+        return self.by_area
 
     def on_cpu(self) -> Explanation:
         """One transfer for each tensor instead of one for each image and number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ltx.explanation import Explanation
 from ltx.fill import Fill
 from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
+from ltx.objectives.areas import AreaSampling, draw_jitter, rows_of_areas
 from ltx.stacked import Copies
 from ltx.streaming import WRITTEN, explain_files
 
@@ -41,6 +43,10 @@ def finetune(
     seed: int = 0,
     max_batch: int = 16,
     names: list[str] | None = None,
+    areas: AreaSampling | None = None,
+    jitter: int = 0,
+    allowed: Tensor | None = None,
+    starts: Sequence[MaskNetwork] | None = None,
 ) -> Explanation:
     """Adapt an explainer to each of many images, and explain them; the explainer itself stays as it was.
 
@@ -66,12 +72,18 @@ def finetune(
         seed: of the draws of fills and terms.
         max_batch: images adapted at once; bounds memory and changes no result.
         names: one a picture, for the result.
+        areas: which areas a network that takes them is asked for in each step; None = as in its training.
+        jitter: composites are moved by up to so many pixels and mirrored at random before they are classified; 0 = not.
+        allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
+        starts: networks that the copies start from, one an image; None = the explainer itself.
 
     Raises:
         InputError: unknown scope or rule, negative steps, or a loss that is not finite.
     """
-    if steps < 0 or max_batch < 1:
-        raise InputError(f"steps={steps}, max_batch={max_batch}; need steps >= 0 and max_batch >= 1")
+    if steps < 0 or max_batch < 1 or jitter < 0:
+        raise InputError(
+            f"steps={steps}, max_batch={max_batch}, jitter={jitter}; need steps >= 0, max_batch >= 1, jitter >= 0"
+        )
     if select_by is not None and select_by not in SELECTIONS:
         raise InputError(
             f"select_by={select_by!r} is unknown; allowed: {', '.join(SELECTIONS)}{suggest(select_by, SELECTIONS)}"
@@ -81,25 +93,47 @@ def finetune(
     was_training = explainer.training
     explainer.eval()
     begun = time.perf_counter()
-    masks, chosen, whole = [], [], []
+    areas = trained_areas(explainer) if areas is None else areas
+    parts: list[_Adapted] = []
     for start in range(0, len(images), max_batch):
         part = images[start : start + max_batch]
         asked = targets if targets is None or isinstance(targets, (int, str)) else targets[start : start + max_batch]
         with torch.no_grad():
             clean, found = explainer.predict_and_encode(part)
         indices = classifier.targets(asked, clean)
-        copies = Copies(explainer, scope, len(part), found, part)
-        mask = _adapt(copies, part, indices, clean, objective, fill, steps, lr, select_by, seed)
-        masks.append(mask)
-        chosen.append(indices)
-        whole.append(clean)
+        own = None if starts is None else starts[start : start + max_batch]
+        copies = Copies(explainer, scope, len(part), found, part, own)
+        free = None if allowed is None else allowed[start : start + max_batch]
+        maps = _adapt(copies, part, indices, clean, objective, fill, steps, lr, select_by, seed, areas, jitter, free)
+        parts.append(_Adapted(copies, indices, clean, free, maps))
     seconds = (time.perf_counter() - begun) / max(1, len(images))
     explainer.train(was_training)
+    maps, chosen, whole = (torch.cat([getattr(p, key) for p in parts]) for key in ("maps", "targets", "clean"))
+
+    def ask(asked: Tensor, size: tuple[int, int] | None) -> Tensor:
+        return torch.cat([p.masks(x, size) for p, x in zip(parts, asked.split(max_batch), strict=True)])
+
+    answers = ask if explainer.takes_areas else None
     explanation = describe(
-        classifier, images, torch.cat(masks), torch.cat(chosen), torch.cat(whole), fill, names, "ltx", steps, seconds
+        classifier, images, maps, chosen, whole, fill, names, explainer.method, steps, seconds, answers
     )
     explanation.selected_by = select_by
     return explanation
+
+
+@dataclass
+class _Adapted:
+    """Some images' own copies and what they are asked about."""
+
+    copies: Copies
+    targets: Tensor
+    clean: Tensor
+    allowed: Tensor | None
+    maps: Tensor
+
+    def masks(self, areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+        scores = self.copies.scores(self.targets, areas, size)
+        return self.copies.explainer.masks(scores, areas, self.allowed, size)
 
 
 def _adapt(
@@ -113,17 +147,22 @@ def _adapt(
     lr: float,
     select_by: str | None,
     seed: int,
+    areas: AreaSampling,
+    jitter: int,
+    allowed: Tensor | None,
 ) -> Tensor:
-    """Masks `[B, 1, H, W]` after `steps` steps, or the best of them by `select_by`."""
+    """Maps `[B, 1, H, W]` after `steps` steps, or the best of them by `select_by`."""
     explainer = copies.explainer
     # Adam turns a gradient that is zero but for rounding into a full step; a larger eps lets a batch equal its images.
     adamw = torch.optim.AdamW(list(copies.parameters.values()), lr=lr, weight_decay=0.0, eps=1e-6)
     generator = torch.Generator().manual_seed(seed)
     select = Selection(select_by, explainer, images, targets, clean) if select_by is not None else None
     for step in range(steps):
-        scores = copies.scores(targets).float()
+        asked = areas.draw(images, generator, shared=True) if explainer.takes_areas else None
+        scores = copies.scores(targets, asked).float()
         if select is not None and step > 0:
-            select(explainer.upsample(scores.detach()))
+            with torch.no_grad():
+                select(explainer.upsample(scores if asked is None else copies.scores(targets)))
             if select.finished:
                 return select.masks
         judged = MaskedBatch(
@@ -133,21 +172,25 @@ def _adapt(
             targets=targets,
             clean=clean,
             scores=scores,
-            mask=explainer.upsample(scores),
+            mask=explainer.masks(scores, asked, allowed),
             generator=generator,
             shared_draws=True,
+            jitter=draw_jitter(jitter, generator),
         )
-        loss = objective(judged, progress=1.0).loss
+        if asked is None:
+            loss = objective(judged, progress=1.0).loss
+        else:
+            loss = objective(rows_of_areas(judged, asked), progress=1.0).loss.view_as(asked).mean(1)
         if not loss.detach().isfinite().all():
             raise InputError(f"finetuning: the loss is not finite at step {step}; lower lr={lr}")
         adamw.zero_grad()
         loss.sum().backward()
         adamw.step()
     with torch.no_grad():
-        mask = explainer.upsample(copies.scores(targets))
+        maps = explainer.masks(copies.scores(targets), allowed=allowed).mean(1, keepdim=True)
     if select is None:
-        return mask
-    select(mask)
+        return maps
+    select(maps)
     return select.masks
 
 
@@ -200,14 +243,27 @@ def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) 
     Raises:
         InputError: the checkpoint's configuration holds no such objective.
     """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(ObjectiveConfig), explainer.made_with.get("objective") or {})
-        config: Any = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise InputError(f"checkpoint: config.yaml: objective: {str(error).splitlines()[0]}") from error
+    config: ObjectiveConfig = _trained(explainer, "objective", ObjectiveConfig)
     if area_weight is not None:
         config.area.weight = area_weight
     return config
+
+
+def trained_areas(explainer: MaskNetwork) -> AreaSampling:
+    """The areas that an explainer was trained with; the default ones for a network from no checkpoint.
+
+    Raises:
+        InputError: the checkpoint's configuration holds no such areas.
+    """
+    return _trained(explainer, "areas", AreaSampling)
+
+
+def _trained(explainer: MaskNetwork, group: str, schema: type[Any]) -> Any:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), explainer.made_with.get(group) or {})
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise InputError(f"checkpoint: config.yaml: {group}: {str(error).splitlines()[0]}") from error
 
 
 @dataclass

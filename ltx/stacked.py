@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,9 +26,19 @@ class Copies:
         count: number of images.
         found: the images' features, read where the trunk is not adapted.
         images: `[B, 3, H, W]`, read where it is.
+        starts: networks of the explainer's kind whose parameters the copies start from, one an image; None = the
+            explainer's own.
     """
 
-    def __init__(self, explainer: MaskNetwork, scope: str, count: int, found: Features, images: Tensor) -> None:
+    def __init__(
+        self,
+        explainer: MaskNetwork,
+        scope: str,
+        count: int,
+        found: Features,
+        images: Tensor,
+        starts: Sequence[MaskNetwork] | None = None,
+    ) -> None:
         self.explainer = explainer
         # Under vmap, torch 2.15 returns wrong gradients of normalisation layers for channels-last tensors.
         self.found = tree_map(Tensor.contiguous, found)
@@ -36,28 +47,34 @@ class Copies:
         adapted = set(explainer.scope(scope))
         every = {**dict(explainer.named_parameters()), **dict(explainer.named_buffers())}
         self.fixed = {name: value.detach().contiguous() for name, value in every.items() if name not in adapted}
+        own = [dict(start.named_parameters()) for start in starts] if starts is not None else []
         self.parameters = {
-            name: value.detach().contiguous().expand(count, *value.shape).clone().requires_grad_()
+            name: (
+                torch.stack([start[name].detach() for start in own])
+                if own
+                else value.detach().contiguous().expand(count, *value.shape).clone()
+            ).requires_grad_()
             for name, value in every.items()
             if name in adapted
         }
 
-    def scores(self, targets: Tensor) -> Tensor:
-        """Mask logits `[B, 1, h, w]`, each image by its own copy, for classes `[B]`."""
-        network: nn.Module = _Decode(self.explainer, self.adapts_trunk)
+    def scores(self, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """What the explainer decodes for classes `[B]` (and areas, if it takes them), each image by its own copy."""
+        network: nn.Module = _Decode(self.explainer, {} if size is None else {"size": size})
         fixed = {f"explainer.{name}": value for name, value in self.fixed.items()}
 
-        def one(parameters: dict[str, Tensor], source: Features | Tensor, target: Tensor) -> Tensor:
+        def one(parameters: dict[str, Tensor], source: Features | Tensor, *asked: Tensor) -> Tensor:
             own = {f"explainer.{name}": value for name, value in parameters.items()}
             single = tree_map(lambda x: x[None], source)
-            return functional_call(network, {**fixed, **own}, (single, target[None])).squeeze(0)
+            return functional_call(network, {**fixed, **own}, (single, *(x[None] for x in asked))).squeeze(0)
 
         source = self.images if self.adapts_trunk else self.found
+        asked = (targets,) if areas is None else (targets, areas)
         # Fused attention has no batching rule, and would be looped over the images.
         with sdpa_kernel(SDPBackend.MATH), _ConvolutionAsProduct():
             # As in the classifier's pass: a few images at once stay in a CPU's caches.
             rows = CPU_ROWS if targets.device.type == "cpu" else None
-            return vmap(one, chunk_size=rows)(self.parameters, source, targets)
+            return vmap(one, chunk_size=rows)(self.parameters, source, *asked)
 
 
 class _ConvolutionAsProduct(TorchFunctionMode):
@@ -106,11 +123,11 @@ def _pair(value: Any) -> tuple[int, int]:
 class _Decode(nn.Module):
     """Gives `functional_call` a forward that decodes."""
 
-    def __init__(self, explainer: MaskNetwork, encodes: bool) -> None:
+    def __init__(self, explainer: MaskNetwork, options: dict[str, Any]) -> None:
         super().__init__()
         self.explainer = explainer
-        self.encodes = encodes
+        self.options = options
 
-    def forward(self, source: Features | Tensor, targets: Tensor) -> Tensor:
+    def forward(self, source: Features | Tensor, targets: Tensor, areas: Tensor | None = None) -> Tensor:
         found = self.explainer.encode(source) if isinstance(source, Tensor) else source
-        return self.explainer.decode(found, targets)
+        return self.explainer.decode(found, targets, areas, **self.options)

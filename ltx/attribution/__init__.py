@@ -9,7 +9,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -17,12 +18,14 @@ from torch import Tensor
 from ltx.attribution.attention import attention_refusal, has_attention
 from ltx.attribution.attention_rollout import attention_rollout
 from ltx.attribution.dix import dix
+from ltx.attribution.extremal import extremal_perturbation
 from ltx.attribution.gae import gae
 from ltx.attribution.gradcam import gradcam
 from ltx.attribution.gradcam_plus_plus import gradcam_plus_plus
 from ltx.attribution.gradient_rollout import gradient_rollout
 from ltx.attribution.gradient_shap import gradient_shap
 from ltx.attribution.iia import iia
+from ltx.attribution.inr import inr
 from ltx.attribution.integrated_gradients import integrated_gradients
 from ltx.attribution.layercam import layercam
 from ltx.attribution.layers import feature_layers
@@ -86,6 +89,8 @@ METHODS: dict[str, Method] = {
     "gradient_shap": Method(gradient_shap, "Gradient SHAP", "pixels"),
     "occlusion": Method(occlusion, "Occlusion", "pixels"),
     "rise": Method(rise, "RISE", "pixels"),
+    "extremal_perturbation": Method(extremal_perturbation, "Extremal Perturbation", "pixels"),
+    "inr": Method(inr, "INR", "pixels"),
 }
 
 
@@ -153,7 +158,8 @@ def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             listed = ", ".join(known) or "none"
             raise InputError(f"{method} has no option {name!r}{suggest(name, known)}; it has: {listed}")
-        arms = get_args(hints[name]) or (hints[name],)
+        union = get_origin(hints[name]) in (Union, UnionType)
+        arms = get_args(hints[name]) if union else (hints[name],)
         takes_number = int in arms or float in arms
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = value is None if not number else float in arms or value == int(value)

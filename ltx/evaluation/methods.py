@@ -156,7 +156,7 @@ def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Me
 
 
 def _explainer(spec: MethodName, classifier: Classifier) -> Method | str:
-    fixed = ("explainer", "images", "targets", "objective", "names")
+    fixed = ("explainer", "images", "targets", "objective", "names", "areas", "allowed", "starts")
     _check_options(spec, [key for key in inspect.signature(finetune).parameters if key not in fixed])
     folder = Path(spec.name.removeprefix(CHECKPOINT))
     if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():

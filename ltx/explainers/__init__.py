@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from dataclasses import asdict, dataclass
 
 from ltx.classifier import Classifier
 from ltx.config import option
 from ltx.errors import InputError, suggest
+from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.unet import UNetExplainer
 from ltx.explainers.vit import ViTExplainer, is_single_resolution
 
-EXPLAINERS: dict[str, type[MaskNetwork]] = {"vit": ViTExplainer, "unet": UNetExplainer}
+EXPLAINERS: dict[str, type[MaskNetwork]] = {"vit": ViTExplainer, "unet": UNetExplainer, "inr": INRExplainer}
 
-__all__ = ["EXPLAINERS", "ExplainerConfig", "MaskNetwork", "UNetExplainer", "ViTExplainer"]
+__all__ = ["EXPLAINERS", "ExplainerConfig", "INRExplainer", "MaskNetwork", "UNetExplainer", "ViTExplainer"]
 
 
 @dataclass
@@ -24,14 +25,24 @@ class ExplainerConfig:
     name: str | None = option(
         None, help="mask network; null = vit for a classifier of one resolution, else unet", choices=[*EXPLAINERS, None]
     )
-    variant: str = option(
-        "decoder", help="decoder, or the head of the released LTX code", choices=["decoder", "released"]
+    variant: str | None = option(
+        None,
+        help="decoder (vit, unet) or the head of the released LTX code; siren (inr) or fourier; null = the first",
+        choices=["decoder", "released", "siren", "fourier", None],
     )
-    trunk: str = option("shared", help="shared (the classifier's own features), copy (trainable), or a timm model name")
+    trunk: str = option(
+        "shared",
+        help="shared (the classifier's own features), copy (trainable), a timm model name, or none (inr: no features)",
+    )
     stages: list[int] | None = option(None, help="feature maps that are read, as timm counts them; null = chosen")
     conditioned: bool = option(True, help="answer for the class asked about; false = one map an image")
-    width: int | None = option(None, help="channels of the decoder; null = 192 (vit), 16 at stride 4 (unet)")
-    depth: int | None = option(None, help="transformer blocks of the vit decoder; null = 2")
+    width: int | None = option(None, help="channels; null = 192 (vit), 16 at stride 4 (unet), 256 (inr)")
+    depth: int | None = option(None, help="transformer blocks, null = 2 (vit); hidden layers, null = 5 (inr)")
+    nested: bool | None = option(None, help="inr: a smaller area's mask lies inside a larger one's; null = no")
+    points: int | None = option(None, help="inr: places a side that are evaluated; null = 28")
+    temperature: float | None = option(
+        None, help="inr: softness of borders, in standard deviations of the scores; null = 0.05"
+    )
 
     def build(self, classifier: Classifier) -> MaskNetwork:
         """The mask network for `classifier`.
@@ -43,12 +54,11 @@ class ExplainerConfig:
             self.name = "vit" if is_single_resolution(classifier.feature_shapes()[:-1]) else "unet"
         if self.name not in EXPLAINERS:
             raise InputError(f"explainer.name={self.name!r} is unknown{suggest(self.name, EXPLAINERS)}")
-        options: dict[str, Any] = {"trunk": self.trunk, "stages": self.stages, "conditioned": self.conditioned}
-        options["variant"] = self.variant
-        if self.width is not None:
-            options["width"] = self.width
-        if self.depth is not None:
-            if self.name != "vit":
-                raise InputError(f"explainer.depth={self.depth} is for explainer.name=vit, not {self.name}")
-            options["depth"] = self.depth
-        return EXPLAINERS[self.name](classifier, **options)
+        given = {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
+        for key, value in given.items():
+            takers = [name for name, kind in EXPLAINERS.items() if key in inspect.signature(kind).parameters]
+            if self.name not in takers:
+                raise InputError(
+                    f"explainer.{key}={value} is for explainer.name={' or '.join(takers)}, not {self.name}"
+                )
+        return EXPLAINERS[self.name](classifier, **given)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from ltx.areas import AreaMasks, Ask
 from ltx.classifier import Classifier, Targets
 from ltx.errors import InputError, suggest
 from ltx.explanation import Explanation
@@ -20,6 +21,9 @@ from ltx.fill import Fill, keep
 from ltx.trunk import Features, feature_shapes, features, supports_features
 
 SCOPES = ("head", "decoder", "all")
+
+AREA = 0.2
+"""Of a network that takes areas, the mask of this one stands in an explanation unless another is asked for."""
 
 
 class MaskNetwork(nn.Module):
@@ -31,8 +35,8 @@ class MaskNetwork(nn.Module):
     Args:
         classifier: the explained model. Held by reference, never registered: its weights are no part of this network.
         trunk: `"shared"` = the classifier's own feature maps, which its prediction computes anyway (frozen, free);
-            `"copy"` = a trainable copy of the classifier's trunk; else a timm name, trainable, initialised from the
-            classifier's weights wherever names and shapes agree.
+            `"copy"` = a trainable copy of the classifier's trunk; `"none"` = no features at all; else a timm name,
+            trainable, initialised from the classifier's weights wherever names and shapes agree.
         stages: which feature maps the decoder reads, as timm counts them; None = the network's own choice.
         conditioned: whether the class asked about modulates the decoder.
 
@@ -41,6 +45,8 @@ class MaskNetwork(nn.Module):
     """
 
     head_modules: ClassVar[tuple[str, ...]]
+    takes_areas: ClassVar[bool] = False
+    method: ClassVar[str] = "ltx"
     trunk_mean: Tensor
     trunk_std: Tensor
 
@@ -49,8 +55,15 @@ class MaskNetwork(nn.Module):
         self.classifier = classifier
         self.made_with: dict[str, Any] = {}  # the configuration of its training, where it was loaded from a checkpoint
         self.conditioned = conditioned
+        self.stages: list[int] | None = None
+        self.feature_shapes: list[torch.Size] = []
         self.shares_trunk = trunk == "shared"
         self.trunk: nn.Module | None = None
+        if trunk == "none":
+            if not self.takes_areas:
+                raise InputError("explainer.trunk=none: only explainer.name=inr works without image features")
+            self.conditioned = False
+            return
         if not self.shares_trunk:
             self.trunk, mean, std = _own_trunk(classifier, trunk)
             self.register_buffer("trunk_mean", mean, persistent=False)
@@ -67,8 +80,14 @@ class MaskNetwork(nn.Module):
         """Which of the trunk's maps (shapes `[C, h, w]`) the decoder reads when nobody says."""
         raise NotImplementedError
 
-    def decode(self, found: Features, targets: Tensor) -> Tensor:
-        """Mask logits `[B, 1, h, w]` from feature maps and class indices `[B]`."""
+    def decode(
+        self, found: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Mask logits `[B, 1, h, w]` from feature maps and class indices `[B]`.
+
+        Args:
+            areas, size: for networks that take areas: `[B, A]`, and height and width of the scores `[B, A, h, w]`.
+        """
         raise NotImplementedError
 
     def forward(self, images: Tensor, targets: Targets = None) -> Tensor:
@@ -78,6 +97,9 @@ class MaskNetwork(nn.Module):
 
     def predict_and_encode(self, images: Tensor) -> tuple[Tensor, Features]:
         """The classifier's logits `[B, K]` and this network's features: one pass where the trunk is shared."""
+        if self.stages is None:
+            with torch.no_grad():
+                return self.classifier(images), Features([], images[:, :0])
         if self.trunk is None:
             with torch.no_grad():
                 return self.classifier.logits_and_features(images, self.stages)
@@ -95,6 +117,22 @@ class MaskNetwork(nn.Module):
         """Mask logits `[B, 1, h, w]` to the mask `[B, 1, H, W]` at the classifier's input size, bilinearly."""
         mask = logits.float().sigmoid()
         return F.interpolate(mask, self.classifier.input_size, mode="bilinear", align_corners=False)
+
+    def masks(
+        self,
+        scores: Tensor,
+        areas: Tensor | None = None,
+        allowed: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Masks `[B, A, H, W]` from what `decode` gave for areas `[B, A]`; `A` is 1 for a network that takes none.
+
+        Args:
+            allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
+            size: height and width, for networks that take areas; None = the classifier's input size.
+        """
+        mask = self.upsample(scores)
+        return mask if allowed is None else mask * allowed
 
     def train(self, mode: bool = True) -> MaskNetwork:
         """As `nn.Module.train`, but the trunk stays in eval mode: its BatchNorm statistics are the classifier's."""
@@ -140,17 +178,22 @@ class MaskNetwork(nn.Module):
         begun = time.perf_counter()
         logits, found = self.predict_and_encode(images)
         indices = self.classifier.targets(targets, logits)
-        mask = self.upsample(self.decode(found, indices))
+        maps = self.upsample(self.decode(found, indices))
         seconds = (time.perf_counter() - begun) / max(1, len(images))
         self.train(was_training)
-        return describe(self.classifier, images, mask, indices, logits, fill, names, "ltx", 0, seconds)
+
+        def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+            return self.masks(self.decode(found, indices, areas, size), areas, None, size)
+
+        answers = ask if self.takes_areas else None
+        return describe(self.classifier, images, maps, indices, logits, fill, names, self.method, 0, seconds, answers)
 
 
 @torch.no_grad()
 def describe(
     classifier: Classifier,
     images: Tensor,
-    mask: Tensor,
+    maps: Tensor,
     targets: Tensor,
     logits: Tensor,
     fill: Fill | str,
@@ -158,20 +201,28 @@ def describe(
     method: str,
     steps: int,
     seconds: float,
+    ask: Ask | None = None,
 ) -> Explanation:
-    """An `Explanation` of masks `[B, 1, H, W]`, with the class's probability whole, kept and removed."""
+    """An `Explanation` of maps `[B, 1, H, W]`, with the class's probability whole, kept and removed.
+
+    Args:
+        ask: makes masks of any area; the explanation's mask is then that of `AREA`, else the map itself.
+    """
     fill = Fill(fill) if isinstance(fill, str) else fill
     background = fill(images, torch.Generator().manual_seed(0), shared=True)
-    composites = torch.cat([keep(images, mask, background), keep(images, 1 - mask, background)])
     rows = torch.arange(len(images), device=images.device)
+    probability = classifier.probabilities(logits)[rows, targets]
+    by_area = None if ask is None else AreaMasks(classifier, images, background, targets, probability, ask)
+    mask = maps if by_area is None else by_area(AREA)
+    composites = torch.cat([keep(images, mask, background), keep(images, 1 - mask, background)])
     kept, removed = classifier.probabilities(classifier(composites)).chunk(2)
     return Explanation(
         images=images,
-        maps=mask,
+        maps=maps,
         mask=mask,
         targets=targets,
         labels=[classifier.label(index) for index in targets.tolist()],
-        probability=classifier.probabilities(logits)[rows, targets],
+        probability=probability,
         probability_kept=kept[rows, targets],
         probability_removed=removed[rows, targets],
         method=method,
@@ -179,6 +230,7 @@ def describe(
         seconds=seconds,
         names=names or [f"image_{index:03d}" for index in range(len(images))],
         fill="+".join(fill.choices),
+        by_area=by_area,
     )
 
 
@@ -260,8 +312,10 @@ def _own_trunk(classifier: Classifier, name: str) -> tuple[nn.Module, Tensor, Te
         mean, std = classifier.normalisation
     else:
         if not timm.is_model(name):
-            known = [*timm.list_models(), "shared", "copy"]
-            raise InputError(f"explainer.trunk={name!r} is neither shared, copy nor a timm model{suggest(name, known)}")
+            known = [*timm.list_models(), "shared", "copy", "none"]
+            raise InputError(
+                f"explainer.trunk={name!r} is neither shared, copy, none nor a timm model{suggest(name, known)}"
+            )
         options: dict[str, Any] = {"num_classes": 0}
         try:
             trunk = timm.create_model(name, img_size=classifier.input_size, **options)

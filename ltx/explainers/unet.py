@@ -72,7 +72,9 @@ class UNetExplainer(MaskNetwork):
         by_size = {shape[1:]: stage for stage, shape in enumerate(shapes) if min(shape[1:]) <= finest}
         return sorted(by_size.values())
 
-    def decode(self, found: Features, targets: Tensor) -> Tensor:
+    def decode(  # these masks have no area to ask for
+        self, found: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
         if self.variant == "released":
             return self.head(self._asked(found.final, targets))
         *skips, last, final = [

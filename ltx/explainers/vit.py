@@ -70,7 +70,9 @@ class ViTExplainer(MaskNetwork):
         last = len(shapes) - 1
         return [last] if self.variant == "released" else sorted({round(last * part / 4) for part in (1, 2, 3, 4)})
 
-    def decode(self, found: Features, targets: Tensor) -> Tensor:
+    def decode(  # these masks have no area to ask for
+        self, found: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
         height, width = found.final.shape[-2:]
         if self.variant == "released":
             x = found.final

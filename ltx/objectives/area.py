@@ -21,14 +21,15 @@ class Area:
     released LTX code computes: cross-entropy with logits of a mask that went through a sigmoid already (floor log 2,
     slope 0.5 to 0.73). `entropy` = binary entropy, which makes masks crisp and says nothing of their size. `band` = the
     distance of the mean from [low, high]. `sorted` = |sort(m) - r_a|² with `r_a` one on the top share `target` of the
-    pixels and zero elsewhere (extremal perturbations, Fong et al. 2019).
+    pixels and zero elsewhere (extremal perturbations, Fong et al. 2019); a network that takes areas is held to the one
+    it was asked for.
     """
 
     weight: Any = option(4.0, help="weight, or [[progress, weight], …]")
     kind: str = option("l1", help="the penalty", choices=["l1", "bce", "released", "entropy", "band", "sorted"])
     low: float = option(0.05, help="band: no penalty from this mean on")
     high: float = option(0.35, help="band: no penalty up to this mean")
-    target: float = option(0.2, help="sorted: the share of the image that is kept")
+    target: float = option(0.2, help="sorted: the share of the image that is kept, if the network takes none")
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
@@ -49,8 +50,9 @@ class Area:
             mean = mask.mean(1)
             return (mean - self.high).relu() + (self.low - mean).relu()
         if self.kind == "sorted":
+            target = mask.new_tensor(self.target) if batch.areas is None else batch.areas[:, None]
             positions = torch.arange(mask.shape[1], device=mask.device)
-            wanted = (positions >= round((1 - self.target) * mask.shape[1])).to(mask)
+            wanted = (positions >= ((1 - target) * mask.shape[1]).round()).to(mask)
             return (mask.sort(1).values - wanted).square().mean(1)
         mask = mask.clamp(1e-6, 1 - 1e-6)
         if self.kind == "bce":

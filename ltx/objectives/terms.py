@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ class MaskedBatch:
         shared_draws: draw once for the whole batch, so that no image's result depends on its neighbours.
         teacher: maps whose order the scores should have, `[B, 1, h', w']`, constant where an image has no teacher; None
             = no image has one.
+        areas: the area that each mask was asked for, `[B]`, where the network takes one.
+        jitter: what moves the composites `[N, 3, H, W]` before they are classified, or None.
     """
 
     classifier: Classifier
@@ -49,6 +51,8 @@ class MaskedBatch:
     generator: Source = None
     shared_draws: bool = False
     teacher: Tensor | None = None
+    areas: Tensor | None = None
+    jitter: Callable[[Tensor], Tensor] | None = None
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform draws in [0, 1), `[B, *shape]` on the images' device."""
@@ -104,6 +108,8 @@ def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     if not masks:
         return {}
     composites = torch.cat([keep(batch.images, mask, batch.background) for mask in masks.values()])
+    if batch.jitter is not None:
+        composites = batch.jitter(composites)
     rows = CPU_ROWS if composites.device.type == "cpu" else len(composites)
     logits = torch.cat([batch.classifier(part) for part in composites.split(rows)])
     return dict(zip(masks, logits.chunk(len(masks)), strict=True))

@@ -26,7 +26,9 @@ from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
+from ltx.objectives.areas import AreaSampling
 from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
+from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.operations import DataWait, Pace, Preemption
 from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
@@ -82,6 +84,7 @@ class TrainConfig:
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
     objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
     teacher: TeacherConfig = option(TeacherConfig, help="an attribution method that teaches the order of the scores")
+    areas: AreaSampling = option(AreaSampling, help="areas asked for in training, explainer.name=inr")
     fill: Any = option(
         ["black", "blur"], help="what replaces removed pixels: black, mean, blur, noise, random, or a list to draw from"
     )
@@ -119,15 +122,7 @@ def pretrain(config: TrainConfig) -> Path:
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
     data = _data(config, classifier.input_size, teacher)
     data.setup("fit")
-    module = LTXPretraining(
-        explainer=explainer,
-        objective=objective,
-        fill=Fill(config.fill),
-        optimiser=config.optimiser,
-        max_steps=config.trainer.max_steps,
-        seed=config.seed,
-        mosaic=config.data.mosaic,
-    )
+    module = _module(config, explainer, objective)
     out.mkdir(parents=True, exist_ok=True)
     settings = asdict(config)
     write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
@@ -146,6 +141,26 @@ def pretrain(config: TrainConfig) -> Path:
         save_checkpoint(out, explainer, settings, card(config, explainer, scores, trainer.global_step))
         _report(out, pace.summary, data.broken_count)
     return out
+
+
+def _module(config: TrainConfig, explainer: MaskNetwork, objective: Objective) -> lightning.LightningModule:
+    parts: dict[str, Any] = {
+        "explainer": explainer,
+        "objective": objective,
+        "fill": Fill(config.fill),
+        "optimiser": config.optimiser,
+        "max_steps": config.trainer.max_steps,
+        "seed": config.seed,
+        "mosaic": config.data.mosaic,
+    }
+    if not explainer.takes_areas:
+        return LTXPretraining(**parts)
+    if config.explainer.trunk == "none":
+        raise InputError(
+            "explainer.trunk=none sees no image, and one mask for all of them is of no use; "
+            "use trunk=shared here, or fit it to each image: python -m ltx.attribute method=inr"
+        )
+    return INRPretraining(areas=config.areas, **parts)
 
 
 def start_from(explainer: MaskNetwork, folder: str) -> None:

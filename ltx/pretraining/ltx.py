@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,19 @@ class OptimiserConfig:
             return progress / self.warmup
         phase = min(1.0, (progress - self.warmup) / max(1e-9, 1 - self.warmup))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * phase))
+
+    def build(self, explainer: MaskNetwork, max_steps: int) -> Any:
+        """What a LightningModule's `configure_optimizers` answers for the trained parameters of `explainer`."""
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for name, parameter in explainer.named_parameters():
+            if parameter.requires_grad:
+                groups[name.startswith("trunk.")].append(parameter)
+        rates = {True: self.trunk_lr, False: self.lr}
+        parameters = [{"params": group, "lr": rates[trunk]} for trunk, group in groups.items() if group]
+        adamw = torch.optim.AdamW(parameters, weight_decay=self.weight_decay)
+        # The first step must move: count it as done.
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: self.factor((s + 1) / max_steps))
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class LTXPretraining(lightning.LightningModule):
@@ -85,7 +99,7 @@ class LTXPretraining(lightning.LightningModule):
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"))
         loss = verdict.loss.mean()
-        self._refuse_nan(verdict, batch)
+        refuse_nan(verdict, batch["name"], self.global_step)
         # The trainer would go on telling the last value of a term whose weight has become 0.
         unused = torch.full_like(loss.detach(), math.nan)
         log = {f"train/{name}": unused for name in self.objective.terms if self.objective.uses(name)}
@@ -93,7 +107,7 @@ class LTXPretraining(lightning.LightningModule):
         log |= {f"train/{name}": value for name, value in mask_statistics(judged.mask).items()}
         if judged.teacher is not None:
             log["train/taught"] = (judged.teacher.flatten(1).std(1) > 0).float().mean()
-        self.log_dict(self._over_ranks({"train/loss": loss.detach(), **log}), batch_size=len(images))
+        self.log_dict(over_ranks(self, {"train/loss": loss.detach(), **log}), batch_size=len(images))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -131,12 +145,6 @@ class LTXPretraining(lightning.LightningModule):
         targets = clean.argmax(1)
         if mixed is not None and self.mosaic:
             targets = torch.where(mixed, likely_classes(clean, generator), targets)
-        if maps is not None and map_targets is not None:
-            # A crop may show another class than its picture, and of a mosaic the teacher knows nothing: a constant map.
-            taught = torch.eq(map_targets, targets)
-            if mixed is not None:
-                taught = taught & ~mixed
-            maps = torch.where(taught.view(-1, 1, 1, 1), maps, torch.zeros_like(maps))
         scores = self.explainer.decode(found, targets)
         # Masks, composites and losses stay in fp32 whatever the trainer's precision.
         with torch.autocast(self.device.type, enabled=False):
@@ -149,45 +157,58 @@ class LTXPretraining(lightning.LightningModule):
                 scores=scores.float(),
                 mask=self.explainer.upsample(scores),
                 generator=generator,
-                teacher=maps,
+                teacher=taught_maps(maps, map_targets, targets, mixed),
             )
             return judged, self.objective(judged, self.global_step / self.max_steps)
 
     def configure_optimizers(self) -> Any:
-        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-        for name, parameter in self.explainer.named_parameters():
-            if parameter.requires_grad:
-                groups[name.startswith("trunk.")].append(parameter)
-        rates = {True: self.optimiser.trunk_lr, False: self.optimiser.lr}
-        parameters = [{"params": group, "lr": rates[trunk]} for trunk, group in groups.items() if group]
-        adamw = torch.optim.AdamW(parameters, weight_decay=self.optimiser.weight_decay)
-        # The first step must move: count it as done.
-        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: self.optimiser.factor((s + 1) / self.max_steps))
-        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _over_ranks(self, log: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The means of the global batch, in one exchange, at the steps that are written down; else this rank's."""
-        due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if self.trainer.world_size == 1 or not due:
-            return log
-        together: Any = self.all_gather(torch.stack(list(log.values())))
-        return dict(zip(log, together.mean(0), strict=True))
+        return self.optimiser.build(self.explainer, self.max_steps)
 
     def _probability(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.explainer.classifier.log_probability(logits, targets).exp()
 
-    def _refuse_nan(self, verdict: Verdict, batch: dict[str, Any]) -> None:
-        finite = torch.stack([value.detach().isfinite() for value in verdict.terms.values()])
-        if finite.all():
-            return
-        terms = [name for name, fine in zip(verdict.terms, finite.all(1).tolist(), strict=True) if not fine]
-        images = [name for name, fine in zip(batch["name"], finite.all(0).tolist(), strict=True) if not fine]
-        more = f" and {len(images) - 4} more of the batch" if len(images) > 4 else ""
-        raise InputError(
-            f"the term {', '.join(terms)} is not finite at step {self.global_step}, for the images "
-            f"{', '.join(images[:4])}{more}; the last checkpoint is intact. Lower optimiser.lr, or use "
-            "classifier.precision=fp32"
-        )
+
+def taught_maps(
+    maps: Tensor | None, map_targets: Tensor | None, targets: Tensor, mixed: Tensor | None
+) -> Tensor | None:
+    """A teacher's maps `[B, 1, h, w]`, constant where it taught something else than what is asked.
+
+    A crop may show another class than its picture, and of a mosaic the teacher knows nothing.
+    """
+    if maps is None or map_targets is None:
+        return None
+    taught = torch.eq(map_targets, targets)
+    if mixed is not None:
+        taught = taught & ~mixed
+    return torch.where(taught.view(-1, 1, 1, 1), maps, torch.zeros_like(maps))
+
+
+def over_ranks(module: lightning.LightningModule, log: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The means of the global batch, in one exchange, at the steps that are written down; else this rank's."""
+    due = (module.global_step + 1) % module.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+    if module.trainer.world_size == 1 or not due:
+        return log
+    together: Any = module.all_gather(torch.stack(list(log.values())))
+    return dict(zip(log, together.mean(0), strict=True))
+
+
+def refuse_nan(verdict: Verdict, names: Sequence[str], step: int) -> None:
+    """Stop the training at a loss that is not finite; every image, by its name, has equally many rows of it.
+
+    Raises:
+        InputError: which names the terms, the images and the step.
+    """
+    finite = torch.stack([value.detach().isfinite() for value in verdict.terms.values()])
+    if finite.all():
+        return
+    terms = [name for name, fine in zip(verdict.terms, finite.all(1).tolist(), strict=True) if not fine]
+    whole = finite.all(0).view(len(names), -1).all(1).tolist()
+    images = [name for name, fine in zip(names, whole, strict=True) if not fine]
+    more = f" and {len(images) - 4} more of the batch" if len(images) > 4 else ""
+    raise InputError(
+        f"the term {', '.join(terms)} is not finite at step {step}, for the images {', '.join(images[:4])}{more}; the "
+        "last checkpoint is intact. Lower optimiser.lr, or use classifier.precision=fp32"
+    )
 
 
 def mosaics(images: Tensor, share: float, generator: Source) -> tuple[Tensor, Tensor]:

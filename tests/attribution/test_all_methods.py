@@ -21,6 +21,8 @@ QUICK = {
     "gradient_shap": {"samples": 5},
     "occlusion": {"window": 8, "stride": 4},
     "rise": {"masks": 20, "cells": 4},
+    "extremal_perturbation": {"steps": 3, "areas": (0.1, 0.5)},
+    "inr": {"steps": 2, "areas": 2, "lr": 2e-5},  # sharp borders multiply what rounding does to the scores
 }
 TOKENS, MAPS = list(METHODS), [name for name, method in METHODS.items() if method.needs != "attention"]
 CASES = [("transformer", method) for method in TOKENS] + [("cnn", method) for method in MAPS]
