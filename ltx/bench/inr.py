@@ -44,7 +44,7 @@ class BenchConfig:
 
 @contextmanager
 def passes_counted(classifier: Classifier) -> Iterator[list[int]]:
-    """Counts the images that the classifier sees; half of an optimiser's go backwards too, see the report."""
+    """Counts the images that the classifier sees; those of an optimiser's steps go backwards too."""
     seen = [0]
 
     def count(_: Any, inputs: tuple[Tensor, ...]) -> None:

@@ -70,7 +70,7 @@ class INRPretraining(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.explainer.classifier.to(self.device)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = row_generators(self.seed, batch["position"])
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         areas = self.areas.draw(images, generator)

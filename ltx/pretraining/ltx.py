@@ -94,7 +94,7 @@ class LTXPretraining(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.explainer.classifier.to(self.device)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = row_generators(self.seed, batch["position"])
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"))
