@@ -18,6 +18,7 @@ from ltx.classifier import Classifier
 from ltx.config import ClassifierConfig
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
+from ltx.sharing import SCHEME, fetch
 
 TENSORS, CONFIG, CARD = "explainer.safetensors", "config.yaml", "README.md"
 
@@ -64,7 +65,7 @@ def load(
     """The explainer of a checkpoint folder, with its classifier, in eval mode.
 
     Args:
-        path: the folder.
+        path: the folder; or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see `ltx.sharing.fetch`.
         classifier: the explained model; None = rebuilt from the checkpoint's configuration.
         device: where both go.
         weights: where the classifier's weights are now, if not where they were in training.
@@ -73,7 +74,7 @@ def load(
     Raises:
         InputError: no such folder, a file in it that cannot be read, or a checkpoint made for another classifier.
     """
-    folder = Path(path)
+    folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
     if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():
         raise InputError(f"checkpoint={folder} holds no {TENSORS} and {CONFIG}; give a folder that train.py wrote")
     config = read_config(folder)

@@ -278,7 +278,7 @@ class LoadedClassifierConfig:
 class FinetuneConfig:
     """Adapt an explainer to each image and write the explanations."""
 
-    checkpoint: str = option("runs/train", help="folder that train.py wrote")
+    checkpoint: str = option("runs/train", help="folder that train.py wrote, or wandb:ENTITY/PROJECT/NAME:ALIAS")
     images: Any = option(
         "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
     )

@@ -152,7 +152,7 @@ def test_bf16_and_wandb_offline(place: Path, tmp_path: Path, monkeypatch: pytest
     stored = list((tmp_path / "out").glob("wandb/offline-run-*/run-*.wandb"))
     assert len(stored) == 1
     assert stored[0].stat().st_size > 1000
-    assert list((tmp_path / "out").glob("wandb/offline-run-*/files/media/images/overlays*.png"))
+    assert list((tmp_path / "out").glob("wandb/offline-run-*/files/media/images/masks*.png"))
 
 
 def test_broken_and_odd_pictures(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
 from ltx.explainers import MaskNetwork
-from ltx.explanation import overlay_grid
+from ltx.explanation import Explanation, overlay_grid
 
 
 class MetricsFile(lightning.Callback):
@@ -141,7 +140,7 @@ class Overlays(lightning.Callback):
         folder: where the pictures go.
         explainer: the network in training.
         images: `[B, 3, H, W]` in [0, 1].
-        show: called with (pictures `[H, W, 3]` uint8, step), for a logger that shows images.
+        show: called with (explanation of the images, step), for a logger that shows them.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class Overlays(lightning.Callback):
         folder: Path,
         explainer: MaskNetwork,
         images: Tensor,
-        show: Callable[[np.ndarray, int], None] | None = None,
+        show: Callable[[Explanation, int], None] | None = None,
     ) -> None:
         self.explainer = explainer
         self.folder = folder
@@ -176,4 +175,4 @@ class Overlays(lightning.Callback):
         Image.fromarray(picture).save(beside, format="png")
         os.replace(beside, file)
         if self.show is not None:
-            self.show(picture, trainer.global_step)
+            self.show(found, trainer.global_step)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import timm
 import torch
 import yaml
@@ -32,7 +32,7 @@ from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.operations import DataWait, Pace, Preemption
 from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
-from ltx.pretraining.tracking import WandbConfig, finish, wandb_logger
+from ltx.pretraining.tracking import WandbConfig, finish, share_checkpoint, share_overlays, wandb_logger
 
 
 @dataclass
@@ -132,14 +132,15 @@ def pretrain(config: TrainConfig) -> Path:
     _announce(config, explainer, data, trainer, resume_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
+        if trainer.is_global_zero:
+            if trainer.interrupted:
+                raise KeyboardInterrupt
+            scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            save_checkpoint(out, explainer, settings, card(config, explainer, scores, trainer.global_step))
+            share_checkpoint(logger, config.wandb, out, scores, data.describe())
+            _report(out, pace.summary, data.broken_count)
     finally:
         finish(logger)
-    if trainer.is_global_zero:
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        save_checkpoint(out, explainer, settings, card(config, explainer, scores, trainer.global_step))
-        _report(out, pace.summary, data.broken_count)
     return out
 
 
@@ -210,16 +211,12 @@ def _trainer(
     run = config.trainer
     shown = data.validation_images(run.overlays)
 
-    def show(picture: np.ndarray, step: int) -> None:
-        if logger is not None:
-            logger.log_image("overlays", [picture], step=step)  # type: ignore[attr-defined]
-
     # After the others, so that what they wrote for a step is on disk before its resume point.
     resume_point = ResumePoint(
         out / "last.ckpt", run.checkpoint_every, lambda: save_checkpoint(out, explainer, settings)
     )
     callbacks: list[Callback] = [
-        Overlays(out / "overlays", explainer, shown, show),
+        Overlays(out / "overlays", explainer, shown, None if logger is None else partial(share_overlays, logger)),
         MetricsFile(out / "metrics.csv", run.log_every),
         CollapseWarning(),
         pace,

@@ -1,15 +1,21 @@
-"""Logging a run to wandb, where the user asks for it; a failing wandb never stops a run."""
+"""Sharing a run through wandb, where the user asks for it; a failing wandb never stops a run."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from ltx.checkpoints import CARD, CONFIG, TENSORS
 from ltx.config import option
+from ltx.explanation import Explanation
 
 
 @dataclass
@@ -22,6 +28,8 @@ class WandbConfig:
     project: str = option("ltx", help="project")
     entity: str | None = option(None, help="user or team; null = the account's default")
     name: str | None = option(None, help="name of the run; null = drawn by wandb")
+    artifact: str = option("explainer", help="name of the artifact that the checkpoint folder becomes a version of")
+    aliases: list[str] = option(["latest"], help="names of that version, as [latest,best]")
 
 
 def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Logger | None:
@@ -44,11 +52,51 @@ def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Lo
     return logger
 
 
-def finish(logger: Logger | None) -> None:
-    """Write out what the logger still holds; a failure is a warning."""
+@rank_zero_only
+def share_overlays(logger: Logger, found: Explanation, step: int) -> None:
+    """The validation images with their masks as wandb draws them, and a table of their numbers."""
+
+    def log() -> None:
+        records = [found.record(index) for index in range(len(found))]
+        images = []
+        for index, record in enumerate(records):
+            arrays = found.arrays(index)
+            kept = (arrays.get("mask", arrays["map"]) > 0.5).astype(np.uint8)
+            masks = {"kept": {"mask_data": kept, "class_labels": {0: "removed", 1: "kept"}}}
+            images.append(wandb.Image(arrays["image"], masks=masks, caption=record["label"]))
+        columns: list[str | int] = list(records[0]) if records else []
+        table = wandb.Table(columns=columns, data=[list(record.values()) for record in records])
+        shown = {"masks": images, "explanations": table, "trainer/global_step": step}
+        logger.experiment.log(shown)  # type: ignore[attr-defined]
+
+    _attempt(log, "logging the masks")
+
+
+@rank_zero_only
+def share_checkpoint(
+    logger: Logger | None, config: WandbConfig, out: Path, scores: dict[str, float], data: str
+) -> None:
+    """The checkpoint folder as a new version of an artifact that this run makes; offline, `wandb sync` uploads it."""
     if logger is None:
         return
+
+    def log() -> None:
+        artifact = wandb.Artifact(config.artifact, type="explainer", metadata={"scores": scores, "data": data})
+        for file in (TENSORS, CONFIG, CARD):
+            artifact.add_file(str(out / file))
+        logger.experiment.log_artifact(artifact, aliases=list(config.aliases))  # type: ignore[attr-defined]
+
+    _attempt(log, "sharing the checkpoint")
+
+
+def finish(logger: Logger | None) -> None:
+    """Write out what the logger still holds; a failure is a warning."""
+    if logger is not None:
+        _attempt(logger.experiment.finish, "finishing")  # type: ignore[attr-defined]
+
+
+def _attempt(call: Callable[[], object], what: str) -> None:
     try:
-        logger.experiment.finish()  # type: ignore[attr-defined]
-    except Exception as error:  # as above
-        warnings.warn(f"wandb did not finish ({error}); the run itself is complete", stacklevel=2)
+        call()
+    except Exception as error:  # whatever wandb raises, the run is worth more than its log
+        warnings.warn(f"wandb failed in {what} ({error}); the run itself goes on", stacklevel=3)

@@ -1,0 +1,123 @@
+"""Decoding and cropping beside torchvision's and timm's loaders on the same files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_dataset, create_loader
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from ltx.bench.timing import median_ratio, medians, take_turns
+from ltx.config import option, run
+from ltx.data.folder import FolderData
+from ltx.data.images import find_images, read_image
+from ltx.data.shards import ShardData
+from ltx.data.shards.making import MakeConfig, make
+
+
+@dataclass
+class BenchConfig:
+    """What is measured."""
+
+    images: Any = option("scikit-image", help="photographs; JPEGs of the given longer side are made of them first")
+    side: int = option(500, help="longer side of the JPEGs")
+    count: int = option(64, help="JPEGs; photographs are repeated, turned by quarters, if there are fewer")
+    size: int = option(224, help="height and width of the crops")
+    crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop, of all loaders")
+    workers: int = option(0, help="loading processes of each loader; 0 measures one core")
+    batch_size: int = option(16, help="images of a batch")
+    repeats: int = option(5, help="counted turns; each reads all JPEGs once")
+
+
+def measure(config: BenchConfig) -> None:
+    """Print images/s of each loader over the same JPEGs with the same crop settings, and the ratios to the others."""
+    scale = (config.crop_scale[0], config.crop_scale[1])
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "photos" / "class"
+        folder.mkdir(parents=True)
+        _write_jpegs(config, folder)
+        make(MakeConfig(images=str(folder), out=f"{place}/shards", per_shard=max(1, config.count // 8)))
+        steps = config.count // config.batch_size
+        shared: dict[str, Any] = {
+            **{"size": config.size, "batch_size": config.batch_size, "max_steps": steps, "val_share": 0},
+            **{"workers": config.workers, "crop_scale": scale},
+        }
+        files, shards = FolderData(folder, **shared), ShardData(f"{place}/shards", **shared)
+        for source in (files, shards):
+            source.setup()
+        loaders: dict[str, Callable[[], Any]] = {
+            "files": files.train_dataloader,
+            "shards": shards.train_dataloader,
+            "torchvision ImageFolder, RandomResizedCrop": lambda: _torchvision(config, folder.parent, scale),
+            "timm create_loader, no colour jitter": lambda: _timm(config, folder.parent, scale, 0.0),
+            "timm create_loader, its defaults": lambda: _timm(config, folder.parent, scale, 0.4),
+        }
+        seconds = take_turns(
+            {name: _all_of(loader, steps) for name, loader in loaders.items()}, config.repeats, torch.device("cpu")
+        )
+    found, images = medians(seconds), steps * config.batch_size
+    print(
+        f"{config.count} JPEGs of {config.side} px to {config.size}, crops of {scale[0]} to {scale[1]} of the area, "
+        f"{config.workers} workers, median of {config.repeats} turns"
+    )
+    own = ("files", "shards")
+    for name, value in found.items():
+        times = ", ".join(f"{median_ratio(seconds[name], seconds[ours]):.2f} x by {ours}" for ours in own)
+        print(f"  {images / value:8.1f} images/s  {name}" + ("" if name in own else f": {times}"))
+
+
+def _all_of(loader: Callable[[], Any], steps: int) -> Callable[[], None]:
+    def read() -> None:
+        for step, _ in enumerate(loader(), start=1):
+            if step == steps:
+                return
+
+    return read
+
+
+def _torchvision(config: BenchConfig, folder: Path, scale: tuple[float, float]) -> DataLoader[Any]:
+    steps = [
+        transforms.RandomResizedCrop(config.size, scale=scale),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ]
+    dataset = ImageFolder(str(folder), transforms.Compose(steps))
+    return DataLoader(dataset, config.batch_size, shuffle=True, num_workers=config.workers, drop_last=True)
+
+
+def _timm(config: BenchConfig, folder: Path, scale: tuple[float, float], jitter: float) -> Any:
+    return create_loader(
+        create_dataset("", root=str(folder)),
+        (3, config.size, config.size),
+        config.batch_size,
+        is_training=True,
+        scale=scale,
+        color_jitter=jitter,
+        num_workers=config.workers,
+        persistent_workers=False,
+        device=torch.device("cpu"),
+    )
+
+
+def _write_jpegs(config: BenchConfig, folder: Path) -> None:
+    files = find_images(config.images)
+    for index in range(config.count):
+        image = read_image(files[index % len(files)]).rotate(90 * (index // len(files)), expand=True)
+        factor = config.side / max(image.size)
+        shape = round(factor * image.width), round(factor * image.height)
+        image.resize(shape, Image.Resampling.LANCZOS).save(folder / f"{index:05d}.jpg", quality=90)
+
+
+def main(argv: list[str]) -> None:
+    """`python -m ltx.bench data`."""
+    run(measure, BenchConfig, "python -m ltx.bench data", "Decoding and cropping beside other loaders.", argv)

@@ -1,0 +1,114 @@
+"""Checkpoints by name: wandb's own offline mode writes them, and a local stand-in of its registry serves them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import wandb
+from PIL import Image
+from safetensors.torch import save_file
+
+from ltx import InputError, load
+from ltx.config import parse
+from ltx.pretraining.job import TrainConfig, pretrain
+
+
+class Registry:
+    """The two calls of wandb that fetching makes, over local folders: `Api().artifact(place).download(root)`."""
+
+    versions: dict[str, Path]
+    reachable = True
+    downloads = 0
+
+    def artifact(self, place: str) -> Any:
+        if not Registry.reachable:
+            raise wandb.errors.CommError("no network")
+        if place not in Registry.versions:
+            raise wandb.errors.CommError(f"artifact '{place}' not found")
+        return Stored(Registry.versions[place])
+
+
+class Stored:
+    version = "v0"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def download(self, root: str) -> str:
+        Registry.downloads += 1
+        for name in ("explainer.safetensors", "config.yaml", "README.md"):
+            Path(root).mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.folder / name, root)
+        return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared")
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
+    (folder / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(5):
+        Image.fromarray(random.integers(0, 256, (70, 70, 3), dtype=np.uint8)).save(folder / "photos" / f"{index}.png")
+    settings = {
+        **{"classifier.name": "resnet10t", "classifier.num_classes": 4, "classifier.input_size": 64},
+        **{"classifier.weights": folder / "weights.safetensors", "data.images": folder / "photos", "data.workers": 0},
+        **{"data.batch_size": 2, "trainer.accelerator": "cpu", "trainer.progress": "false", "trainer.max_steps": 2},
+        **{
+            "trainer.validate_every": 2,
+            "trainer.overlays": 1,
+            "wandb.mode": "offline",
+            "wandb.aliases": "[latest,best]",
+        },
+        "out": folder / "run",
+    }
+    return pretrain(parse(TrainConfig, [f"{key}={value}" for key, value in settings.items()], "train.py", ""))
+
+
+@pytest.fixture
+def registry(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Registry]:
+    Registry.versions = {f"me/ltx/explainer:{alias}": trained for alias in ("latest", "best", "v0")}
+    Registry.reachable, Registry.downloads = True, 0
+    monkeypatch.setattr(wandb, "Api", Registry)
+    monkeypatch.setenv("LTX_CACHE", str(tmp_path / "cache"))
+    return Registry
+
+
+def test_the_offline_run_holds_overlays_masks_a_table_and_the_artifact(trained: Path) -> None:
+    (run,) = trained.glob("wandb/offline-run-*")
+    written = " ".join(str(file) for file in run.rglob("*"))
+    assert "media/images/masks_" in written
+    assert ".mask.png" in written
+    assert "media/table/explanations_" in written
+    (log,) = run.glob("*.wandb")
+    stored = log.read_bytes()
+    for word in (b"explainer.safetensors", b"best", b"latest"):
+        assert word in stored
+
+
+def test_loaded_by_name_the_maps_are_the_same_to_the_bit(trained: Path, registry: type[Registry]) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    near, far = load(trained), load("wandb:me/ltx/explainer:best")
+    assert torch.equal(near.explain(images).maps, far.explain(images).maps)
+    load("wandb:me/ltx/explainer")
+    assert registry.downloads == 1, "two names of one version are one download"
+
+
+def test_without_a_network_the_cache_answers(registry: type[Registry]) -> None:
+    with pytest.raises(InputError, match=r"explainer:v7 cannot be fetched .*not found"):
+        load("wandb:me/ltx/explainer:v7")
+    load("wandb:me/ltx/explainer:latest")
+    registry.reachable = False
+    load("wandb:me/ltx/explainer:latest")
+    load("wandb:me/ltx/explainer:v0")
+    with pytest.raises(InputError, match=r"explainer:best cannot be fetched \(no network\); .*wandb login"):
+        load("wandb:me/ltx/explainer:best")
+    with pytest.raises(InputError, match="write wandb:ENTITY/PROJECT/NAME:ALIAS"):
+        load("wandb:explainer")
