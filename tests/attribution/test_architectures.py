@@ -16,13 +16,16 @@ TINY = {
     "gradient_shap": {"samples": 2},
     "occlusion": {"window": 32, "stride": 32},
     "rise": {"masks": 2, "cells": 4},
+    "inr": {"steps": 1, "areas": 2},
+    "extremal_perturbation": {"steps": 1, "areas": (0.1, 0.2)},
 }
 ATTENTION = {"attention_rollout", "gradient_rollout", "gae"}
 FEATURES = {"gradcam", "gradcam++", "layercam"}
 PATHS = {"iia", "iia2", "iia3"}
 DIX = {"dix2", "dix3"}
 PIXELS = {"integrated_gradients", "gradient_shap", "occlusion", "rise"}
-VIT = ATTENTION | FEATURES | PATHS | DIX | PIXELS
+FITTED = {"inr", "extremal_perturbation"}
+VIT = ATTENTION | FEATURES | PATHS | DIX | PIXELS | FITTED
 CNN = VIT - ATTENTION
 ONE_GRID = CNN  # tokens of one grid without usable attention: their blocks are the layers
 
