@@ -1,6 +1,7 @@
 """Classifiers and images that many tests share."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,16 @@ class Halves(nn.Module):
 def tiny_classifier() -> Classifier:
     """`Halves` at 8×8 pixels, with the classes `left`, `right` and `neither`."""
     return Classifier(Halves(), input_size=8, class_names=["left", "right", "neither"])
+
+
+@pytest.fixture
+def eventually():
+    """Waits for what another process writes: wandb's own one fills its file after `finish` has returned."""
+
+    def wait(holds, seconds=90.0):
+        deadline = time.monotonic() + seconds
+        while not holds() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return holds()
+
+    return wait

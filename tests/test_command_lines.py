@@ -145,13 +145,13 @@ def test_nan_ends_a_training_with_one_line(
     assert "the last checkpoint is intact" in line
 
 
-def test_bf16_and_wandb_offline(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_bf16_and_wandb_offline(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually):
     monkeypatch.setenv("WANDB_SILENT", "true")
     words = ["trainer.precision=bf16", "classifier.precision=bf16", "wandb.mode=offline", f"out={tmp_path}/out"]
     pretrain_words(place, f"data.images={place}/good", *words, succeeds=True)
     stored = list((tmp_path / "out").glob("wandb/offline-run-*/run-*.wandb"))
     assert len(stored) == 1
-    assert stored[0].stat().st_size > 1000
+    assert eventually(lambda: stored[0].stat().st_size > 1000)
     assert list((tmp_path / "out").glob("wandb/offline-run-*/files/media/images/masks*.png"))
 
 

@@ -81,16 +81,15 @@ def registry(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return Registry
 
 
-def test_the_offline_run_holds_overlays_masks_a_table_and_the_artifact(trained: Path) -> None:
+def test_the_offline_run_holds_overlays_masks_a_table_and_the_artifact(trained: Path, eventually) -> None:
     (run,) = trained.glob("wandb/offline-run-*")
     written = " ".join(str(file) for file in run.rglob("*"))
     assert "media/images/masks_" in written
     assert ".mask.png" in written
     assert "media/table/explanations_" in written
     (log,) = run.glob("*.wandb")
-    stored = log.read_bytes()
     for word in (b"explainer.safetensors", b"best", b"latest"):
-        assert word in stored
+        assert eventually(lambda word=word: word in log.read_bytes())
 
 
 def test_loaded_by_name_the_maps_are_the_same_to_the_bit(trained: Path, registry: type[Registry]) -> None:

@@ -177,7 +177,8 @@ def quantus_curves(
     for order, ranked in (("highest", stretched), ("lowest", 1 - stretched)):
         metric = quantus.PixelFlipping(
             features_in_step=3 * pixels // quantus_steps(pixels),
-            perturb_baseline=0.0,  # its "black" is the darkest value of the image
+            # Its "black" is the darkest value of the image; numbers work, whatever the annotation says.
+            perturb_baseline=0.0,  # type: ignore[arg-type]
             abs=False,
             normalise=False,
             disable_warnings=True,
