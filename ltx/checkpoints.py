@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_beside(file: Path, content: bytes) -> None:
-    """Write a file under another name, flush it to the disk, and rename it: there is never half a file."""
-    beside = file.with_name(file.name + ".part")
+    """Write a file under another name, flush it to the disk, and rename it: there is never half a file.
+
+    The other name is the process's own: ranks that write the same file at once do not take it from one another.
+    """
+    beside = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}.part")
     with beside.open("wb") as stream:
         stream.write(content)
         stream.flush()
