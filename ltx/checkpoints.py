@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from ltx.classifier import Classifier
 from ltx.config import ClassifierConfig
@@ -30,6 +31,7 @@ def save_checkpoint(
     config: dict[str, Any],
     card: str | None = None,
     half: bool = False,
+    tensors: dict[str, Tensor] | None = None,
 ) -> None:
     """Write `explainer.safetensors`, `config.yaml` and, if given, the card `README.md`, each beside and then renamed.
 
@@ -37,10 +39,12 @@ def save_checkpoint(
         config: the resolved configuration; its groups `classifier` and `explainer` rebuild the network.
         card: the model card's text.
         half: store the tensors in float16.
+        tensors: the network's state; None = `explainer.state_dict()`, which is not all of it where devices share it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in explainer.state_dict().items()}
+    state = explainer.state_dict() if tensors is None else tensors
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if half:
         tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
     classifier = explainer.classifier

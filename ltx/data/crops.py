@@ -28,30 +28,38 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Cropping:
-    """Random resized crops that depend on the seed, the position in the stream and the picture alone.
+    """Random resized crops that depend on the seed, a number and the picture alone.
 
     Attributes:
         size: height and width of the crops.
         seed: of every draw.
         scale: range of the crop's share of the image's area; its aspect ratio is within 3:4 and 4:3 of `size`.
         flip: mirror half of the crops.
+        each: crops of an image, which come again in turn, epoch by epoch; None = always another one.
 
     Raises:
-        InputError: a scale that is no range of shares.
+        InputError: a scale that is no range of shares, or no crops.
     """
 
     size: tuple[int, int]
     seed: int
     scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = True
+    each: int | None = None
 
     def __post_init__(self) -> None:
+        if self.each is not None and self.each < 1:
+            raise InputError(f"crops={self.each}; give 1 or more, or null for another crop each time")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"crop_scale={list(self.scale)}; give two shares of the area with 0 < low <= high <= 1")
 
-    def __call__(self, source: Image.Image, position: int) -> Crop:
-        """The crop of an opened picture that is not decoded yet, see `ltx.data.images.opened`."""
-        random = np.random.default_rng([self.seed, position])
+    def number(self, index: int, position: int, count: int) -> int:
+        """The number of the crop at a position of a stream of `count` images, which shows the image `index` there."""
+        return position if self.each is None else index * self.each + position // count % self.each
+
+    def __call__(self, source: Image.Image, number: int) -> Crop:
+        """A crop of an opened picture that is not decoded yet, see `ltx.data.images.opened`."""
+        random = np.random.default_rng([self.seed, number])
         height, width = self.size
         full = oriented_size(source)
         left, top, right, bottom = random_box(full, width / height, self.scale, random)

@@ -37,7 +37,8 @@ class FolderData(TrainingImages):
         images: see `ltx.data.images.find_images`.
         val_images: validation images; None holds out `val_share` of `images`: at least one file, chosen by a hash of
             seed and name below the images' folder, so neither order nor place matters.
-        size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip: see `TrainingImages`.
+        size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops: see
+            `TrainingImages`.
         maps: holds a map of each training image, which is cut and mirrored with it; None = no maps.
 
     Raises:
@@ -57,9 +58,10 @@ class FolderData(TrainingImages):
         seed: int = 0,
         crop_scale: tuple[float, float] = (0.35, 1.0),
         flip: bool = True,
+        crops: int | None = None,
         maps: StoredMaps | None = None,
     ) -> None:
-        super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip)
+        super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops)
         self.images = images
         self.val_images = val_images
         self.maps = maps
@@ -67,9 +69,12 @@ class FolderData(TrainingImages):
         self.val_files: list[Path] = []
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the files and divide them; a second call changes nothing."""
-        if self.train_files:
-            return
+        """Find the files and divide them, and check that they suffice; a second call finds nothing new."""
+        if not self.train_files:
+            self._find()
+        self._check_validation()
+
+    def _find(self) -> None:
         train = find_images(self.images)
         if self.val_images is not None:
             val = find_images(self.val_images)
@@ -92,6 +97,11 @@ class FolderData(TrainingImages):
     @property
     def broken_count(self) -> int:
         return self._train.broken + self._val.broken
+
+    @property
+    def identity(self) -> str:
+        # Names and sizes: to read a million files would take longer than to explain some of them.
+        return "\n".join(f"{file} {file.stat().st_size}" for file in self.train_files)
 
     def describe(self) -> str:
         return f"{self.train_count} training and {self.val_count} validation images in files"
@@ -248,17 +258,20 @@ class Crops(_Files):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, position = draw
-        chosen, crop = self._first_readable(index, lambda file: self._crop(file, position))
+        number = self.cropping.number(index, position, len(self))
+        chosen, crop = self._first_readable(index, lambda file: self._crop(file, number))
         name = str(self._names[chosen])
         item = {"image": crop.pixels, "index": chosen, "name": name, "position": position}
+        if self.cropping.each is not None:
+            item["crop"] = number
         if self.maps is not None:
             found, targets = self.maps.lookup([name], [crop.box], [crop.mirrored])
             item |= {"map": found[0], "map_target": targets[0]}
         return item
 
-    def _crop(self, file: str, position: int) -> Crop:
+    def _crop(self, file: str, number: int) -> Crop:
         with opened(file) as source:
-            return self.cropping(source, position)
+            return self.cropping(source, number)
 
 
 class WholeImages(_Files):

@@ -36,6 +36,7 @@ class TrainingImages(lightning.LightningDataModule):
         val_share: share that is held out for validation where no validation images are given; 0 = no validation.
         seed: of the order, the crops and what is held out.
         crop_scale, flip: see `Cropping`.
+        crops: see `Cropping.each`; batches then have `"crop"` too, int64 `[B]`, the number of each image's crop.
 
     Raises:
         InputError: impossible numbers.
@@ -52,6 +53,7 @@ class TrainingImages(lightning.LightningDataModule):
         seed: int,
         crop_scale: tuple[float, float],
         flip: bool,
+        crops: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("accumulate", accumulate), ("max_steps", max_steps)):
@@ -68,7 +70,7 @@ class TrainingImages(lightning.LightningDataModule):
         self.workers = default_workers() if workers is None else workers
         self.val_share = val_share
         self.seed = seed
-        self.cropping = Cropping(self.size, seed, crop_scale, flip)
+        self.cropping = Cropping(self.size, seed, crop_scale, flip, crops)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Pixels travel as bytes, a quarter of the traffic, and become numbers in [0, 1] on the device."""
@@ -88,6 +90,11 @@ class TrainingImages(lightning.LightningDataModule):
     @abstractmethod
     def broken_count(self) -> int:
         """How many images could not be read so far."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Which images are trained with, in the order of their indices, as text."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -111,6 +118,15 @@ class TrainingImages(lightning.LightningDataModule):
     def _start(self) -> int:
         """The micro-batch that the trainer goes on from."""
         return self.trainer.global_step * self.accumulate if self.trainer is not None else 0
+
+    def _check_validation(self) -> None:
+        """Ranks that validate nothing would be waited for in vain by the others."""
+        ranks = self._rank[1]
+        if 0 < self.val_count < ranks:
+            raise InputError(
+                f"{self.val_count} validation images cannot be divided among {ranks} devices; give more by "
+                "data.val_share or data.val_images, or data.val_share=0 for none"
+            )
 
     def _loading(self) -> dict[str, Any]:
         return {"num_workers": self.workers, "pin_memory": torch.cuda.is_available()}

@@ -82,16 +82,18 @@ class MetricsFile(lightning.Callback):
 
 
 class ResumePoint(lightning.Callback):
-    """Every `every` steps, and at the end, writes the trainer's state to `last.ckpt` and calls `save`.
+    """Every `every` steps, and at the end, writes the trainer's state to `last.ckpt` and gives `save` the tensors.
 
-    Both are written beside and renamed: a killed process leaves the former ones.
+    Both are written beside and renamed: a killed process leaves the former ones. The tensors are those of the whole
+    network, also where every device holds a part of it.
     """
 
-    def __init__(self, file: Path, every: int, save: Callable[[], None]) -> None:
+    def __init__(self, file: Path, every: int, save: Callable[[dict[str, Tensor]], None]) -> None:
         self.file = file
         self.every = every
         self.save = save
         self._saved_at = -1
+        self._tensors: dict[str, Tensor] = {}
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -110,7 +112,13 @@ class ResumePoint(lightning.Callback):
         trainer.save_checkpoint(beside)
         if trainer.is_global_zero:
             os.replace(beside, self.file)
-            self.save()
+            self.save(self._tensors)
+        self._tensors = {}
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._tensors = checkpoint["state_dict"]
 
 
 class CollapseWarning(lightning.Callback):

@@ -14,6 +14,7 @@ from ltx.explainers import MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import MaskedBatch, Objective, Verdict, classify
 from ltx.objectives.areas import AreaSampling, rows_of_areas
+from ltx.pretraining.clean_passes import CleanPasses
 from ltx.pretraining.ltx import (
     OptimiserConfig,
     likely_classes,
@@ -21,8 +22,10 @@ from ltx.pretraining.ltx import (
     mosaics,
     over_ranks,
     refuse_nan,
+    repeated,
     taught_maps,
 )
+from ltx.pretraining.sharding import shard
 
 VALIDATED = (0.05, 0.1, 0.2, 0.5)
 """The areas that validation asks for."""
@@ -44,6 +47,7 @@ class INRPretraining(lightning.LightningModule):
         max_steps: optimiser steps of the whole training, which schedules refer to.
         seed: of the draws of areas, fills, mosaics and terms; together with the step it determines them.
         mosaic: share of the training images that become two photographs side by side, asked about one of their classes.
+        clean_passes: keeps the classifier's passes over whole crops; None = each is made anew.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class INRPretraining(lightning.LightningModule):
         max_steps: int,
         seed: int = 0,
         mosaic: float = 0.25,
+        clean_passes: CleanPasses | None = None,
     ) -> None:
         super().__init__()
         self.explainer = explainer
@@ -66,6 +71,11 @@ class INRPretraining(lightning.LightningModule):
         self.max_steps = max_steps
         self.seed = seed
         self.mosaic = mosaic if explainer.conditioned else 0.0
+        self.clean_passes = clean_passes
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            shard(self.explainer, self.device_mesh)
 
     def on_fit_start(self) -> None:
         self.explainer.classifier.to(self.device)
@@ -74,7 +84,8 @@ class INRPretraining(lightning.LightningModule):
         generator = row_generators(self.seed, batch["position"])
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         areas = self.areas.draw(images, generator)
-        rows, verdict = self.judge(images, mixed, areas, generator, batch.get("map"), batch.get("map_target"))
+        keys = repeated(batch, mixed)
+        rows, verdict = self.judge(images, mixed, areas, generator, batch.get("map"), batch.get("map_target"), keys)
         refuse_nan(verdict, batch["name"], self.global_step)
         loss = verdict.loss.mean()
         # The trainer would go on telling the last value of a term whose weight has become 0.
@@ -102,7 +113,8 @@ class INRPretraining(lightning.LightningModule):
             log[f"val/{name}"] = share.mean()
             log |= {f"val/{name}_{a:g}": s for a, s in zip(VALIDATED, share.view_as(areas).mean(0), strict=True)}
         log["val/loss"] = verdict.loss.mean()
-        self.log_dict(log, batch_size=len(images), sync_dist=True, on_epoch=True)
+        # Lightning averages the counts over the ranks too, and would cut the mean of whole numbers to a whole number.
+        self.log_dict(log, batch_size=float(len(images)), sync_dist=True, on_epoch=True)  # type: ignore[arg-type]
 
     def judge(
         self,
@@ -112,6 +124,7 @@ class INRPretraining(lightning.LightningModule):
         generator: Source,
         maps: Tensor | None = None,
         map_targets: Tensor | None = None,
+        keys: Tensor | None = None,
     ) -> tuple[MaskedBatch, Verdict]:
         """Mask the images for their predicted class, once for each area, and let the objective judge each mask.
 
@@ -120,11 +133,15 @@ class INRPretraining(lightning.LightningModule):
             mixed: `[B]`, which images show several things and are asked about any likely class; None = none of them.
             areas: `[B, A]`.
             maps, map_targets: a teacher's maps, `[B, 1, h, w]`, of the classes `[B]`; None = no teacher.
+            keys: which crop each image is, see `CleanPasses`; None = crops that do not come again.
 
         Returns:
             A batch of `B·A` rows, and its verdict.
         """
-        clean, found = self.explainer.predict_and_encode(images)
+        if keys is None or self.clean_passes is None:
+            clean, found = self.explainer.predict_and_encode(images)
+        else:
+            clean, found = self.clean_passes(images, keys)
         targets = clean.argmax(1)
         if mixed is not None and self.mosaic:
             targets = torch.where(mixed, likely_classes(clean, generator), targets)

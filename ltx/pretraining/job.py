@@ -15,9 +15,10 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from ltx.attribution.teacher import TeacherMaps
-from ltx.checkpoints import CONFIG, TENSORS, load, save_checkpoint, write_beside
+from ltx.checkpoints import CARD, CONFIG, TENSORS, load, save_checkpoint, write_beside
 from ltx.config import ClassifierConfig, option
 from ltx.data.folder import FolderData
 from ltx.data.module import TrainingImages
@@ -28,9 +29,11 @@ from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling
 from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
+from ltx.pretraining.clean_passes import CleanPasses
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.operations import DataWait, Pace, Preemption
+from ltx.pretraining.sharding import GatheredValidation, strategy_for
 from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
 from ltx.pretraining.tracking import WandbConfig, finish, share_checkpoint, share_overlays, wandb_logger
 
@@ -53,6 +56,10 @@ class DataConfig:
     workers: int | None = option(None, help="loading processes of each device; null = one a core, 8 at most")
     crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop")
     flip: bool = option(True, help="mirror half of the training images")
+    crops: int | None = option(None, help="crops of an image, which come again in turn; null = always another one")
+    cache: str | None = option(
+        None, help="folder for the classifier's passes over these crops (and a shared trunk's features); null = none"
+    )
     mosaic: float = option(0.25, help="share of images that become two photographs side by side (if conditioned)")
 
 
@@ -67,6 +74,9 @@ class TrainerConfig:
     accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
     devices: Any = option("auto", help="number of devices, or auto")
     nodes: int = option(1, help="machines")
+    strategy: str = option(
+        "ddp", help="all of the explainer on each device, or (fsdp) a share of it", choices=["ddp", "fsdp"]
+    )
     compile: bool = option(False, help="compile the classifier's passes over composites (torch.compile)")
     checkpoint_activations: bool = option(False, help="keep less of the classifier's passes, and compute it again")
     validate_every: int = option(20, help="steps between validations")
@@ -122,7 +132,7 @@ def pretrain(config: TrainConfig) -> Path:
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
     data = _data(config, classifier.input_size, teacher)
     data.setup("fit")
-    module = _module(config, explainer, objective)
+    module = _module(config, explainer, objective, _clean_passes(config, explainer, data))
     out.mkdir(parents=True, exist_ok=True)
     settings = asdict(config)
     write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
@@ -136,7 +146,7 @@ def pretrain(config: TrainConfig) -> Path:
             if trainer.interrupted:
                 raise KeyboardInterrupt
             scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-            save_checkpoint(out, explainer, settings, card(config, explainer, scores, trainer.global_step))
+            write_beside(out / CARD, card(config, explainer, scores, trainer.global_step).encode())
             share_checkpoint(logger, config.wandb, out, scores, data.describe())
             _report(out, pace.summary, data.broken_count)
     finally:
@@ -144,7 +154,22 @@ def pretrain(config: TrainConfig) -> Path:
     return out
 
 
-def _module(config: TrainConfig, explainer: MaskNetwork, objective: Objective) -> lightning.LightningModule:
+def _clean_passes(config: TrainConfig, explainer: MaskNetwork, data: TrainingImages) -> CleanPasses | None:
+    if config.data.cache is None:
+        return None
+    if config.data.crops is None:
+        raise InputError("data.cache keeps nothing where no crop comes again; set data.crops=4, or so, with it")
+    if config.trainer.strategy == "fsdp":
+        raise InputError("data.cache and trainer.strategy=fsdp do not go together; set data.cache=null")
+    rows = data.train_count * config.data.crops
+    passes = CleanPasses(config.data.cache, explainer, rows, f"{data.cropping}\n{data.identity}")
+    print(f"clean passes over {rows} crops in {passes.folder}: up to {passes.bytes / 1e9:.2f} GB", flush=True)
+    return passes
+
+
+def _module(
+    config: TrainConfig, explainer: MaskNetwork, objective: Objective, clean_passes: CleanPasses | None
+) -> lightning.LightningModule:
     parts: dict[str, Any] = {
         "explainer": explainer,
         "objective": objective,
@@ -153,6 +178,7 @@ def _module(config: TrainConfig, explainer: MaskNetwork, objective: Objective) -
         "max_steps": config.trainer.max_steps,
         "seed": config.seed,
         "mosaic": config.data.mosaic,
+        "clean_passes": clean_passes,
     }
     if not explainer.takes_areas:
         return LTXPretraining(**parts)
@@ -190,6 +216,7 @@ def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | Non
         "max_steps": config.trainer.max_steps,
         "crop_scale": (data.crop_scale[0], data.crop_scale[1]),
         "flip": data.flip,
+        "crops": data.crops,
     }
     if data.shards is None:
         return FolderData(data.images, maps=None if teacher is None else teacher.stored, **shared)
@@ -212,9 +239,11 @@ def _trainer(
     shown = data.validation_images(run.overlays)
 
     # After the others, so that what they wrote for a step is on disk before its resume point.
-    resume_point = ResumePoint(
-        out / "last.ckpt", run.checkpoint_every, lambda: save_checkpoint(out, explainer, settings)
-    )
+    def save(state: dict[str, Tensor]) -> None:
+        tensors = {name.removeprefix("explainer."): value for name, value in state.items()}
+        save_checkpoint(out, explainer, settings, tensors=tensors)
+
+    resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, save)
     callbacks: list[Callback] = [
         Overlays(out / "overlays", explainer, shown, None if logger is None else partial(share_overlays, logger)),
         MetricsFile(out / "metrics.csv", run.log_every),
@@ -223,6 +252,8 @@ def _trainer(
         resume_point,
         Preemption(resume_point.write),
     ]
+    if run.strategy == "fsdp":
+        callbacks.append(GatheredValidation())
     if teacher is not None and isinstance(data, FolderData):
         callbacks.append(TeacherFirst(teacher, data, config.teacher.max_batch, run.progress))
     if run.progress:
@@ -234,6 +265,7 @@ def _trainer(
         accelerator=run.accelerator,
         devices=run.devices,
         num_nodes=run.nodes,
+        strategy=strategy_for(run.strategy),
         max_epochs=1,  # the loader holds the whole training, so that a resumed run is in the same epoch
         max_steps=run.max_steps,
         accumulate_grad_batches=run.accumulate,
@@ -264,8 +296,8 @@ def _resume_point(config: TrainConfig, out: Path) -> str | None:
     default = _flat(asdict(TrainConfig()))  # what a run had before a setting existed
     free = (
         *("out", "resume", "wandb.", "data.workers", "trainer.progress", "trainer.devices", "trainer.nodes"),
-        *("trainer.accelerator", "trainer.compile", "trainer.checkpoint_activations"),
-        *("teacher.cache", "teacher.max_batch"),
+        *("trainer.accelerator", "trainer.strategy", "trainer.compile", "trainer.checkpoint_activations"),
+        *("teacher.cache", "teacher.max_batch", "data.cache"),
     )
     for name in sorted(former.keys() | now.keys()):
         before = former.get(name, default.get(name))

@@ -18,6 +18,8 @@ from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import MaskedBatch, Objective, Verdict, classify
+from ltx.pretraining.clean_passes import CleanPasses
+from ltx.pretraining.sharding import shard
 
 SATURATED = 0.05
 """A mask value this near to 0 or 1 counts as saturated."""
@@ -70,6 +72,7 @@ class LTXPretraining(lightning.LightningModule):
         seed: of the draws of fills, mosaics and terms. Together with the image's position in the training's stream it
             determines them, so that neither a resumption nor the number of devices changes them.
         mosaic: share of the training images that become two photographs side by side, asked about one of their classes.
+        clean_passes: keeps the classifier's passes over whole crops; None = each is made anew.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class LTXPretraining(lightning.LightningModule):
         max_steps: int,
         seed: int = 0,
         mosaic: float = 0.25,
+        clean_passes: CleanPasses | None = None,
     ) -> None:
         super().__init__()
         self.explainer = explainer
@@ -90,6 +94,11 @@ class LTXPretraining(lightning.LightningModule):
         self.max_steps = max_steps
         self.seed = seed
         self.mosaic = mosaic if explainer.conditioned else 0.0
+        self.clean_passes = clean_passes
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            shard(self.explainer, self.device_mesh)
 
     def on_fit_start(self) -> None:
         self.explainer.classifier.to(self.device)
@@ -97,7 +106,8 @@ class LTXPretraining(lightning.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = row_generators(self.seed, batch["position"])
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
-        judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"))
+        keys = repeated(batch, mixed)
+        judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"), keys)
         loss = verdict.loss.mean()
         refuse_nan(verdict, batch["name"], self.global_step)
         # The trainer would go on telling the last value of a term whose weight has become 0.
@@ -123,7 +133,8 @@ class LTXPretraining(lightning.LightningModule):
         for name in ("kept", "removed"):
             log[f"val/{name}"] = (self._probability(logits[name], judged.targets) / whole).mean()
         log["val/loss"] = verdict.loss.mean()
-        self.log_dict(log, batch_size=len(images), sync_dist=True, on_epoch=True)
+        # Lightning averages the counts over the ranks too, and would cut the mean of whole numbers to a whole number.
+        self.log_dict(log, batch_size=float(len(images)), sync_dist=True, on_epoch=True)  # type: ignore[arg-type]
 
     def judge(
         self,
@@ -132,6 +143,7 @@ class LTXPretraining(lightning.LightningModule):
         generator: Source,
         maps: Tensor | None = None,
         map_targets: Tensor | None = None,
+        keys: Tensor | None = None,
     ) -> tuple[MaskedBatch, Verdict]:
         """Mask the images for their predicted class and let the objective judge.
 
@@ -140,8 +152,12 @@ class LTXPretraining(lightning.LightningModule):
             mixed: `[B]`, which images show several things and are asked about any likely class; None = none of them.
             maps: a teacher's maps of the images before they were mixed, `[B, 1, h, w]`; None = no teacher.
             map_targets: the classes that `maps` explain, `[B]`.
+            keys: which crop each image is, see `CleanPasses`; None = crops that do not come again.
         """
-        clean, found = self.explainer.predict_and_encode(images)
+        if keys is None or self.clean_passes is None:
+            clean, found = self.explainer.predict_and_encode(images)
+        else:
+            clean, found = self.clean_passes(images, keys)
         targets = clean.argmax(1)
         if mixed is not None and self.mosaic:
             targets = torch.where(mixed, likely_classes(clean, generator), targets)
@@ -166,6 +182,13 @@ class LTXPretraining(lightning.LightningModule):
 
     def _probability(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.explainer.classifier.log_probability(logits, targets).exp()
+
+
+def repeated(batch: dict[str, Any], mixed: Tensor) -> Tensor | None:
+    """The keys `[B]` of a batch's crops, on the CPU, -1 where mosaics took their place; None = no crop comes again."""
+    if "crop" not in batch:
+        return None
+    return batch["crop"].cpu().masked_fill(mixed.cpu(), -1)
 
 
 def taught_maps(

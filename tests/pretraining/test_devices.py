@@ -1,9 +1,10 @@
-"""Several processes: the same curve, each key once an epoch, and an end when one of them is killed."""
+"""Several processes: the same curve, each key once an epoch, a divided explainer, and an end when one is killed."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ltx import load
 from ltx.data.shards.making import MakeConfig, make
 
 ROOT = Path(__file__).parent.parent.parent
 SLACK = {"rtol": 2e-3, "atol": 2e-4}
 """Gradients are summed in another order, and AdamW turns a gradient near zero into a whole step."""
+
+PEAK_LR = 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -122,19 +126,41 @@ def test_four_processes_show_each_key_once_an_epoch(place: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("launcher", ["torchrun", "own"])
-def test_a_killed_rank_ends_the_job_and_the_restart_goes_on(
-    place: Path, tmp_path: Path, launcher: str, victim: int
+@pytest.mark.parametrize(("launcher", "processes", "victim"), [("torchrun", 4, 0), ("own", 2, 0), ("own", 2, 1)])
+def test_a_killed_rank_ends_the_job_within_a_minute(
+    place: Path, tmp_path: Path, launcher: str, processes: int, victim: int
 ) -> None:
+    start = torchrun(processes) if launcher == "torchrun" else [sys.executable, "train.py"]
     out = tmp_path / "out"
-    start = torchrun(2) if launcher == "torchrun" else [sys.executable, "train.py"]
-    command = [*start, *words(place, out, 2, **{"trainer.max_steps": 400, "trainer.validate_every": 400})]
+    settings = {"trainer.max_steps": 400, "trainer.validate_every": 400}
+    assert 0 < killed_at(out, [*start, *words(place, out, processes, **settings)], victim) < 400
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_same_command_ends_as_the_uninterrupted_run(place: Path, tmp_path: Path) -> None:
+    settings = {"trainer.max_steps": 40, "trainer.validate_every": 20}
+    out = tmp_path / "killed"
+    command = [*torchrun(4), *words(place, out, 4, **settings)]
+    saved = killed_at(out, command, victim=3)
+    assert 0 < saved < 40
+    assert f"going on from {out}/last.ckpt" in run(command)
+    run([*torchrun(4), *words(place, tmp_path / "whole", 4, **settings)])
+    assert_same_training(out, tmp_path / "whole")
+    first, second = (load_file(folder / "explainer.safetensors") for folder in (out, tmp_path / "whole"))
+    assert all(torch.allclose(first[key], second[key], rtol=0, atol=3 * PEAK_LR) for key in first)
+
+
+def killed_at(out: Path, command: list[str], victim: int) -> int:
+    """Kill one rank of a job after its first checkpoint; the job must fail within a minute and leave no process.
+
+    Returns:
+        The step that its last checkpoint holds.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     job = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 600
-        while not (out / "last.ckpt").exists():
+        while not (out / "explainer.safetensors").exists():
             assert job.poll() is None
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -144,27 +170,50 @@ def test_a_killed_rank_ends_the_job_and_the_restart_goes_on(
         while ranks_of(job.pid, out) and time.monotonic() < killed + 60:
             time.sleep(0.2)
         assert not ranks_of(job.pid, out), "a rank is left over"
+        print(f"ended {time.monotonic() - killed:.0f} s after the kill")
     finally:
         for pid in ranks_of(job.pid, out):
             os.kill(pid, signal.SIGKILL)
-    saved = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
-    assert 0 < saved < 400
     load_file(out / "explainer.safetensors")
-    # The restart only takes up the last steps: another length would be another training.
-    log = tmp_path / "restarted.txt"
-    with log.open("wb") as stream:
-        restarted = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)
-    try:
-        until = time.monotonic() + 300
-        while torch.load(out / "last.ckpt", weights_only=True)["global_step"] <= saved:
-            assert restarted.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        assert "going on from" in log.read_text()
-    finally:
-        for pid in ranks_of(restarted.pid, out):
-            os.kill(pid, signal.SIGKILL)
-        restarted.wait()
+    return int(torch.load(out / "last.ckpt", weights_only=True)["global_step"])
+
+
+@pytest.mark.slow
+def test_a_divided_explainer_trains_saves_and_goes_on_as_a_whole_one(place: Path, tmp_path: Path) -> None:
+    """FSDP: a rank holds half of the parameters; it dies in step 5, and the last checkpoint is that of step 4."""
+    script = tmp_path / "divided.py"
+    script.write_text(
+        "import os, sys\n"
+        "from ltx.config import parse\n"
+        "from ltx.pretraining.job import TrainConfig, pretrain\n"
+        "from ltx.pretraining.ltx import LTXPretraining\n"
+        "step = LTXPretraining.training_step\n"
+        "def watched(self, batch, batch_idx):\n"
+        "    if self.global_step == int(os.environ['DIES_AT']):\n"
+        "        os.abort()\n"
+        "    parameters = list(self.explainer.parameters())\n"
+        "    own = sum(p.to_local().numel() for p in parameters)\n"
+        "    print(f'holds {own / sum(p.numel() for p in parameters):.2f}', flush=True)\n"
+        "    return step(self, batch, batch_idx)\n"
+        "LTXPretraining.training_step = watched\n"
+        "pretrain(parse(TrainConfig, sys.argv[1:], 'train.py', ''))\n"
+    )
+    copied = {"explainer.name": "unet", "explainer.trunk": "copy"}
+    out, whole = tmp_path / "divided", tmp_path / "whole"
+    run([sys.executable, "train.py", *words(place, whole, 1, **copied)])
+    command = [*torchrun(2, str(script)), *words(place, out, 2, **copied, **{"trainer.strategy": "fsdp"})]
+    os.environ["DIES_AT"] = "5"
+    run(command, expected=1)
+    assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == 4
+    os.environ["DIES_AT"] = "-1"
+    told = run(command)
+    assert f"going on from {out}/last.ckpt" in told
+    assert set(re.findall(r"holds ([\d.]+)", told)) == {"0.50"}
+    assert_same_training(out, whole)
+    first, second = (load_file(folder / "explainer.safetensors") for folder in (out, whole))
+    assert {key: value.shape for key, value in first.items()} == {key: value.shape for key, value in second.items()}
+    assert all(torch.allclose(first[key], second[key], rtol=0, atol=3 * PEAK_LR) for key in first)
+    load(out)
 
 
 def ranks_of(job: int, out: Path | None = None) -> list[int]:

@@ -34,8 +34,8 @@ class ShardData(TrainingImages):
             chosen by a hash of seed and name.
         manifest: see `ltx.data.shards.counted`.
         shuffle: samples that each reader holds, in their encoded form, for shuffling.
-        size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip: see `TrainingImages`;
-            `workers` None = as many as there are shards for, one a core and 8 at most.
+        size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops: see
+            `TrainingImages`; `workers` None = as many as there are shards for, one a core and 8 at most.
 
     Raises:
         InputError: shards that are not there, are not counted or are too few for the readers; impossible numbers.
@@ -56,8 +56,9 @@ class ShardData(TrainingImages):
         seed: int = 0,
         crop_scale: tuple[float, float] = (0.35, 1.0),
         flip: bool = True,
+        crops: int | None = None,
     ) -> None:
-        super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip)
+        super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops)
         if shuffle < 1:
             raise InputError(f"shuffle={shuffle}; give 1 (the order of the shards) or more")
         self.shards = shards
@@ -89,7 +90,9 @@ class ShardData(TrainingImages):
         ranks = self._rank[1]
         if self.fewer_workers_will_do:
             self.workers = min(self.workers, max(1, len(self.train_shards) // ranks))
-        self._plan()  # raises where the shards do not suffice, before anything is trained
+        # Both raise before anything is trained.
+        self._plan()
+        self._check_validation()
 
     @property
     def train_count(self) -> int:
@@ -102,6 +105,10 @@ class ShardData(TrainingImages):
     @property
     def broken_count(self) -> int:
         return self._broken.count + (self._val_files.broken if self._val_files else 0)
+
+    @property
+    def identity(self) -> str:
+        return "\n".join(f"{shard.url} {shard.samples}" for shard in self.train_shards)
 
     def describe(self) -> str:
         val = "files" if self._val_files else f"{len(self.val_shards)} shards"
@@ -231,10 +238,12 @@ class ShardCrops(IterableDataset[dict[str, Any]]):
             waiting.clear()
 
     def _item(self, index: int, sample: Sample, position: int) -> dict[str, Any]:
+        number = self.cropping.number(index, position, self.plan.total)
         with opened(sample.name, sample.image) as source:
-            image = self.cropping(source, position).pixels
+            image = self.cropping(source, number).pixels
         label = -1 if sample.label is None else sample.label
-        return {"image": image, "index": index, "name": sample.name, "position": position, "label": label}
+        item = {"image": image, "index": index, "name": sample.name, "position": position, "label": label}
+        return item if self.cropping.each is None else item | {"crop": number}
 
     def _positions(self, batch: int) -> Iterator[int]:
         for number in itertools.count(batch, self.plan.readers):
