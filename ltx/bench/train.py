@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from ltx.bench.timing import medians, take_turns
 from ltx.classifier import pick_device
 from ltx.config import ClassifierConfig, option, run
-from ltx.explainers import ExplainerConfig
+from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.objectives.terms import CPU_ROWS
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+
+STEP, CLASSIFIER = "step", "classifier"
 
 
 @dataclass
@@ -35,20 +38,34 @@ def measure(config: BenchConfig) -> None:
     device = pick_device(config.device)
     classifier = config.classifier.build().to(device)
     torch.manual_seed(0)
-    explainer = config.explainer.build(classifier).to(device).train()
-    objective = Objective(config.objective)
-    module = LTXPretraining(explainer, objective, Fill(config.fill), OptimiserConfig(), max_steps=1000)
-    module.to(device)
+    explainer = config.explainer.build(classifier)
+    candidates = step_and_parts(explainer, Objective(config.objective), Fill(config.fill), config.batch_size, device)
+    seconds = medians(take_turns(candidates, config.repeats, device))
+    whole = seconds.pop(STEP)
+    print(f"{classifier.name}, batch {config.batch_size}, {device}, median of {config.repeats} turns")
+    for name, value in seconds.items():
+        print(f"  {1000 * value:9.1f} ms  {name}")
+    print(f"  {1000 * sum(seconds.values()):9.1f} ms  sum of the parts")
+    print(f"  {1000 * whole:9.1f} ms  training step = {whole / sum(seconds.values()):.3f} x the sum of its parts")
+
+
+def step_and_parts(
+    explainer: MaskNetwork, objective: Objective, fill: Fill, batch_size: int, device: torch.device
+) -> dict[str, Callable[[], None]]:
+    """A whole training step (`STEP`) of noise images, and each of its parts alone; those named CLASSIFIER… are the
+    classifier's. The classifier is on the device already."""
+    classifier = explainer.classifier
+    module = LTXPretraining(explainer.to(device).train(), objective, fill, OptimiserConfig(), max_steps=1000)
     parameters = [p for p in explainer.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(parameters, lr=1e-6)
-    images = torch.rand(config.batch_size, 3, *classifier.input_size, device=device)
-    mixed = torch.zeros(config.batch_size, dtype=torch.bool, device=device)
-    judged, verdict = module.judge(images, mixed, torch.Generator().manual_seed(0))
-    clean, found = explainer.predict_and_encode(images)
+    images = torch.rand(batch_size, 3, *classifier.input_size, device=device)
+    mixed = torch.zeros(batch_size, dtype=torch.bool, device=device)
+    with torch.no_grad():
+        judged, verdict = module.judge(images, mixed, torch.Generator().manual_seed(0))
+        clean, found = explainer.predict_and_encode(images)
+        gradient = torch.ones_like(judged.mask) / judged.mask.numel()
     targets = clean.argmax(1)
     composites = torch.rand(len(verdict.logits) * len(images), 3, *classifier.input_size, device=device)
-    with torch.no_grad():
-        gradient = torch.ones_like(judged.mask) / judged.mask.numel()
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -77,24 +94,12 @@ def measure(config: BenchConfig) -> None:
         pixels = composites.detach().requires_grad_()
         torch.cat([classifier(part) for part in pixels.split(rows)]).logsumexp(1).sum().backward()
 
-    seconds = medians(
-        take_turns(
-            {
-                "step": step,
-                "explainer, forwards and backwards": explainer_alone,
-                "classifier, whole images": classifier_clean,
-                f"classifier, {len(verdict.logits)} composites an image, forwards and backwards": classifier_masked,
-            },
-            config.repeats,
-            device,
-        )
-    )
-    whole = seconds.pop("step")
-    print(f"{classifier.name}, batch {config.batch_size}, {device}, median of {config.repeats} turns")
-    for name, value in seconds.items():
-        print(f"  {1000 * value:9.1f} ms  {name}")
-    print(f"  {1000 * sum(seconds.values()):9.1f} ms  sum of the parts")
-    print(f"  {1000 * whole:9.1f} ms  training step = {whole / sum(seconds.values()):.3f} x the sum of its parts")
+    return {
+        STEP: step,
+        "explainer, forwards and backwards": explainer_alone,
+        f"{CLASSIFIER}, whole images": classifier_clean,
+        f"{CLASSIFIER}, {len(verdict.logits)} composites an image, forwards and backwards": classifier_masked,
+    }
 
 
 def main(argv: list[str]) -> None:

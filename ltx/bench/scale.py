@@ -1,0 +1,196 @@
+"""What a pretraining costs: images/s by model, precision and number of processes, and from them hours and money."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ltx.bench.timing import medians, take_turns
+from ltx.bench.train import CLASSIFIER, STEP, step_and_parts
+from ltx.classifier import Classifier, pick_device
+from ltx.config import option, run
+from ltx.errors import InputError
+from ltx.explainers import ExplainerConfig
+from ltx.fill import Fill
+from ltx.objectives import Objective
+
+MODELS = ["vit_base_patch16_224", "deit_tiny_patch16_224", "tf_efficientnet_lite0", "resnet50"]
+VARIANTS = ["fp32", "bf16", "fp32+compile", "bf16+compile"]
+IMAGENET = 1_281_167
+TRAINING = (
+    "from ltx.config import parse; from ltx.pretraining.job import TrainConfig, pretrain; import sys; "
+    "pretrain(parse(TrainConfig, sys.argv[1:], 'train.py', ''))"
+)
+PACE = re.compile(r"([\d.]+) images/s in training, ([\d.]+)% of the time waiting for data, peak memory ([\d.]+) GiB")
+
+
+@dataclass
+class BenchConfig:
+    """What is measured, and what is assumed."""
+
+    models: list[str] = option(MODELS, help="timm names; random weights")
+    variants: list[str] | None = option(
+        None, help="of the classifier; null = all of them on a GPU, fp32 and bf16 without", choices=[*VARIANTS, None]
+    )
+    batch_size: int | None = option(None, help="images a step; null = 64 on a GPU, 2 without")
+    repeats: int | None = option(None, help="counted turns, after one that is not; null = 10 on a GPU, 1 without")
+    device: str = option("auto", help="auto, cpu, cuda, …")
+    processes: list[int] = option([1, 2], help="sizes of the trainings that are compared; [] = none")
+    training: str = option("deit_tiny_patch16_224", help="model of these trainings")
+    training_steps: int = option(13, help="their steps, of which the first three are not counted")
+    images: int = option(IMAGENET, help="images of the estimated training")
+    epochs: float = option(10.0, help="its epochs")
+    gpus: list[int] = option([1, 8, 64], help="its numbers of GPUs")
+    efficiency: list[float] = option([1.0, 0.95, 0.9], help="assumed: images/s a GPU, as a share of that on one")
+    price: float = option(2.5, help="assumed: US dollars for an hour of one GPU")
+    rates: dict[str, float] = option({}, help="images/s of one GPU, where known, as rates.resnet50=900")
+    tflops: float = option(50.0, help="assumed without a GPU and without rates: TFLOP/s that one GPU sustains")
+
+
+class Measured(NamedTuple):
+    """Of a training step: images/s, the classifier's share of the time, bytes, and operations an image."""
+
+    rate: float
+    share: float
+    memory: int | None
+    flops: float
+
+
+def measure(config: BenchConfig) -> None:
+    """Print images/s, share of the classifier and memory of each case, of 1 and more processes, and the estimate."""
+    if len(config.efficiency) != len(config.gpus):
+        raise InputError(f"efficiency={config.efficiency} must have a number for each of gpus={config.gpus}")
+    device = pick_device(config.device)
+    gpu = device.type == "cuda"
+    variants = config.variants or (VARIANTS if gpu else ["fp32", "bf16"])
+    batch_size, repeats = config.batch_size or (64 if gpu else 2), config.repeats or (10 if gpu else 1)
+    name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}: training steps of {batch_size} images, median of {repeats} turns after one; random weights")
+    print("  images/s    x fp32  classifier  peak memory  TFLOP/s")
+    best: dict[str, Measured] = {}
+    for model in config.models:
+        reference = 0.0
+        for variant in variants:
+            found = _measured(model, variant, batch_size, repeats, device)
+            reference = reference or found.rate
+            memory = "     unknown" if found.memory is None else f"{found.memory / 2**30:8.2f} GiB"
+            print(
+                f"  {found.rate:8.2f}  {found.rate / reference:7.2f}x  {found.share:9.0%}  {memory}  "
+                f"{found.rate * found.flops / 1e12:7.3f}  {model}, {variant}",
+                flush=True,
+            )
+            if model not in best or found.rate > best[model].rate:
+                best[model] = found
+    _processes(config, device)
+    _estimate(config, best, gpu, name)
+
+
+def _measured(model: str, variant: str, batch_size: int, repeats: int, device: torch.device) -> Measured:
+    precision, _, compiled = variant.partition("+")
+    torch.manual_seed(0)
+    classifier = Classifier(model, weights="random", precision=precision).to(device)  # type: ignore[arg-type]
+    explainer = ExplainerConfig().build(classifier)
+    candidates = step_and_parts(explainer, Objective(), Fill(["black", "blur"]), batch_size, device)
+    with FlopCounterMode(display=False) as counter:
+        candidates[STEP]()
+    if compiled:
+        classifier.compile()
+    _forget_peak(device)
+    seconds = medians(take_turns(candidates, repeats, device))
+    whole = seconds.pop(STEP)
+    share = sum(value for name, value in seconds.items() if name.startswith(CLASSIFIER)) / sum(seconds.values())
+    return Measured(batch_size / whole, share, _peak(device), counter.get_total_flops() / batch_size)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(device: torch.device) -> int | None:
+    """The most bytes since `_forget_peak`: of torch on a GPU, of the process in main memory; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform != "linux":
+        return None
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
+
+
+def _processes(config: BenchConfig, device: torch.device) -> None:
+    """Trainings with real pictures, decoding and exchange of gradients; each process has one thread, or one GPU."""
+    most = torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1
+    first = 0.0
+    for processes in config.processes:
+        if processes > most:
+            print(f"{processes} processes: left out, there are {most} devices")
+            continue
+        with tempfile.TemporaryDirectory() as out:
+            words = [
+                *(f"classifier.name={config.training}", "classifier.weights=random", "data.workers=0"),
+                *("data.batch_size=4", "data.val_share=0", f"trainer.max_steps={config.training_steps}"),
+                *(f"trainer.validate_every={config.training_steps}", "trainer.checkpoint_every=100000"),
+                *(f"trainer.devices={processes}", f"trainer.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}"),
+                *("trainer.overlays=0", "trainer.progress=false", f"out={out}"),
+            ]
+            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command = [*start, "--no-python", sys.executable, "-c", TRAINING, *words]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        pace = PACE.search(done.stdout)
+        if pace is None:
+            raise InputError(f"the training with {processes} processes failed: {done.stderr.strip()[-300:]}")
+        rate = float(pace[1])
+        first = first or rate / processes
+        print(
+            f"{processes} processes: {rate:.2f} images/s of {config.training} in training, "
+            f"{rate / (processes * first):.0%} of {processes} x one; {pace[2]}% of the time waiting for data, "
+            f"{pace[3]} GiB each",
+            flush=True,
+        )
+
+
+def _estimate(config: BenchConfig, best: dict[str, Measured], gpu: bool, name: str) -> None:
+    print(f"\n{config.epochs:g} epochs of {config.images:,} images, hours and US dollars on so many GPUs:")
+    print("  " + "".join(f"{count:>20}" for count in config.gpus) + "   images/s on one")
+    for model, found in best.items():
+        given = config.rates.get(model)
+        rate = given or (found.rate if gpu else config.tflops * 1e12 / found.flops)
+        cells = []
+        for count, efficiency in zip(config.gpus, config.efficiency, strict=True):
+            hours = config.epochs * config.images / (rate * count * efficiency) / 3600
+            cells.append(f"{hours:10.2f} h {hours * count * config.price:7,.0f} $")
+        origin = (
+            "given" if given else f"measured, {name}" if gpu else f"assumed from {found.flops / 1e9:.1f} GFLOP each"
+        )
+        print("  " + "".join(cells) + f"   {rate:9.0f}, {origin}: {model}")
+    shares = ", ".join(f"{share:.0%} on {count}" for count, share in zip(config.gpus, config.efficiency, strict=True))
+    print(
+        f"Assumed: {config.price:g} US dollars for an hour of a GPU; images/s a GPU, of those on one: {shares}. "
+        "Data keep up; validations, checkpoints and queues are not counted. Two composites an image (the default "
+        "objective), a shared trunk, the fastest of the measured precisions."
+    )
+    if not gpu and set(best) - set(config.rates):
+        print(
+            f"Assumed for want of a GPU: that one sustains {config.tflops:g} TFLOP/s (tflops=…) of the operations that "
+            "torch counts in a step; small networks and depthwise convolutions sustain less. Run this on the GPU that "
+            "you mean, or give its images/s as rates.MODEL=…"
+        )
+
+
+def main(argv: list[str]) -> None:
+    """`python -m ltx.bench scale`."""
+    about = "Images/s by model, precision and processes, and what a pretraining on ImageNet would take."
+    run(measure, BenchConfig, "python -m ltx.bench scale", about, argv)
