@@ -1,4 +1,4 @@
-"""`python -m ltx.bench scale`: its estimate follows from its figures, and trainings of several processes are measured."""
+"""`python -m ltx.bench scale`: its estimate follows from its figures, and several processes are measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TINY = ["models=[resnet10t]", "variants=[fp32]", "batch_size=2", "device=cpu", "
 
 
 def test_hours_and_money_from_a_given_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    """3.6 million images at 1,000 a second are an hour; two GPUs of half the efficiency take as long at twice the cost."""
+    """3.6 million images at 1,000 a second are an hour; two GPUs at half the efficiency need it too."""
     words = ["rates.resnet10t=1000", "images=1800000", "epochs=2", "gpus=[1,2]", "efficiency=[1,0.5]", "price=3"]
     measure(parse(BenchConfig, [*TINY, *words], "bench", ""))
     told = capsys.readouterr().out
