@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -95,6 +96,7 @@ def measure(config: BenchConfig) -> None:
 
 
 def _measured(model: str, variant: str, batch_size: int, repeats: int, device: torch.device) -> Measured:
+    gc.collect()  # the former model: Lightning's modules are cycles
     precision, _, compiled = variant.partition("+")
     torch.manual_seed(0)
     classifier = Classifier(model, weights="random", precision=precision).to(device)  # type: ignore[arg-type]

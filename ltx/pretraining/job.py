@@ -14,7 +14,6 @@ import timm
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from ltx.attribution.teacher import TeacherMaps
@@ -35,7 +34,7 @@ from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.operations import DataWait, Pace, Preemption
 from ltx.pretraining.sharding import GatheredValidation, strategy_for
 from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
-from ltx.pretraining.tracking import WandbConfig, finish, share_checkpoint, share_overlays, wandb_logger
+from ltx.pretraining.tracking import Tracker, WandbConfig, finish, share_checkpoint, share_overlays, wandb_logger
 
 
 @dataclass
@@ -231,7 +230,7 @@ def _trainer(
     explainer: MaskNetwork,
     data: TrainingImages,
     teacher: TeacherMaps | None,
-    logger: Logger | None,
+    logger: Tracker | None,
     settings: dict[str, Any],
     pace: Pace,
 ) -> lightning.Trainer:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wandb
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ltx.checkpoints import CARD, CONFIG, TENSORS
 from ltx.config import option
 from ltx.explanation import Explanation
+
+START, FINISH = 30, 300
+"""Seconds that a server that does not answer is waited for before the training, and after it."""
 
 
 @dataclass
@@ -32,18 +34,46 @@ class WandbConfig:
     aliases: list[str] = option(["latest"], help="names of that version, as [latest,best]")
 
 
-def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Logger | None:
-    """The logger, or None where wandb is disabled or fails to start (with a warning that says why)."""
+class Tracker(WandbLogger):
+    """Lightning's logger, given up with a warning at its first failure: a dead wandb is not waited for twice.
+
+    Nothing that it raises reaches the training.
+    """
+
+    alive = True
+
+    def attempt(self, call: Callable[[], object], what: str) -> None:
+        """Do `call` unless wandb failed before."""
+        if not self.alive:
+            return
+        try:
+            call()
+        except Exception as error:  # whatever wandb raises, the run is worth more than its log
+            self.alive = False
+            warnings.warn(f"wandb failed in {what} ({error}); the run goes on without it", stacklevel=3)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.attempt(lambda: super(Tracker, self).log_metrics(metrics, step), "logging the curves")
+
+    def finalize(self, status: str) -> None:
+        self.attempt(lambda: super(Tracker, self).finalize(status), "finishing")
+
+
+def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Tracker | None:
+    """The logger, or None where wandb is disabled, not installed or fails to start (with a warning that says why)."""
     if config.mode == "disabled":
         return None
     try:
-        logger = WandbLogger(
+        import wandb  # here, for it takes a second that other runs need not wait
+
+        logger = Tracker(
             project=config.project,
             entity=config.entity,
             name=config.name,
             save_dir=str(out),
             offline=config.mode == "offline",
             config=settings,
+            settings=wandb.Settings(init_timeout=START, finish_timeout=FINISH),
         )
         _ = logger.experiment  # starts the run: a bad key or a missing network shows here
     except Exception as error:  # whatever wandb raises, the run is worth more than its log
@@ -53,10 +83,12 @@ def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Lo
 
 
 @rank_zero_only
-def share_overlays(logger: Logger, found: Explanation, step: int) -> None:
+def share_overlays(logger: Tracker, found: Explanation, step: int) -> None:
     """The validation images with their masks as wandb draws them, and a table of their numbers."""
 
     def log() -> None:
+        import wandb
+
         records = [found.record(index) for index in range(len(found))]
         images = []
         for index, record in enumerate(records):
@@ -67,36 +99,31 @@ def share_overlays(logger: Logger, found: Explanation, step: int) -> None:
         columns: list[str | int] = list(records[0]) if records else []
         table = wandb.Table(columns=columns, data=[list(record.values()) for record in records])
         shown = {"masks": images, "explanations": table, "trainer/global_step": step}
-        logger.experiment.log(shown)  # type: ignore[attr-defined]
+        logger.experiment.log(shown)
 
-    _attempt(log, "logging the masks")
+    logger.attempt(log, "logging the masks")
 
 
 @rank_zero_only
 def share_checkpoint(
-    logger: Logger | None, config: WandbConfig, out: Path, scores: dict[str, float], data: str
+    logger: Tracker | None, config: WandbConfig, out: Path, scores: dict[str, float], data: str
 ) -> None:
     """The checkpoint folder as a new version of an artifact that this run makes; offline, `wandb sync` uploads it."""
     if logger is None:
         return
 
     def log() -> None:
+        import wandb
+
         artifact = wandb.Artifact(config.artifact, type="explainer", metadata={"scores": scores, "data": data})
         for file in (TENSORS, CONFIG, CARD):
             artifact.add_file(str(out / file))
-        logger.experiment.log_artifact(artifact, aliases=list(config.aliases))  # type: ignore[attr-defined]
+        logger.experiment.log_artifact(artifact, aliases=list(config.aliases))
 
-    _attempt(log, "sharing the checkpoint")
+    logger.attempt(log, "sharing the checkpoint")
 
 
-def finish(logger: Logger | None) -> None:
+def finish(logger: Tracker | None) -> None:
     """Write out what the logger still holds; a failure is a warning."""
     if logger is not None:
-        _attempt(logger.experiment.finish, "finishing")  # type: ignore[attr-defined]
-
-
-def _attempt(call: Callable[[], object], what: str) -> None:
-    try:
-        call()
-    except Exception as error:  # whatever wandb raises, the run is worth more than its log
-        warnings.warn(f"wandb failed in {what} ({error}); the run itself goes on", stacklevel=3)
+        logger.attempt(lambda: logger.experiment.finish(), "finishing")
