@@ -21,8 +21,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx.data.folder import Crops
-from ltx.data.shards import Plan, ShardData, counted, expand, read_shard
+from ltx.data.folder import Crops, FolderData
+from ltx.data.shards import Plan, ShardData, counted, expand, is_shards, read_shard
 from ltx.data.shards.making import MakeConfig, make
 from ltx.data.shards.plan import buffered_shuffle
 from ltx.errors import InputError
@@ -120,6 +120,16 @@ def test_shuffle_is_a_permutation_that_never_reaches_ahead_of_its_buffer() -> No
 def test_too_few_shards_stop_with_the_numbers_and_the_mend(shards: Path, ranks: int, workers: int, mend: str) -> None:
     with pytest.raises(InputError, match=rf"8 shards .* {ranks} ranks x {workers} workers = {ranks * workers}.*{mend}"):
         data(shards, 0, ranks, workers=workers)
+
+
+@pytest.mark.parametrize("source", ["files", "shards"])
+def test_a_rank_without_a_validation_image_stops_before_training(shards: Path, photos: Path, source: str) -> None:
+    """The others would wait for it in vain when they put their scores together."""
+    options: dict[str, Any] = {"size": 8, "batch_size": 2, "max_steps": 3, "val_share": 0.125, "workers": 0}
+    found = ShardData(shards, **options) if source == "shards" else FolderData(photos, **options)
+    found.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=7)  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"\d validation images cannot be divided among 7 devices; give more by"):
+        found.setup()
 
 
 def test_as_many_workers_as_there_are_shards_for(shards: Path) -> None:
@@ -300,6 +310,8 @@ def test_making_is_complete_repeatable_and_goes_on(photos: Path, tmp_path: Path)
     with pytest.raises(InputError, match="shards of other images or settings"):
         make(MakeConfig(images=str(folder), out=str(out), per_shard=9, labels=str(labels)))
     data(out, workers=None)
+    assert is_shards(str(out))
+    assert not is_shards(str(folder))
 
 
 def test_shrunk_pictures(photos: Path, tmp_path: Path) -> None:
