@@ -10,9 +10,12 @@ from PIL import Image
 from ltx.data.images import (
     SCIKIT_IMAGE,
     ImageBatches,
+    as_rgb,
+    decoded,
     find_images,
     image_root,
     load_images,
+    opened,
     read_image,
     read_labels,
     resize,
@@ -168,6 +171,29 @@ def test_exif_orientation_stands_the_picture_upright(tmp_path: Path, orientation
     assert np.argwhere(upright == 255).tolist() == [list(corner)]
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("orientation", [1, 2, 6])
+@pytest.mark.parametrize("shrink", [1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_decoded_are_the_pixels_that_pillow_decodes(
+    tmp_path: Path, subsampling: int, orientation: int, shrink: int, mode: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 51, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels).resize((102, 74)).convert(mode).save(path, quality=80, subsampling=subsampling, exif=exif)
+    found = []
+    for decode in (decoded, lambda image: torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)):
+        with opened(path) as image:
+            if shrink > 1:
+                image.draft(None, (102 // shrink, 74 // shrink))
+            found.append(decode(image))
+    turned = orientation == 6
+    assert found[0].shape == (3, (102 if turned else 74) // shrink, (74 if turned else 102) // shrink)
+    assert torch.equal(*found)
+
+
 def test_squash_keeps_everything_and_centre_keeps_the_aspect_ratio() -> None:
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 255
@@ -207,6 +233,14 @@ def test_unreadable_file_is_named_with_the_reason(damaged: dict[str, Path], kind
     assert str(damaged[kind]) in str(caught.value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_jpeg_is_not_decoded_to_half_a_picture(tmp_path: Path, share: float) -> None:
+    path = write(tmp_path / "photo.jpg", size=(400, 300))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match=r"photo\.jpg cannot be read"), opened(path) as image:
+        decoded(image)
 
 
 def test_batches_skip_bad_files_and_stay_full_and_in_order(damaged: dict[str, Path], tmp_path: Path) -> None:
