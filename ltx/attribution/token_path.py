@@ -5,7 +5,7 @@ own). For every point of that path the methods want `∇A` in *every* block. Thr
 the last:
 
 - blocks before the first scaled one are run once, and again only backward;
-- where the head reads single tokens, the last block's MLP is run on those alone;
+- where the head reads single tokens, the last block's projection and MLP are run on those alone;
 - the gradients that the points of one path send to the earlier blocks are nearly dependent: they change smoothly
   with the factor. Backward passes are linear, so one pass for each vector of an orthonormal basis of them serves all
   points. `tolerance` is the share (in norm, of the largest direction) that the basis may leave out; 0 = nothing.
@@ -100,7 +100,7 @@ def path_gradients(
             chunk = points[begin : begin + step]
             count = len(chunk)
             factors = torch.tensor(chunk, device=own.device).repeat_interleave(rows, 0).view(-1, len(blocks), 1, 1, 1)
-            value = (own.repeat(count, 1, 1, 1) * factors[:, 0].to(own.dtype)).requires_grad_()
+            value = (own * factors[:, 0].unflatten(0, (count, rows)).to(own.dtype)).flatten(0, 1).requires_grad_()
             with ExitStack() as stack:
                 whole = stack.enter_context(_scaled(layers, blocks[1:], factors[:, 1:]))
                 later = stack.enter_context(captured(layers, first + 1))
@@ -119,8 +119,9 @@ def path_gradients(
                     for matrix, grad in zip(matrices, found[: len(matrices)], strict=True)
                 ]
                 above.append([matrix.unflatten(0, (count, rows)) for matrix in relevances])
-                last = whole.get(blocks[-1], own.repeat(count, 1, 1, 1))
-                shown.append(last.detach().float().mean(1).unflatten(0, (count, rows)))
+                last = whole.get(blocks[-1], own)
+                matrix = last.detach().float().mean(1)
+                shown.append(matrix.unflatten(0, (-1, rows)).expand(count, -1, -1, -1))
             gradients = found[len(matrices) :]
             used = [index for index, gradient in enumerate(gradients) if gradient is not None]
             seeds.append([gradients[index].unflatten(0, (count, rows)).float() for index in used])
@@ -219,23 +220,28 @@ def _scaled(layers: list[nn.Module], blocks: Sequence[int], factors: Tensor) -> 
 
 @contextmanager
 def _read_tokens_only(classifier: Classifier, layers: list[nn.Module], first: int) -> Iterator[None]:
-    """The last block's MLP runs on the tokens that the head reads, where the head reads prefix tokens alone.
+    """The last block's attention is projected, and its MLP run, on the tokens that the head reads, where these are
+    prefix tokens alone.
 
-    What the MLP makes of the other tokens reaches nothing: the rest of the block and the head treat tokens one by one.
+    What both make of the other tokens reaches nothing: the rest of the block and the head treat tokens one by one.
     """
     model, prefix = classifier.model, classifier.num_prefix_tokens
-    mlp = getattr(model.blocks[-1], "mlp", None)  # type: ignore[index]
+    block = model.blocks[-1]  # type: ignore[index]
+    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
     weights = readout(classifier, prefix + 1)
-    if first + 1 < len(layers) or not isinstance(mlp, (Mlp, GluMlp, SwiGLU)) or weights[prefix:].any():
-        yield
-        return
-    own = mlp.forward
+    narrowed: list[nn.Module] = []
+    if first + 1 == len(layers) and not weights[prefix:].any():
+        projection = getattr(attention, "proj", None)
+        narrowed += [projection] if isinstance(projection, nn.Linear) else []
+        narrowed += [mlp] if isinstance(mlp, (Mlp, GluMlp, SwiGLU)) else []
 
-    def forward(tokens: Tensor) -> Tensor:
-        return F.pad(own(tokens[:, :prefix]), (0, 0, 0, tokens.shape[1] - prefix))
+    def narrow(own: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda tokens: F.pad(own(tokens[:, :prefix]), (0, 0, 0, tokens.shape[1] - prefix))
 
     try:
-        object.__setattr__(mlp, "forward", forward)
+        for module in narrowed:
+            object.__setattr__(module, "forward", narrow(module.forward))
         yield
     finally:
-        mlp.__dict__.pop("forward", None)
+        for module in narrowed:
+            module.__dict__.pop("forward", None)
