@@ -17,6 +17,7 @@ from timm.data import ImageNetInfo, resolve_model_data_config
 from torch import Tensor, nn
 
 from ltx.errors import InputError, suggest
+from ltx.folding import folded
 from ltx.trunk import Features, feature_shapes, logits_and_features
 
 Target = int | str
@@ -78,6 +79,7 @@ class Classifier:
         self.precision: Literal["fp32", "bf16"] = precision
         self.input_size: tuple[int, int] = (int(size[0]), int(size[1])) if size else tuple(config["input_size"][1:])
         self.model = model.eval().requires_grad_(False)
+        self._folded: nn.Module | None = None
         self._mean = torch.tensor(mean or config["mean"]).view(1, 3, 1, 1)
         self._std = torch.tensor(std or config["std"]).view(1, 3, 1, 1)
         self.to(self.device)
@@ -126,7 +128,7 @@ class Classifier:
             if module.training:
                 self.model.eval()
                 break
-        return self.model
+        return self.model if self._folded is None else self._folded
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -145,12 +147,23 @@ class Classifier:
     def to(self, device: torch.device | str) -> Classifier:
         """Move the model and its normalisation; returns self."""
         self.model.to(device)
+        if self._folded is not None:
+            self._folded.to(device)
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
     def compile(self) -> Classifier:
         """Compile forwards and backwards of the logits (`torch.compile`), equal to rounding; returns self."""
-        self.model.compile()
+        self._frozen().compile()
+        return self
+
+    def fold_norms(self) -> Classifier:
+        """Run a copy of the model with its batch normalisation folded into its convolutions, equal to rounding.
+
+        Half of the time of a convolutional model's forward and backward pass on a CPU. Hooks on `self.model`, and what is
+        done to its weights later, do not reach the copy. Returns self.
+        """
+        self._folded = folded(self.model, self.input_size)
         return self
 
     def checkpoint_activations(self) -> Classifier:

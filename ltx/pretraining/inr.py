@@ -17,14 +17,13 @@ from ltx.objectives.areas import AreaSampling, rows_of_areas
 from ltx.pretraining.clean_passes import CleanPasses
 from ltx.pretraining.ltx import (
     OptimiserConfig,
-    likely_classes,
     mask_statistics,
-    mosaics,
     over_ranks,
     refuse_nan,
     repeated,
     taught_maps,
 )
+from ltx.pretraining.mosaics import Own, mosaics, own_logits
 from ltx.pretraining.sharding import shard
 
 VALIDATED = (0.05, 0.1, 0.2, 0.5)
@@ -46,7 +45,8 @@ class INRPretraining(lightning.LightningModule):
         areas: which areas are asked for.
         max_steps: optimiser steps of the whole training, which schedules refer to.
         seed: of the draws of areas, fills, mosaics and terms; together with the step it determines them.
-        mosaic: share of the training images that become two photographs side by side, asked about one of their classes.
+        mosaic: share of the training images that become mosaics of two or four photographs, asked about the class of
+            one of them.
         clean_passes: keeps the classifier's passes over whole crops; None = each is made anew.
     """
 
@@ -85,7 +85,8 @@ class INRPretraining(lightning.LightningModule):
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         areas = self.areas.draw(images, generator)
         keys = repeated(batch, mixed)
-        rows, verdict = self.judge(images, mixed, areas, generator, batch.get("map"), batch.get("map_target"), keys)
+        own = own_logits(self.explainer.classifier, batch["image"], mixed)
+        rows, verdict = self.judge(images, areas, generator, own, batch.get("map"), batch.get("map_target"), keys)
         refuse_nan(verdict, batch["name"], self.global_step)
         loss = verdict.loss.mean()
         # The trainer would go on telling the last value of a term whose weight has become 0.
@@ -100,7 +101,7 @@ class INRPretraining(lightning.LightningModule):
         images = batch["image"]
         generator = row_generators(self.seed, batch["index"])
         areas = images.new_tensor(VALIDATED).expand(len(images), -1)
-        rows, verdict = self.judge(images, None, areas, generator)
+        rows, verdict = self.judge(images, areas, generator)
         logits = verdict.logits
         if not {"kept", "removed"} <= logits.keys():
             logits = classify(rows, {"kept": rows.mask, "removed": 1 - rows.mask})
@@ -119,9 +120,9 @@ class INRPretraining(lightning.LightningModule):
     def judge(
         self,
         images: Tensor,
-        mixed: Tensor | None,
         areas: Tensor,
         generator: Source,
+        own: Own | None = None,
         maps: Tensor | None = None,
         map_targets: Tensor | None = None,
         keys: Tensor | None = None,
@@ -130,8 +131,9 @@ class INRPretraining(lightning.LightningModule):
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
-            mixed: `[B]`, which images show several things and are asked about any likely class; None = none of them.
             areas: `[B, A]`.
+            own: which of the images are mosaics, and the logits of the photograph that is looked for in each of them;
+                None = no mosaics.
             maps, map_targets: a teacher's maps, `[B, 1, h, w]`, of the classes `[B]`; None = no teacher.
             keys: which crop each image is, see `CleanPasses`; None = crops that do not come again.
 
@@ -142,9 +144,8 @@ class INRPretraining(lightning.LightningModule):
             clean, found = self.explainer.predict_and_encode(images)
         else:
             clean, found = self.clean_passes(images, keys)
+        clean = clean if own is None else own.asked(clean)
         targets = clean.argmax(1)
-        if mixed is not None and self.mosaic:
-            targets = torch.where(mixed, likely_classes(clean, generator), targets)
         scores = self.explainer.decode(found, targets, areas)
         # Masks, composites and losses stay in fp32 whatever the trainer's precision.
         with torch.autocast(self.device.type, enabled=False):
@@ -157,7 +158,7 @@ class INRPretraining(lightning.LightningModule):
                 scores=scores.float(),
                 mask=self.explainer.masks(scores, areas),
                 generator=generator,
-                teacher=taught_maps(maps, map_targets, targets, mixed),
+                teacher=taught_maps(maps, map_targets, targets, None if own is None else own.mixed),
             )
             rows = rows_of_areas(judged, areas)
             return rows, self.objective(rows, self.global_step / self.max_steps)

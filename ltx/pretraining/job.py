@@ -59,7 +59,7 @@ class DataConfig:
     cache: str | None = option(
         None, help="folder for the classifier's passes over these crops (and a shared trunk's features); null = none"
     )
-    mosaic: float = option(0.25, help="share of images that become two photographs side by side (if conditioned)")
+    mosaic: float = option(0.25, help="share of images that become mosaics of two or four photographs (if conditioned)")
 
 
 @dataclass
@@ -76,6 +76,7 @@ class TrainerConfig:
     strategy: str = option(
         "ddp", help="all of the explainer on each device, or (fsdp) a share of it", choices=["ddp", "fsdp"]
     )
+    fold_norms: bool = option(True, help="fold the classifier's batch normalisation into its convolutions; faster")
     compile: bool = option(False, help="compile the classifier's passes over composites (torch.compile)")
     checkpoint_activations: bool = option(False, help="keep less of the classifier's passes, and compute it again")
     validate_every: int = option(20, help="steps between validations")
@@ -124,6 +125,8 @@ def pretrain(config: TrainConfig) -> Path:
         start_from(explainer, config.init)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
+    if config.trainer.fold_norms:
+        classifier.fold_norms()
     if config.trainer.compile:
         classifier.compile()
     resume_from = _resume_point(config, out)

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.config import option
-from ltx.draws import Source, draw, row_generators
+from ltx.draws import Source, row_generators
 from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import MaskedBatch, Objective, Verdict, classify
 from ltx.pretraining.clean_passes import CleanPasses
+from ltx.pretraining.mosaics import Own, mosaics, own_logits
 from ltx.pretraining.sharding import shard
 
 SATURATED = 0.05
@@ -71,7 +72,8 @@ class LTXPretraining(lightning.LightningModule):
         max_steps: optimiser steps of the whole training, which schedules refer to.
         seed: of the draws of fills, mosaics and terms. Together with the image's position in the training's stream it
             determines them, so that neither a resumption nor the number of devices changes them.
-        mosaic: share of the training images that become two photographs side by side, asked about one of their classes.
+        mosaic: share of the training images that become mosaics of two or four photographs, asked about the class of
+            one of them.
         clean_passes: keeps the classifier's passes over whole crops; None = each is made anew.
     """
 
@@ -107,7 +109,8 @@ class LTXPretraining(lightning.LightningModule):
         generator = row_generators(self.seed, batch["position"])
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         keys = repeated(batch, mixed)
-        judged, verdict = self.judge(images, mixed, generator, batch.get("map"), batch.get("map_target"), keys)
+        own = own_logits(self.explainer.classifier, batch["image"], mixed)
+        judged, verdict = self.judge(images, generator, own, batch.get("map"), batch.get("map_target"), keys)
         loss = verdict.loss.mean()
         refuse_nan(verdict, batch["name"], self.global_step)
         # The trainer would go on telling the last value of a term whose weight has become 0.
@@ -123,7 +126,7 @@ class LTXPretraining(lightning.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]
         generator = row_generators(self.seed, batch["index"])
-        judged, verdict = self.judge(images, None, generator)
+        judged, verdict = self.judge(images, generator)
         logits = verdict.logits
         if not {"kept", "removed"} <= logits.keys():
             logits = classify(judged, {"kept": judged.mask, "removed": 1 - judged.mask})
@@ -139,8 +142,8 @@ class LTXPretraining(lightning.LightningModule):
     def judge(
         self,
         images: Tensor,
-        mixed: Tensor | None,
         generator: Source,
+        own: Own | None = None,
         maps: Tensor | None = None,
         map_targets: Tensor | None = None,
         keys: Tensor | None = None,
@@ -149,7 +152,8 @@ class LTXPretraining(lightning.LightningModule):
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
-            mixed: `[B]`, which images show several things and are asked about any likely class; None = none of them.
+            own: which of the images are mosaics, and the logits of the photograph that is looked for in each of them;
+                None = no mosaics.
             maps: a teacher's maps of the images before they were mixed, `[B, 1, h, w]`; None = no teacher.
             map_targets: the classes that `maps` explain, `[B]`.
             keys: which crop each image is, see `CleanPasses`; None = crops that do not come again.
@@ -158,9 +162,8 @@ class LTXPretraining(lightning.LightningModule):
             clean, found = self.explainer.predict_and_encode(images)
         else:
             clean, found = self.clean_passes(images, keys)
+        clean = clean if own is None else own.asked(clean)
         targets = clean.argmax(1)
-        if mixed is not None and self.mosaic:
-            targets = torch.where(mixed, likely_classes(clean, generator), targets)
         scores = self.explainer.decode(found, targets)
         # Masks, composites and losses stay in fp32 whatever the trainer's precision.
         with torch.autocast(self.device.type, enabled=False):
@@ -173,7 +176,7 @@ class LTXPretraining(lightning.LightningModule):
                 scores=scores.float(),
                 mask=self.explainer.upsample(scores),
                 generator=generator,
-                teacher=taught_maps(maps, map_targets, targets, mixed),
+                teacher=taught_maps(maps, map_targets, targets, None if own is None else own.mixed),
             )
             return judged, self.objective(judged, self.global_step / self.max_steps)
 
@@ -232,41 +235,6 @@ def refuse_nan(verdict: Verdict, names: Sequence[str], step: int) -> None:
         f"the term {', '.join(terms)} is not finite at step {step}, for the images {', '.join(images[:4])}{more}; the "
         "last checkpoint is intact. Lower optimiser.lr, or use classifier.precision=fp32"
     )
-
-
-def mosaics(images: Tensor, share: float, generator: Source) -> tuple[Tensor, Tensor]:
-    """Turn a random share of the images into two photographs side by side, or one above the other.
-
-    The second photograph is the neighbour in the batch, the first for the second and so on in pairs, so that a global
-    batch has the same mosaics on any number of devices (of an even batch each); the last of an odd batch stays whole.
-    Both are squeezed to half of the image.
-
-    Returns:
-        Images `[B, 3, H, W]`, and which of them are mosaics, `[B]`.
-    """
-    count, _, height, width = images.shape
-    where, how = draw(torch.rand, count, (2,), generator, images).unbind(1)
-    neighbour = torch.arange(count, device=images.device) ^ 1
-    mixed = (where < share) & (neighbour < count)
-    if not share or count < 2:
-        return images, mixed
-    partner = images[neighbour.clamp_max(count - 1)]
-    half = {
-        3: F.interpolate(torch.cat([images, partner]), (height, width // 2), mode="bilinear", antialias=True),
-        2: F.interpolate(torch.cat([images, partner]), (height // 2, width), mode="bilinear", antialias=True),
-    }
-    beside, above = (F.interpolate(torch.cat(pair.chunk(2), dim), (height, width)) for dim, pair in half.items())
-    both = torch.where((how < 0.5).view(-1, 1, 1, 1), beside, above)
-    return torch.where(mixed.view(-1, 1, 1, 1), both, images), mixed
-
-
-def likely_classes(logits: Tensor, generator: Source, among: int = 5) -> Tensor:
-    """One of the `among` likeliest classes for each row of `[B, K]`, with probability in proportion to √p: `[B]`."""
-    top = logits.topk(min(among, logits.shape[1]), dim=1)
-    cumulative = (top.values / 2).softmax(1).cumsum(1)
-    draws = draw(torch.rand, len(logits), (1,), generator, logits)
-    chosen = (draws > cumulative).sum(1, keepdim=True).clamp_max(top.indices.shape[1] - 1)
-    return top.indices.gather(1, chosen).squeeze(1)
 
 
 def mask_statistics(mask: Tensor) -> dict[str, Tensor]:
