@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,11 +161,20 @@ class Classifier:
     def fold_norms(self) -> Classifier:
         """Run a copy of the model with its batch normalisation folded into its convolutions, equal to rounding.
 
-        Half of the time of a convolutional model's forward and backward pass on a CPU. Hooks on `self.model`, and what is
-        done to its weights later, do not reach the copy. Returns self.
+        Forwards and backwards in two thirds of the time for a convolutional model on a CPU. Hooks on `self.model`, and
+        what is done to its weights later, do not reach the copy. Returns self.
         """
         self._folded = folded(self.model, self.input_size)
         return self
+
+    @contextmanager
+    def unfolded(self) -> Iterator[None]:
+        """The model itself runs within, whether or not its normalisation was folded."""
+        held, self._folded = self._folded, None
+        try:
+            yield
+        finally:
+            self._folded = held
 
     def checkpoint_activations(self) -> Classifier:
         """Keep fewer activations for the gradient and compute them again (Chen et al. 2016): less memory, a second

@@ -68,7 +68,8 @@ def _pairs(model: nn.Module, inputs: Tensor) -> list[tuple[nn.Conv2d, str, nn.Ba
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     conv.weight, conv.bias = fuse_conv_bn_weights(  # type: ignore[assignment]
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )

@@ -133,15 +133,13 @@ def attribute(
         return images[:, :1]
     if "max_batch" in known:
         options["max_batch"] = max_batch
-    chosen = _targets(classifier, images, targets, max_batch)
-    return torch.cat(
-        [
-            METHODS[method].function(classifier, part, None if chosen is None else classes, **options).detach()
-            for part, classes in zip(
-                images.split(max_batch), (images if chosen is None else chosen).split(max_batch), strict=True
-            )
-        ]
-    )
+    with classifier.unfolded():  # methods look for the model's own modules
+        chosen = _targets(classifier, images, targets, max_batch)
+        function = METHODS[method].function
+        parts = images.split(max_batch)
+        classes = [None] * len(parts) if chosen is None else chosen.split(max_batch)
+        maps = [function(classifier, *asked, **options).detach() for asked in zip(parts, classes, strict=True)]
+        return torch.cat(maps)
 
 
 def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:

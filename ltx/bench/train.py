@@ -59,9 +59,8 @@ def step_and_parts(
     parameters = [p for p in explainer.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(parameters, lr=1e-6)
     images = torch.rand(batch_size, 3, *classifier.input_size, device=device)
-    mixed = torch.zeros(batch_size, dtype=torch.bool, device=device)
     with torch.no_grad():
-        judged, verdict = module.judge(images, mixed, torch.Generator().manual_seed(0))
+        judged, verdict = module.judge(images, torch.Generator().manual_seed(0))
         clean, found = explainer.predict_and_encode(images)
         gradient = torch.ones_like(judged.mask) / judged.mask.numel()
     targets = clean.argmax(1)
@@ -73,7 +72,7 @@ def step_and_parts(
         adamw.zero_grad()
 
     def step() -> None:
-        _, verdict = module.judge(images, mixed, torch.Generator().manual_seed(0))
+        _, verdict = module.judge(images, torch.Generator().manual_seed(0))
         verdict.loss.mean().backward()
         update()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ltx.config import option
 from ltx.errors import InputError
+from ltx.explainers.area_masks import masks_of_area
 from ltx.objectives.terms import MaskedBatch
 
 
@@ -18,11 +19,13 @@ from ltx.objectives.terms import MaskedBatch
 class Ranking:
     """Keep the top share `a` of the scores: the class must survive; remove it: the class must be lost.
 
-    For each of `areas` random `a`, the scores, standardised over the image, become the mask
-    `sigmoid((s - q) / temperature)`, `q` the `1 - a` quantile. Value: the mean over the areas of
-    `-log p_y(kept) - log(1 - p_y(removed))`, a Monte-Carlo estimate of the areas above insertion's and under deletion's
-    curve, in log-probability. With `hard`, the composites are those that the metrics show (a mask of zeros and ones)
-    and the gradient is the soft mask's (straight-through).
+    For each of `areas` random `a`, the scores, standardised over the image, become the mask of that area (see
+    `masks_of_area`: raising all scores alike changes no mask). Value: the mean over the areas of
+    `-log p_y(kept) - log(1 - p_y(removed))`, or, with `kind="probability"`, of `1 - p_y(kept) + p_y(removed)`: a
+    Monte-Carlo estimate of the areas above insertion's and under deletion's curve. Logarithms care most for what is
+    kept at small areas, which they never forgive; probabilities weigh both curves as the metrics do. With `hard`, the
+    composites are those that the metrics show (a mask of zeros and ones) and the gradient is the soft mask's
+    (straight-through).
     """
 
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]")
@@ -30,6 +33,7 @@ class Ranking:
     low: float = option(0.05, help="smallest area")
     high: float = option(0.9, help="largest area")
     temperature: float = option(0.2, help="softness of the masks, in standard deviations of the scores")
+    kind: str = option("log", help="log-probabilities or probabilities", choices=["log", "probability"])
     hard: bool = option(False, help="composites of zeros and ones, gradient of the soft mask")
     noise: float = option(0.0, help="uniform noise added to the standardised scores, half width")
 
@@ -41,29 +45,30 @@ class Ranking:
             )
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
-        scores = batch.scores.float().flatten(1)
-        spread, centre = torch.std_mean(scores.detach(), 1, keepdim=True)
+        scores = batch.scores.float()
+        spread, centre = torch.std_mean(scores, (2, 3), keepdim=True)
         scores = (scores - centre) / (spread + 1e-6)
         if self.noise:
-            scores = scores + self.noise * (2 * batch.uniform(scores.shape[1]) - 1)
-        ordered = scores.detach().sort(1).values
+            scores = scores + self.noise * (2 * batch.uniform(*scores.shape[1:]) - 1)
         areas = self.low + (self.high - self.low) * batch.uniform(self.areas)
+        masks = masks_of_area(scores.expand(-1, self.areas, -1, -1), areas, self.temperature)
+        if self.hard:
+            masks = (masks > 0.5).to(masks) + masks - masks.detach()
+        visible = F.interpolate(masks, batch.images.shape[-2:], mode="bilinear", align_corners=False)
         asked: dict[str, Tensor] = {}
-        for index in range(self.areas):
-            rank = ((1 - areas[:, index : index + 1]) * scores.shape[1]).long().clamp_max(scores.shape[1] - 1)
-            threshold = ordered.gather(1, rank)
-            soft = ((scores - threshold) / self.temperature).sigmoid()
-            mask = (scores >= threshold).to(soft) + soft - soft.detach() if self.hard else soft
-            visible = F.interpolate(
-                mask.view_as(batch.scores), batch.images.shape[-2:], mode="bilinear", align_corners=False
-            )
-            asked[f"ranking kept {index}"] = visible
-            asked[f"ranking removed {index}"] = 1 - visible
+        for index, mask in enumerate(visible.split(1, dim=1)):
+            asked[f"ranking kept {index}"] = mask
+            asked[f"ranking removed {index}"] = 1 - mask
         return asked
 
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         classifier, total = batch.classifier, torch.zeros_like(batch.targets, dtype=torch.float32)
         for index in range(self.areas):
-            total = total - classifier.log_probability(logits[f"ranking kept {index}"], batch.targets)
-            total = total - classifier.log_complement(logits[f"ranking removed {index}"], batch.targets)
+            kept, removed = (logits[f"ranking {part} {index}"] for part in ("kept", "removed"))
+            if self.kind == "probability":
+                total = total + 1 - classifier.log_probability(kept, batch.targets).exp()
+                total = total + classifier.log_probability(removed, batch.targets).exp()
+            else:
+                total = total - classifier.log_probability(kept, batch.targets)
+                total = total - classifier.log_complement(removed, batch.targets)
         return total / self.areas

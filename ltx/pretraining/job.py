@@ -125,13 +125,13 @@ def pretrain(config: TrainConfig) -> Path:
         start_from(explainer, config.init)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
+    resume_from = _resume_point(config, out)
+    objective = Objective(config.objective)
+    teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
     if config.trainer.fold_norms:
         classifier.fold_norms()
     if config.trainer.compile:
         classifier.compile()
-    resume_from = _resume_point(config, out)
-    objective = Objective(config.objective)
-    teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
     data = _data(config, classifier.input_size, teacher)
     data.setup("fit")
     module = _module(config, explainer, objective, _clean_passes(config, explainer, data))

@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.config import option

@@ -121,7 +121,7 @@ def test_one_pass_finds_the_square_that_decides():
 
     for _ in range(60):
         images, _ = draw(8)
-        _, verdict = module.judge(images, None, module.areas.draw(images, generator), generator)
+        _, verdict = module.judge(images, module.areas.draw(images, generator), generator)
         adamw.zero_grad()
         verdict.loss.mean().backward()
         adamw.step()

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,7 +19,8 @@ from ltx.explainers import ExplainerConfig
 from ltx.objectives import Objective
 from ltx.pretraining.callbacks import CollapseWarning
 from ltx.pretraining.job import pretrain
-from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig, likely_classes, mosaics
+from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.pretraining.mosaics import Own, mosaics
 
 
 def test_a_run_writes_the_contract(config_for: Any, photos: Path, tmp_path: Path):
@@ -125,9 +125,8 @@ def test_the_teacher_says_nothing_of_mosaics_and_of_other_classes():
     predicted = classifier(images).argmax(1)
     explained = predicted.clone()
     explained[1] = (explained[1] + 1) % 6
-    mixed = torch.tensor([False, False, True, False])
-    module.mosaic = 0.0  # so that the targets stay the predicted ones
-    judged, _ = module.judge(images, mixed, torch.Generator().manual_seed(0), maps, explained)
+    own = Own(torch.tensor([False, False, True, False]), classifier(images[2:3]))
+    judged, _ = module.judge(images, torch.Generator().manual_seed(0), own, maps, explained)
     assert judged.teacher is not None
     assert torch.equal(judged.teacher[[0, 3]], maps[[0, 3]])
     assert not judged.teacher[[1, 2]].any()
@@ -219,7 +218,7 @@ def test_it_finds_the_square_that_decides():
 
     for _ in range(120):
         images, _ = draw(8)
-        _, verdict = module.judge(images, None, generator)
+        _, verdict = module.judge(images, generator)
         adamw.zero_grad()
         verdict.loss.mean().backward()
         adamw.step()
@@ -238,48 +237,24 @@ def test_the_step_shows_each_image_once_whole_and_each_composite_once():
     explainer = ExplainerConfig().build(classifier)
     classifier.model.conv1.register_forward_hook(lambda module, inputs, output: shown.append(len(output)))
     module = LTXPretraining(explainer, Objective(), Fill("black"), OptimiserConfig(), max_steps=10)
-    module.judge(torch.rand(3, 3, 64, 64), None, torch.Generator().manual_seed(0))
+    module.judge(torch.rand(3, 3, 64, 64), torch.Generator().manual_seed(0))
     assert shown[0] == 3
     assert sum(shown[1:]) == 6  # kept and removed
 
 
-def test_mosaics_show_both_photographs():
-    images = torch.stack([torch.full((3, 8, 8), value) for value in (0.0, 0.5, 1.0)])
-    both, mixed = mosaics(images, 1.0, torch.Generator().manual_seed(0))
-    assert mixed.tolist() == [True, True, False]
-    assert torch.equal(both[2], images[2]), "the last of an odd batch has no neighbour"
-    for index, (value, partner) in enumerate([(0.0, 0.5), (0.5, 0.0)]):
-        beside = both[index, 0, 0, -1] == partner
-        second = both[index, :, :, 4:] if beside else both[index, :, 4:, :]
-        first = both[index, :, :, :4] if beside else both[index, :, :4, :]
-        assert torch.allclose(first, torch.full_like(first, value), atol=1e-6)
-        assert torch.allclose(second, torch.full_like(second, partner), atol=1e-6)
-    untouched, mixed = mosaics(images, 0.0, torch.Generator().manual_seed(0))
-    assert torch.equal(untouched, images)
-    assert not mixed.any()
-
-
 def test_half_a_batch_is_the_half_of_the_batch():
-    """A global batch is the same on any number of devices: mosaics, classes and fills depend on each image's place."""
+    """A global batch is the same on any number of devices: mosaics and fills depend on each image's place."""
     images, positions = torch.rand(8, 3, 16, 16), torch.arange(100, 108)
-    logits = torch.randn(8, 6)
     fill = Fill("random")
 
     def drawn(rows: slice) -> list[Tensor]:
         generators = row_generators(3, positions[rows])
         both, mixed = mosaics(images[rows], 0.5, generators)
-        return [both, mixed, likely_classes(logits[rows], generators), fill(both, generators)]
+        return [both, mixed, fill(both, generators)]
 
     whole, parts = drawn(slice(None)), [drawn(slice(0, 4)), drawn(slice(4, 8))]
     assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*parts, strict=True), strict=True))
     assert 0 < int(whole[1].sum()) < 8
-
-
-def test_likely_classes_follow_the_root_of_the_probability():
-    logits = torch.tensor([[0.0, 2 * np.log(3.0), -50.0]]).float().expand(4000, 3)  # p ~ 1 : 9, roots 1 : 3
-    drawn = likely_classes(logits, torch.Generator().manual_seed(0), among=2)
-    assert float((drawn == 1).float().mean()) == pytest.approx(0.75, abs=0.03)
-    assert not (drawn == 2).any()
 
 
 def test_warm_up_and_cosine():
