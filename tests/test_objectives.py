@@ -153,6 +153,25 @@ def test_ranking_prefers_the_right_order_and_moves_towards_it():
     assert values[0] < values[1]
 
 
+@pytest.mark.parametrize("kind", ["log", "probability"])
+def test_ranking_knows_neither_the_level_nor_the_scale_of_the_scores(kind: str):
+    """Else all scores would rise with time: a larger kept part and a smaller removed one are both rewarded."""
+    scores = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    values, gradients = [], []
+    for scale, level in ((1.0, 0.0), (3.0, 5.0)):
+        batch = batch_for(left_half())
+        batch.scores = (scale * scores + level).requires_grad_()
+        term = Ranking(areas=2, kind=kind)
+        loss = term(batch, classify(batch, term.masks(batch))).sum()
+        loss.backward()
+        assert batch.scores.grad is not None
+        assert float(batch.scores.grad.sum()) == pytest.approx(0, abs=1e-5)
+        values.append(float(loss.detach()))
+        gradients.append(scale * batch.scores.grad)
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
+
+
 def test_equal_masks_are_shown_once():
     batch = batch_for(left_half())
     batch.classifier.model.shown = 0

@@ -53,7 +53,10 @@ class Ranking:
         areas = self.low + (self.high - self.low) * batch.uniform(self.areas)
         masks = masks_of_area(scores.expand(-1, self.areas, -1, -1), areas, self.temperature)
         if self.hard:
-            masks = (masks > 0.5).to(masks) + masks - masks.detach()
+            places = scores[0].numel()
+            rank = ((1 - areas) * places).long().clamp_max(places - 1)
+            threshold = scores.detach().flatten(1).sort(1).values.gather(1, rank)[..., None, None]
+            masks = (scores >= threshold).to(masks) + masks - masks.detach()
         visible = F.interpolate(masks, batch.images.shape[-2:], mode="bilinear", align_corners=False)
         asked: dict[str, Tensor] = {}
         for index, mask in enumerate(visible.split(1, dim=1)):
