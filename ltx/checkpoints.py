@@ -23,6 +23,8 @@ from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.sharing import SCHEME, fetch
 
 TENSORS, CONFIG, CARD = "explainer.safetensors", "config.yaml", "README.md"
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+"""Explainers that come with the project; `checkpoints/NAME` names them from any folder."""
 
 
 def save_checkpoint(
@@ -70,7 +72,8 @@ def load(
     """The explainer of a checkpoint folder, with its classifier, in eval mode.
 
     Args:
-        path: the folder; or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see `ltx.sharing.fetch`.
+        path: the folder; or `checkpoints/NAME`, which ships; or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see
+            `ltx.sharing.fetch`.
         classifier: the explained model; None = rebuilt from the checkpoint's configuration.
         device: where both go.
         weights: where the classifier's weights are now, if not where they were in training.
@@ -79,7 +82,7 @@ def load(
     Raises:
         InputError: no such folder, a file in it that cannot be read, or a checkpoint made for another classifier.
     """
-    folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
+    folder = located(path)
     if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():
         raise InputError(f"checkpoint={folder} holds no {TENSORS} and {CONFIG}; give a folder that train.py wrote")
     config = read_config(folder)
@@ -109,6 +112,15 @@ def load(
     explainer.made_with = config
     classifier.to(device)
     return explainer.to(device).eval()
+
+
+def located(path: str | Path) -> Path:
+    """The folder of a checkpoint: as given, one that ships (`checkpoints/NAME`), or fetched (`wandb:…`)."""
+    if str(path).startswith(SCHEME):
+        return fetch(str(path))
+    folder = Path(path)
+    ships = not folder.exists() and folder.parent == Path(SHIPPED.name)
+    return SHIPPED / folder.name if ships else folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:

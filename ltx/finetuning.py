@@ -278,7 +278,10 @@ class LoadedClassifierConfig:
 class FinetuneConfig:
     """Adapt an explainer to each image and write the explanations."""
 
-    checkpoint: str = option("runs/train", help="folder that train.py wrote, or wandb:ENTITY/PROJECT/NAME:ALIAS")
+    checkpoint: str = option(
+        "checkpoints/tf_efficientnet_lite0",
+        help="folder that train.py wrote, one that ships in checkpoints/, or wandb:ENTITY/PROJECT/NAME:ALIAS",
+    )
     images: Any = option(
         "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
     )
@@ -318,6 +321,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
     explainer = load(
         config.checkpoint, device=device, weights=config.classifier.weights, precision=config.classifier.precision
     )
+    explainer.classifier.fold_norms()
     explainer.scope(config.scope)
     objective, fill = Objective(trained_objective(explainer, config.area_weight)), Fill(config.fill)
 

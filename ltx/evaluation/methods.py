@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor
 
 from ltx.attribution import METHODS, attribute
-from ltx.checkpoints import CONFIG, TENSORS, load, read_config
+from ltx.checkpoints import CONFIG, TENSORS, load, located, read_config
 from ltx.classifier import Classifier
 from ltx.errors import InputError, suggest
 from ltx.explainers import ExplainerConfig, MaskNetwork
@@ -158,7 +158,7 @@ def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Me
 def _explainer(spec: MethodName, classifier: Classifier) -> Method | str:
     fixed = ("explainer", "images", "targets", "objective", "names", "areas", "allowed", "starts")
     _check_options(spec, [key for key in inspect.signature(finetune).parameters if key not in fixed])
-    folder = Path(spec.name.removeprefix(CHECKPOINT))
+    folder = located(spec.name.removeprefix(CHECKPOINT))
     if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():
         raise InputError(f"methods: {folder} holds no {TENSORS} and {CONFIG}; give a folder that train.py wrote")
     try:
