@@ -25,7 +25,7 @@ class UNetExplainer(MaskNetwork):
         width: channels of the decoder at its finest level; they double with each coarser one.
     """
 
-    head_modules = ("head",)
+    head_modules = ("head", "skip")
 
     def __init__(
         self,
@@ -61,6 +61,12 @@ class UNetExplainer(MaskNetwork):
             pyramid = [0, *(shape[0] for shape in maps[:-1]), deepest]
             self.decoder = UnetDecoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
+            if self.evidence is not None:
+                # Training begins at the class's evidence, which is Grad-CAM's map where the head pools linearly.
+                self.skip = nn.Conv2d(1, 1, kernel_size=1)
+                nn.init.constant_(self.skip.weight, 2.0)
+                nn.init.zeros_(self.skip.bias)  # type: ignore[arg-type]
+                nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
         self.modulate = Modulation(64, deepest) if conditioned else None
 
@@ -81,11 +87,16 @@ class UNetExplainer(MaskNetwork):
             norm(feature) for feature, norm in zip((*found.stages, found.final), self.norms, strict=True)
         ]
         deep = [last, nn.functional.interpolate(final, last.shape[-2:])]
-        if self.evidence is not None:
-            evidence = self.evidence(found.final, targets)
-            deep.append(nn.functional.interpolate(evidence, last.shape[-2:]))
+        if self.evidence is None:
+            return self.head(self._decoded(deep, skips, targets))
+        evidence = self.evidence(found.final, targets)
+        deep.append(nn.functional.interpolate(evidence, last.shape[-2:]))
+        logits = self.head(self._decoded(deep, skips, targets))
+        return logits + nn.functional.interpolate(self.skip(evidence), logits.shape[-2:], mode="bilinear")
+
+    def _decoded(self, deep: list[Tensor], skips: list[Tensor], targets: Tensor) -> Tensor:
         x = self._asked(self.project(torch.cat(deep, 1)), targets)
-        return self.head(self.decoder([x, *skips, x]))
+        return self.decoder([x, *skips, x])
 
     def _asked(self, x: Tensor, targets: Tensor) -> Tensor:
         return x if self.query is None or self.modulate is None else self.modulate(x, self.query(targets))
