@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from ltx.errors import InputError
@@ -15,7 +17,8 @@ class Features(NamedTuple):
 
     Attributes:
         stages: the maps after the chosen blocks or stages, shallow to deep.
-        final: the map that the classification head pools or reads, normalised as the head sees it.
+        final: the map that the classification head pools, normalised as the head sees it; where the head reads a
+            class token, what each patch writes into that token in the last block, see `written_into_token`.
     """
 
     stages: list[Tensor]
@@ -38,14 +41,61 @@ def logits_and_features(model: nn.Module, inputs: Tensor, stages: list[int] | No
     Returns:
         Logits `[B, K]`, equal to `model(inputs)` in eval mode, and the `Features`.
     """
-    final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
-    return model.forward_head(final), Features(list(maps), _as_map(final, maps[-1]))  # type: ignore[operator]
+    final, found = _run(model, inputs, stages)
+    return model.forward_head(final), found  # type: ignore[operator]
 
 
 def features(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> Features:
     """The feature maps alone, see `logits_and_features`; `model` needs no head."""
-    final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
-    return Features(list(maps), _as_map(final, maps[-1]))
+    return _run(model, inputs, stages)[1]
+
+
+def _run(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> tuple[Tensor, Features]:
+    block = _block_that_writes_the_token(model)
+    seen: list[Tensor] = []
+    hook = None if block is None else block.attn.qkv.register_forward_hook(lambda *call: seen.append(call[2]))  # type: ignore[union-attr]
+    try:
+        final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
+    finally:
+        if hook is not None:
+            hook.remove()
+    tokens = final if block is None else written_into_token(block, seen[0], 2 if hasattr(model, "head_dist") else 1)
+    return final, Features(list(maps), _as_map(tokens, maps[-1]))
+
+
+def _block_that_writes_the_token(model: nn.Module) -> nn.Module | None:
+    """The last block of a vision transformer whose head reads its class token; None of any other model."""
+    if not isinstance(model, VisionTransformer) or model.global_pool != "token" or model.attn_pool is not None:
+        return None
+    block = model.blocks[-1]
+    attention = getattr(block, "attn", None)
+    if not isinstance(block, Block) or not isinstance(attention, Attention) or getattr(attention, "gate", None):
+        return None
+    return block if isinstance(attention.norm, nn.Identity) else None
+
+
+def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
+    """What each token adds to the class token through a block's attention.
+
+    Attention is a sum over tokens: with the projection's bias, the parts of all tokens add up to what the class token
+    receives. Their products with a class's head row are that class's evidence, as CAM's (Zhou et al. 2016) are for
+    pooled maps: for a vision transformer, attention times the value's direct effect on the logit.
+
+    Args:
+        block: a timm block.
+        qkv: what `block.attn.qkv` gave, `[B, N, 3 · heads · width]`.
+        read: class tokens, the first ones; of a distilled model's two the mean.
+
+    Returns:
+        `[B, N, D]`, in float32.
+    """
+    attention: Any = block.attn
+    query, key, value = qkv.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    query, key = attention.q_norm(query[:, :, :read]), attention.k_norm(key)
+    weights = (attention.scale * query @ key.mT).softmax(-1).mean(2)  # [B, heads, N]
+    parts = (weights.unsqueeze(-1) * value).transpose(1, 2).flatten(2)
+    written = F.linear(parts, attention.proj.weight.float())
+    return block.ls1(written)  # type: ignore[operator]
 
 
 def _as_map(final: Tensor, like: Tensor) -> Tensor:

@@ -260,7 +260,8 @@ class ClassQuery(nn.Module):
 
 
 class ClassEvidence(nn.Module):
-    """How well each place of the final map fits the class's head row: Grad-CAM's map for a pooled linear head (CAM).
+    """How well each place of the final map fits the class's head row: Grad-CAM's map for a pooled linear head (CAM),
+    direct logit attribution of the last block's attention for a head that reads a class token.
 
     Standardised over the image; an all-zero channel where map and head differ in width.
 
@@ -281,6 +282,15 @@ class ClassEvidence(nn.Module):
         evidence = torch.einsum("bchw,bc->bhw", final, self.rows[targets]).unsqueeze(1)
         spread, centre = torch.std_mean(evidence, (2, 3), correction=min(1, evidence[0].numel() - 1), keepdim=True)
         return (evidence - centre) / (spread + 1e-6)
+
+
+def evidence_skip() -> nn.Conv2d:
+    """From a class's evidence to mask logits, both `[B, 1, h, w]`: with it, training begins at that evidence."""
+    skip = nn.Conv2d(1, 1, kernel_size=1)
+    nn.init.constant_(skip.weight, 2.0)
+    assert skip.bias is not None
+    nn.init.zeros_(skip.bias)
+    return skip
 
 
 class Modulation(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError
-from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation
+from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation, evidence_skip
 from ltx.trunk import Features
 
 
@@ -62,10 +62,7 @@ class UNetExplainer(MaskNetwork):
             self.decoder = UnetDecoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
             if self.evidence is not None:
-                # Training begins at the class's evidence, which is Grad-CAM's map where the head pools linearly.
-                self.skip = nn.Conv2d(1, 1, kernel_size=1)
-                nn.init.constant_(self.skip.weight, 2.0)
-                nn.init.zeros_(self.skip.bias)  # type: ignore[arg-type]
+                self.skip = evidence_skip()
                 nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
         self.modulate = Modulation(64, deepest) if conditioned else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError
-from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation
+from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation, evidence_skip
 from ltx.trunk import Features
 
 
@@ -22,13 +22,13 @@ class ViTExplainer(MaskNetwork):
     Args:
         classifier, trunk, stages, conditioned: see `MaskNetwork`.
         variant: `"decoder"` = layer-normed tokens of several blocks, the class's evidence map, and a small transformer
-            modulated by the class; `"released"` = the head of the released LTX code on the last block's tokens,
-            Linear(d, d), tanh, Linear(d, 1).
+            modulated by the class; `"released"` = the head of the released LTX code on the last block's
+            normalised tokens, Linear(d, d), tanh, Linear(d, 1).
         width: token width of the decoder.
         depth: transformer blocks of the decoder.
     """
 
-    head_modules = ("head",)
+    head_modules = ("head", "skip")
 
     def __init__(
         self,
@@ -54,7 +54,9 @@ class ViTExplainer(MaskNetwork):
         if variant == "released":
             width = channels
         else:
-            self.norms = nn.ModuleList(nn.LayerNorm(shape[0]) for shape in (*maps, final))
+            self.norms = nn.ModuleList(nn.LayerNorm(shape[0]) for shape in maps)
+            # Over the whole map, not token by token: how much a token writes tells it from the others.
+            self.final_norm = nn.GroupNorm(1, final[0])
             self.evidence = ClassEvidence(classifier, channels) if conditioned else None
             self.project = nn.Linear(sum(shape[0] for shape in (*maps, final)) + int(conditioned), width)
             self.blocks = nn.Sequential(*(Block(width, max(1, width // 64), mlp_ratio=2) for _ in range(depth)))
@@ -63,7 +65,11 @@ class ViTExplainer(MaskNetwork):
         if variant == "released":
             self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
         else:
-            self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+            last = nn.Linear(width, 1)
+            self.head = nn.Sequential(nn.LayerNorm(width), last)
+            if conditioned:
+                self.skip = evidence_skip()
+                nn.init.normal_(last.weight, std=0.01)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """The last block for the released head, else four blocks a quarter of the depth apart."""
@@ -74,20 +80,24 @@ class ViTExplainer(MaskNetwork):
         self, found: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
     ) -> Tensor:
         height, width = found.final.shape[-2:]
+        evidence: Tensor | None = None
         if self.variant == "released":
-            x = found.final
+            source = self.classifier.model if self.trunk is None else self.trunk
+            x = source.norm(_tokens(found.stages[-1])).transpose(1, 2).unflatten(2, (height, width))  # type: ignore[operator]
         else:
-            maps = zip((*found.stages, found.final), self.norms, strict=True)
-            tokens = [norm(_tokens(feature)) for feature, norm in maps]
+            tokens = [norm(_tokens(feature)) for feature, norm in zip(found.stages, self.norms, strict=True)]
+            tokens.append(_tokens(self.final_norm(found.final)))
             if self.evidence is not None:
-                tokens.append(_tokens(self.evidence(found.final, targets)))
+                evidence = self.evidence(found.final, targets)
+                tokens.append(_tokens(evidence))
             x = self.project(torch.cat(tokens, -1)).transpose(1, 2).unflatten(2, (height, width))
         if self.query is not None and self.modulate is not None:
             x = self.modulate(x, self.query(targets))
         x = _tokens(x)
         if self.variant == "decoder":
             x = self.blocks(x)
-        return self.head(x).transpose(1, 2).unflatten(2, (height, width))
+        logits = self.head(x).transpose(1, 2).unflatten(2, (height, width))
+        return logits if evidence is None else logits + self.skip(evidence)
 
 
 def _tokens(feature: Tensor) -> Tensor:

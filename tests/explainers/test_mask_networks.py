@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from ltx import Classifier, InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork, UNetExplainer, ViTExplainer
+from ltx.trunk import written_into_token
 
 FAMILIES = {
     "vit_tiny_patch16_224": ("vit", 64),
@@ -133,10 +136,62 @@ def test_the_unet_decodes_to_stride_four():
     assert explainer.decode(features, torch.zeros(2, dtype=torch.long)).shape == (2, 1, 16, 16)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+        "vit_medium_patch16_gap_240",
+    ],
+)
+def test_what_the_patches_write_is_what_the_class_token_receives(name: str):
+    classifier = classifier_for(name, 64)
+    model: Any = classifier.model
+    attention, images, explainer = model.blocks[-1].attn, images_for(classifier), explainer_for(classifier)
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep_first(key: str) -> Any:
+        def hook(_: object, __: object, output: torch.Tensor) -> None:
+            seen.setdefault(key, output)
+
+        return hook
+
+    attention.qkv.register_forward_hook(keep_first("qkv"))
+    model.blocks[-1].ls1.register_forward_hook(keep_first("received"))
+    with torch.no_grad():
+        _, found = explainer.predict_and_encode(images)
+        read = model.num_prefix_tokens if "distilled" in name else 1
+        written = written_into_token(model.blocks[-1], seen["qkv"], read)
+        bias = model.blocks[-1].ls1(attention.proj.bias)
+    received = seen["received"][:, :read].mean(1)
+    torch.testing.assert_close(written.sum(1) + bias, received, atol=1e-5, rtol=1e-4)
+    patches = written[:, model.num_prefix_tokens :].transpose(1, 2).unflatten(2, classifier.grid)
+    pooled = "gap" in name  # its head reads the patches themselves
+    assert torch.equal(found.final, patches) is not pooled
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_training_begins_at_the_evidence_of_the_class(name: str):
+    classifier = classifier_for(name)
+    explainer, images = explainer_for(classifier), images_for(classifier)
+    for parameter in explainer.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    _, found = explainer.predict_and_encode(images)
+    rows = classifier.class_weights()
+    assert rows is not None
+    for label in (0, 1):
+        evidence = torch.einsum("bchw,c->bhw", found.final, (rows - rows.mean(0))[label]).unsqueeze(1)
+        spread, centre = torch.std_mean(evidence, (2, 3), keepdim=True)
+        logits = explainer.decode(found, torch.tensor([label, label]))
+        wanted = torch.nn.functional.interpolate(2 * (evidence - centre) / spread, logits.shape[-2:], mode="bilinear")
+        torch.testing.assert_close(logits, wanted, atol=1e-3, rtol=1e-3)
+
+
 def test_scopes():
     copied = explainer_for(classifier_for("resnet18"), trunk="copy")
     head, decoder, every = (set(copied.scope(name)) for name in ("head", "decoder", "all"))
-    assert head == {"head.weight", "head.bias"}
+    assert head == {"head.weight", "head.bias", "skip.weight", "skip.bias"}
     assert head < decoder < every
     assert not any(key.startswith("trunk.") for key in decoder)
     shared = explainer_for(classifier_for("resnet18"))
