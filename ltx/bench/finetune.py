@@ -1,4 +1,4 @@
-"""Finetuning many images at once beside one by one, and a step beside its floor."""
+"""A mask beside a prediction; finetuning many images at once beside one by one, and a step beside its floor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BenchConfig:
 
 
 def measure(config: BenchConfig) -> None:
-    """Print the time of both ways, their ratio and largest difference, and step ÷ floor."""
+    """Print mask ÷ prediction, the time of both ways to finetune, their ratio and difference, and step ÷ floor."""
     device = pick_device(config.device)
     if config.checkpoint is None:
         torch.manual_seed(0)
@@ -66,7 +66,16 @@ def measure(config: BenchConfig) -> None:
         pixels = composites.clone().requires_grad_()
         torch.cat([classifier(part) for part in pixels.split(rows)]).logsumexp(1).sum().backward()
 
-    ways = {"at once": at_once, "one by one": one_by_one, "no steps": no_steps, "floor": floor}
+    @torch.no_grad()
+    def predicted() -> None:
+        classifier(images)
+
+    @torch.no_grad()
+    def explained() -> None:
+        explainer(images)
+
+    ways = {"predicted": predicted, "explained": explained}
+    ways |= {"at once": at_once, "one by one": one_by_one, "no steps": no_steps, "floor": floor}
     seconds = take_turns(ways, config.repeats, device)
     found = medians(seconds)
     step = [(whole - rest) / steps for whole, rest in zip(seconds["at once"], seconds["no steps"], strict=True)]
@@ -74,6 +83,9 @@ def measure(config: BenchConfig) -> None:
     print(
         f"{classifier.name}, {type(explainer).__name__}, {len(images)} images, {steps} steps, scope {scope}, {device}"
     )
+    ratio = median_ratio(seconds["explained"], seconds["predicted"])
+    print(f"  {1000 * found['predicted']:8.1f} ms the classifier's prediction")
+    print(f"  {1000 * found['explained']:8.1f} ms prediction and mask = {ratio:.2f} x")
     print(f"  {found['at once']:8.2f} s  at once")
     print(
         f"  {found['one by one']:8.2f} s  one by one = {median_ratio(seconds['one by one'], seconds['at once']):.2f} x"
@@ -87,4 +99,4 @@ def measure(config: BenchConfig) -> None:
 
 def main(argv: list[str]) -> None:
     """`python -m ltx.bench finetune`."""
-    run(measure, BenchConfig, "python -m ltx.bench finetune", "Finetuning at once, one by one, and its floor.", argv)
+    run(measure, BenchConfig, "python -m ltx.bench finetune", "Mask and prediction; finetuning and its floor.", argv)
