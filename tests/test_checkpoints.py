@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ltx import Classifier, InputError, load
 from ltx.checkpoints import save_checkpoint
@@ -48,6 +48,18 @@ def test_round_trip_is_exact(tmp_path: Path, weights: Path):
         assert torch.equal(again(images), explainer(images))
     assert not again.training
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.yaml", "explainer.safetensors"]
+
+
+def test_rounded_weights_of_the_same_classifier_are_accepted_with_a_warning(tmp_path: Path, weights: Path):
+    explainer, folder = saved(tmp_path, weights)
+    stored = load_file(weights)
+    rounded = tmp_path / "rounded.safetensors"
+    save_file({name: value.half().to(value.dtype) for name, value in stored.items()}, rounded)
+    with pytest.warns(UserWarning, match=r"other weights .* answer alike \(correlation (0\.9|1\.0)"):
+        again = load(folder, weights=str(rounded))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(again(images), explainer(images), atol=0.02)
 
 
 def test_half_precision_is_smaller_and_close(tmp_path: Path, weights: Path):
