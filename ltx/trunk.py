@@ -17,8 +17,8 @@ class Features(NamedTuple):
 
     Attributes:
         stages: the maps after the chosen blocks or stages, shallow to deep.
-        final: the map that the classification head pools, normalised as the head sees it; where the head reads a
-            class token, what each patch writes into that token in the last block, see `written_into_token`.
+        final: the map that the classification head pools, normalised as the head sees it. Beside logits, where the head
+            reads a class token: what each patch writes into that token in the last block, see `written_into_token`.
     """
 
     stages: list[Tensor]
@@ -41,18 +41,7 @@ def logits_and_features(model: nn.Module, inputs: Tensor, stages: list[int] | No
     Returns:
         Logits `[B, K]`, equal to `model(inputs)` in eval mode, and the `Features`.
     """
-    final, found = _run(model, inputs, stages)
-    return model.forward_head(final), found  # type: ignore[operator]
-
-
-def features(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> Features:
-    """The feature maps alone, see `logits_and_features`; `model` needs no head."""
-    return _run(model, inputs, stages)[1]
-
-
-def _run(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> tuple[Tensor, Features]:
-    block = _block_that_writes_the_token(model)
-    seen: list[Tensor] = []
+    block, seen = _block_that_writes_the_token(model), []
     hook = None if block is None else block.attn.qkv.register_forward_hook(lambda *call: seen.append(call[2]))  # type: ignore[union-attr]
     try:
         final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
@@ -60,7 +49,13 @@ def _run(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> tuple[Te
         if hook is not None:
             hook.remove()
     tokens = final if block is None else written_into_token(block, seen[0], 2 if hasattr(model, "head_dist") else 1)
-    return final, Features(list(maps), _as_map(tokens, maps[-1]))
+    return model.forward_head(final), Features(list(maps), _as_map(tokens, maps[-1]))  # type: ignore[operator]
+
+
+def features(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> Features:
+    """The feature maps alone, of a `model` that needs no head and may be trained; `final` is the normalised map."""
+    final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
+    return Features(list(maps), _as_map(final, maps[-1]))
 
 
 def _block_that_writes_the_token(model: nn.Module) -> nn.Module | None:
@@ -71,15 +66,16 @@ def _block_that_writes_the_token(model: nn.Module) -> nn.Module | None:
     attention = getattr(block, "attn", None)
     if not isinstance(block, Block) or not isinstance(attention, Attention) or getattr(attention, "gate", None):
         return None
-    return block if isinstance(attention.norm, nn.Identity) else None
+    return block if isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity) else None
 
 
 def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
     """What each token adds to the class token through a block's attention.
 
     Attention is a sum over tokens: with the projection's bias, the parts of all tokens add up to what the class token
-    receives. Their products with a class's head row are that class's evidence, as CAM's (Zhou et al. 2016) are for
-    pooled maps: for a vision transformer, attention times the value's direct effect on the logit.
+    receives. Their products with a class's head row are evidence of that class, as CAM's (Zhou et al. 2016) are for
+    pooled maps. The last MLP and the final norm, through which they pass to the logit, are left out: with their
+    derivatives the products order pixels worse (`docs/ablations.md`).
 
     Args:
         block: a timm block.
@@ -90,12 +86,12 @@ def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
         `[B, N, D]`, in float32.
     """
     attention: Any = block.attn
-    query, key, value = qkv.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    query, key = attention.q_norm(query[:, :, :read]), attention.k_norm(key)
-    weights = (attention.scale * query @ key.mT).softmax(-1).mean(2)  # [B, heads, N]
-    parts = (weights.unsqueeze(-1) * value).transpose(1, 2).flatten(2)
-    written = F.linear(parts, attention.proj.weight.float())
-    return block.ls1(written)  # type: ignore[operator]
+    with torch.autocast(qkv.device.type, enabled=False):
+        query, key, value = qkv.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = attention.q_norm(query[:, :, :read]), attention.k_norm(key)
+        weights = (attention.scale * query @ key.mT).softmax(-1).mean(2)  # [B, heads, N]
+        parts = (weights.unsqueeze(-1) * value).transpose(1, 2).flatten(2)
+        return block.ls1(F.linear(parts, attention.proj.weight.float()))  # type: ignore[operator]
 
 
 def _as_map(final: Tensor, like: Tensor) -> Tensor:

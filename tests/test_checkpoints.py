@@ -55,11 +55,26 @@ def test_rounded_weights_of_the_same_classifier_are_accepted_with_a_warning(tmp_
     stored = load_file(weights)
     rounded = tmp_path / "rounded.safetensors"
     save_file({name: value.half().to(value.dtype) for name, value in stored.items()}, rounded)
-    with pytest.warns(UserWarning, match=r"other weights .* answer alike \(correlation (0\.9|1\.0)"):
+    with pytest.warns(UserWarning, match=r"other weights .* the logits differ by 0\.\d%"):
         again = load(folder, weights=str(rounded))
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.allclose(again(images), explainer(images), atol=0.02)
+
+
+@pytest.mark.parametrize("change", ["head", "mean", "nan", "noise"])
+def test_weights_that_answer_otherwise_are_refused(tmp_path: Path, weights: Path, change: str):
+    _, folder = saved(tmp_path, weights)
+    settings = {"head": {"head": "sigmoid"}, "mean": {"mean": [0.5, 0.4, 0.4]}}.get(change, {})
+    other = Classifier("resnet18", weights=str(weights), num_classes=5, input_size=64, **settings)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in other.model.parameters():
+        if change == "nan":
+            parameter.fill_(float("nan"))
+        if change == "noise" and parameter.ndim > 1:
+            parameter.add_(parameter.std() * torch.randn(parameter.shape, generator=generator))
+    with pytest.raises(InputError, match=r"other weights or normalisation"):
+        load(folder, other)
 
 
 def test_half_precision_is_smaller_and_close(tmp_path: Path, weights: Path):

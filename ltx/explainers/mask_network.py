@@ -261,7 +261,7 @@ class ClassQuery(nn.Module):
 
 class ClassEvidence(nn.Module):
     """How well each place of the final map fits the class's head row: Grad-CAM's map for a pooled linear head (CAM),
-    direct logit attribution of the last block's attention for a head that reads a class token.
+    what each patch writes into the class token for a head that reads one (`ltx.trunk.written_into_token`).
 
     Standardised over the image; an all-zero channel where map and head differ in width.
 

@@ -67,7 +67,7 @@ class ViTExplainer(MaskNetwork):
         else:
             last = nn.Linear(width, 1)
             self.head = nn.Sequential(nn.LayerNorm(width), last)
-            if conditioned:
+            if conditioned and self.shares_trunk:  # of another trunk, the class's head row says little
                 self.skip = evidence_skip()
                 nn.init.normal_(last.weight, std=0.01)
 
@@ -82,8 +82,7 @@ class ViTExplainer(MaskNetwork):
         height, width = found.final.shape[-2:]
         evidence: Tensor | None = None
         if self.variant == "released":
-            source = self.classifier.model if self.trunk is None else self.trunk
-            x = source.norm(_tokens(found.stages[-1])).transpose(1, 2).unflatten(2, (height, width))  # type: ignore[operator]
+            x = found.final if self.trunk is not None else self._normalised(found.stages[-1])
         else:
             tokens = [norm(_tokens(feature)) for feature, norm in zip(found.stages, self.norms, strict=True)]
             tokens.append(_tokens(self.final_norm(found.final)))
@@ -97,7 +96,12 @@ class ViTExplainer(MaskNetwork):
         if self.variant == "decoder":
             x = self.blocks(x)
         logits = self.head(x).transpose(1, 2).unflatten(2, (height, width))
-        return logits if evidence is None else logits + self.skip(evidence)
+        return logits if evidence is None or not self.shares_trunk else logits + self.skip(evidence)
+
+    def _normalised(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, C, h, w]` through the classifier's last norm."""
+        norm = getattr(self.classifier.model, "norm", nn.Identity())
+        return norm(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def _tokens(feature: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class CleanPasses:
         self.explainer = explainer
         classifier = explainer.classifier
         made_by = [classifier.fingerprint(), classifier.precision, list(classifier.input_size), rows, crops]
-        made_by.append(explainer.stages if explainer.shares_trunk else None)
+        made_by += [explainer.stages, "what is written into class tokens"] if explainer.shares_trunk else [None]
         self.folder = Path(folder) / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
         like = torch.zeros(2, 3, *classifier.input_size, device=classifier.device)  # of one row, strides say too little
         tensors = self._pass(like)

@@ -299,6 +299,7 @@ def _resume_point(config: TrainConfig, out: Path) -> str | None:
     free = (
         *("out", "resume", "wandb.", "data.workers", "trainer.progress", "trainer.devices", "trainer.nodes"),
         *("trainer.accelerator", "trainer.strategy", "trainer.compile", "trainer.checkpoint_activations"),
+        "trainer.fold_norms",
         *("teacher.cache", "teacher.max_batch", "data.cache"),
     )
     for name in sorted(former.keys() | now.keys()):

@@ -171,6 +171,29 @@ def test_what_the_patches_write_is_what_the_class_token_receives(name: str):
     assert torch.equal(found.final, patches) is not pooled
 
 
+def test_the_evidence_is_not_rounded_to_bf16():
+    torch.manual_seed(0)
+    classifier = Classifier("vit_tiny_patch16_224", weights="random", num_classes=7, input_size=64, precision="bf16")
+    model: Any = classifier.model
+    explainer, seen = explainer_for(classifier), []
+    model.blocks[-1].attn.qkv.register_forward_hook(lambda *call: seen.append(call[2]))
+    _, found = explainer.predict_and_encode(images_for(classifier))
+    assert seen[0].dtype == torch.bfloat16
+    written = written_into_token(model.blocks[-1], seen[0])[:, 1:]
+    assert torch.equal(found.final.flatten(2).transpose(1, 2), written)
+    assert not torch.equal(written, written.bfloat16().float())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_every_parameter_of_a_copied_trunk_is_trained(name: str):
+    """Processes that train together wait for the gradient of each."""
+    classifier = classifier_for(name)
+    explainer, images = explainer_for(classifier, trunk="copy"), images_for(classifier)
+    explainer(images, 1).sum().backward()
+    idle = [key for key, value in explainer.named_parameters() if value.requires_grad and value.grad is None]
+    assert idle == []
+
+
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
 def test_training_begins_at_the_evidence_of_the_class(name: str):
     classifier = classifier_for(name)
