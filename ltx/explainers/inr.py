@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ltx.classifier import Classifier
 from ltx.errors import InputError
 from ltx.explainers.area_masks import masks_of_area
-from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation
+from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation, evidence_skip
 from ltx.trunk import Features
 
 OMEGA = 30.0
@@ -103,14 +103,14 @@ class INRExplainer(MaskNetwork):
         self.norms = nn.ModuleList(nn.GroupNorm(1, count) for count in channels)
         self.project = nn.ModuleList(nn.Conv2d(count, code, kernel_size=1) for count in channels)
         self.evidence = ClassEvidence(self.classifier, channels[-1]) if self.conditioned else None
-        self.weigh_evidence = nn.Conv2d(1, code, kernel_size=1) if self.conditioned else None
         self.query = ClassQuery(self.classifier, code) if self.conditioned else None
         self.modulate = Modulation(code, code) if self.conditioned else None
         self.mix = nn.Sequential(nn.GELU(), nn.Conv2d(code, code, kernel_size=3, padding=1), nn.GELU())
         self.film = nn.Linear(code, 2 * width * depth)
         nn.init.normal_(self.film.weight, std=0.02)
         nn.init.zeros_(self.film.bias)
-        self.skip = nn.Linear(code, 1)
+        if self.evidence is not None:
+            self.skip = evidence_skip()
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """The last map of each resolution from stride 8 on; of maps of one resolution, four a quarter apart."""
@@ -135,6 +135,9 @@ class INRExplainer(MaskNetwork):
         height, width = size or ((self.points,) * 2 if self.points is not None else self.classifier.input_size)
         places = self._places(areas[:, :1] if self.nested else areas, height, width)
         scores = self._scores(places, self._code(found, targets, height, width)).float()
+        if self.amortised and self.evidence is not None:
+            evidence = self.skip(self.evidence(found.final, targets))
+            scores = scores + F.interpolate(evidence, (height, width), mode="bilinear").flatten(2)
         spread, centre = torch.std_mean(scores, -1, keepdim=True)
         return ((scores - centre) / (spread + 1e-6)).unflatten(2, (height, width))
 
@@ -156,9 +159,6 @@ class INRExplainer(MaskNetwork):
         maps = zip((*found.stages, found.final), self.norms, self.project, strict=True)
         parts = [F.interpolate(project(norm(x)), size, mode="bilinear") for x, norm, project in maps]
         x = torch.stack(parts).sum(0)
-        if self.evidence is not None and self.weigh_evidence is not None:
-            evidence = self.weigh_evidence(self.evidence(found.final, targets))
-            x = x + F.interpolate(evidence, size, mode="bilinear")
         if self.query is not None and self.modulate is not None:
             x = self.modulate(x, self.query(targets))
         x = F.interpolate(self.mix(x), (height, width), mode="bilinear")
@@ -178,8 +178,7 @@ class INRExplainer(MaskNetwork):
                 scale, shift = films[index].chunk(2, -1)
                 x = x * (1 + scale) + shift
             x = x.sin() if self.variant == "siren" else x.relu()
-        scores = self.head(x) if code is None else self.head(x) + self.skip(code)
-        return scores.squeeze(-1)
+        return self.head(x).squeeze(-1)
 
     def masks(
         self,
