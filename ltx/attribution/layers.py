@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -171,7 +172,22 @@ def stretched(maps: Tensor) -> Tensor:
 
 
 def _trace(classifier: Classifier) -> list[_Call]:
-    """Every module call of one forward pass, in the order in which the calls finish."""
+    """Every module call of one forward pass, in the order in which the calls finish.
+
+    The pass is made once for a model: again only when its modules or its input size are others.
+    """
+    model = (classifier.input_size, *classifier.model.modules())
+    known, calls = _traces.get(classifier, ((), []))
+    if known != model:
+        calls = _traced(classifier)
+        _traces[classifier] = (model, calls)
+    return calls
+
+
+_traces: weakref.WeakKeyDictionary[Classifier, tuple[tuple[Any, ...], list[_Call]]] = weakref.WeakKeyDictionary()
+
+
+def _traced(classifier: Classifier) -> list[_Call]:
     finished: list[_Call] = []
     stack: list[_Call] = []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +18,15 @@ from ltx.checkpoints import load
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, option, run
 from ltx.data.images import find_images, load_images
-from ltx.errors import InputError
+from ltx.errors import InputError, suggest
+from ltx.evaluation.methods import build_methods
 from ltx.explainers.inr import INRExplainer
 from ltx.fill import Fill
 from ltx.finetuning import finetune
+from ltx.metrics import Batch
+from ltx.metrics.perturbation import read_logits
+
+WAYS = ("one_pass", "finetuned", "fitted", "extremal")
 
 
 @dataclass
@@ -32,12 +36,17 @@ class BenchConfig:
     checkpoint: str | None = option(None, help="amortised INR that train.py wrote; null = an untrained one")
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model, where checkpoint is null")
     weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
-    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    precision: str = option("fp32", help="of a checkpoint's classifier", choices=["fp32", "bf16"])
+    images: Any = option("scikit-image", help="images, of which `count` are used, evenly spread; repeated if fewer")
     count: int = option(16, help="images at once")
-    steps: int = option(5, help="steps of the INRs")
-    extremal_steps: int = option(5, help="steps of extremal perturbation")
+    ways: list[str] = option(list(WAYS), help=f"of making masks: {', '.join(WAYS)}")
+    compare: list[str] = option(list, help="methods whose maps are cut at the same areas: iia, ltx:FOLDER, …")
+    steps: int = option(5, help="steps of the INRs that are fitted from scratch")
+    finetuning_steps: int = option(5, help="steps of the amortised one that is finetuned")
+    extremal_steps: int = option(5, help="steps of extremal perturbation, 800 as published")
     nested: bool = option(True, help="of the INRs that are fitted from scratch")
     areas: list[float] = option(list(SWEEP), help="areas whose masks are compared")
+    continuity: bool = option(True, help="also masks 0.01 larger, which doubles what extremal perturbation takes")
     repeats: int = option(1, help="counted turns, after one that is not; 0 = no times, one run of each for the masks")
     device: str = option("auto", help="auto, cpu, cuda, …")
 
@@ -60,71 +69,106 @@ def passes_counted(classifier: Classifier) -> Iterator[list[int]]:
 
 def measure(config: BenchConfig) -> None:
     """Print time and passes of each way, and of its masks: area, binary share, continuity and what they keep."""
-    if min(config.count, config.steps, config.extremal_steps) < 1 or config.repeats < 0:
-        raise InputError("count, steps and extremal_steps must be positive, repeats 0 or more")
+    if min(config.count, config.steps, config.finetuning_steps, config.extremal_steps) < 1 or config.repeats < 0:
+        raise InputError("count, steps, finetuning_steps and extremal_steps must be positive, repeats 0 or more")
+    for way in config.ways:
+        if way not in WAYS:
+            raise InputError(f"ways: {way!r} is unknown{suggest(way, WAYS)}; allowed: {', '.join(WAYS)}")
     device = pick_device(config.device)
-    if config.checkpoint is None:
-        torch.manual_seed(0)
-        amortised = INRExplainer(config.classifier.build().to(device), nested=True).to(device).eval()
-    else:
-        loaded = load(config.checkpoint, device=device, weights=config.weights)
-        if not isinstance(loaded, INRExplainer):
-            raise InputError(f"checkpoint={config.checkpoint} holds no INR; train one with explainer.name=inr")
-        amortised = loaded
+    amortised = _explainer(config, device)
     classifier = amortised.classifier
+    methods, left_out = build_methods(config.compare, classifier, 0, False, 64) if config.compare else ([], {})
     files = find_images(config.images)
-    files = (files * (1 + config.count // len(files)))[: config.count]
+    files = [files[index * len(files) // config.count] for index in range(config.count)]
     images = load_images(files, classifier.input_size).to(device)
     with torch.no_grad():
         logits = torch.cat([classifier(part) for part in images.split(16)])
     targets = logits.argmax(1)
     whole = classifier.log_probability(logits, targets).exp()
     shown = AreaMasks(classifier, images, Fill("blur")(images), targets, whole, _unasked)
-    areas, nearby = config.areas, [area + 0.01 for area in config.areas]
+    areas = config.areas
+    asked = [*areas, *(area + 0.01 for area in areas if config.continuity)]
 
-    def extremal(pixels: Tensor, classes: Tensor) -> Tensor:
-        return extremal_masks(classifier, pixels, classes, [*areas, *nearby], config.extremal_steps)
-
-    fitted = partial(fit_inr, classifier, steps=config.steps, nested=config.nested)
     ways: dict[str, Callable[[Tensor, Tensor], Any]] = {
-        "amortised, one pass": lambda pixels, classes: amortised.explain(pixels, classes),
-        "amortised, finetuned": lambda pixels, classes: finetune(amortised, pixels, classes, config.steps, fill="blur"),
-        "fitted from scratch": lambda pixels, classes: fitted(pixels, classes),
-        "extremal perturbation": extremal,
+        "one_pass": lambda pixels, classes: amortised.explain(pixels, classes),
+        "finetuned": lambda pixels, classes: finetune(amortised, pixels, classes, config.finetuning_steps, fill="blur"),
+        "fitted": lambda pixels, classes: fit_inr(classifier, pixels, classes, config.steps, nested=config.nested),
+        "extremal": lambda pixels, classes: extremal_masks(classifier, pixels, classes, asked, config.extremal_steps),
     }
-    print(f"{classifier.name}, {len(images)} images, {config.steps} steps of INRs, {device}")
-    for name, way in ways.items():
+    print(f"{classifier.name}, {len(images)} images, target predicted, fill blur, {device}")
+    print(f"probability of the whole images: {float(whole.mean()):.3f}", flush=True)
+    for name in config.ways:
         with passes_counted(classifier) as seen:
-            found = way(images, targets)
+            found = ways[name](images, targets)
         count = seen[0] / len(images)
-        masks = found if isinstance(found, Tensor) else found.by_area([*areas, *nearby])
+        masks = found if isinstance(found, Tensor) else found.by_area(asked)
         if isinstance(found, Tensor):
-            count /= 2  # the second half of its areas is there for the continuity alone
-        print(f"{name}: {count:.1f} passes an image")
-        _describe(shown, masks, areas)
+            count *= len(areas) / len(asked)  # the larger masks are there for the continuity alone
+        else:
+            count -= 2  # which report what the mask of one area keeps and what is left without it
+        print(f"{TITLES[name].format(**vars(config))}: {count:.1f} passes an image")
+        _describe(masks, areas)
+        _print_kept(shown, masks[:, : len(areas)], areas)
         if config.repeats:
-            _time(way, images, targets, config.repeats, device)
+            _time(ways[name], images, targets, config.repeats, device)
+    for label, reason in left_out.items():
+        print(f"{label}: left out, {reason}")
+    batch = Batch([str(file) for file in files], images, targets, read_logits(classifier, logits, targets))
+    for method in methods:
+        with passes_counted(classifier) as seen:
+            maps = method.make(classifier, images, targets, batch)
+        print(f"{method.label}: {seen[0] / len(images):.1f} passes an image, its map cut at the areas")
+        _print_kept(shown, maps.expand(-1, len(areas), -1, -1), areas)
+
+
+TITLES = {
+    "one_pass": "amortised, one pass",
+    "finetuned": "amortised, {finetuning_steps} steps",
+    "fitted": "fitted from scratch, {steps} steps",
+    "extremal": "extremal perturbation, {extremal_steps} steps",
+}
+
+
+def _explainer(config: BenchConfig, device: torch.device) -> INRExplainer:
+    if config.checkpoint is None:
+        torch.manual_seed(0)
+        return INRExplainer(config.classifier.build().to(device), nested=True).to(device).eval()
+    loaded = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
+    if not isinstance(loaded, INRExplainer):
+        raise InputError(f"checkpoint={config.checkpoint} holds no INR; train one with explainer.name=inr")
+    return loaded
 
 
 def _unasked(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
     raise NotImplementedError
 
 
-def _describe(shown: AreaMasks, masks: Tensor, areas: list[float]) -> None:
-    """Print what masks `[B, 2 A, H, W]` of some areas and of those 0.01 larger are like."""
-    here, above = masks.chunk(2, 1)
+def _describe(masks: Tensor, areas: list[float]) -> None:
+    """Print what masks `[B, A or 2 A, H, W]` of some areas, and then of those 0.01 larger, are like."""
+    here, above = masks[:, : len(areas)], masks[:, len(areas) :]
     miss = (here.mean((2, 3)) - here.new_tensor(areas)).abs().mean()
-    between = ((here > 0.1) & (here < 0.9)).float().mean((0, 2, 3))
-    change = (above - here).abs().mean((2, 3))
-    count = here.shape[-2] * here.shape[-1]
-    ranks = here.flatten(2).argsort(dim=-1, descending=True, stable=True).argsort(-1)
-    hard = (ranks < (here.new_tensor(areas) * count)[:, None]).to(here).view_as(here)
-    kept = shown.kept(hard).mean(0)
     falls = (here - here.cummax(1).values).abs().mean()
+    between = ((here > 0.1) & (here < 0.9)).float().mean((0, 2, 3))
     print(f"  |mean - area| {float(miss):.4f}, smaller masks outside larger ones {float(falls):.4f} of the pixels")
-    print(f"  change for 0.01 of area, mean over pixels: {float(change.mean()):.4f}, largest {float(change.max()):.4f}")
-    for area, share, chance in zip(areas, between.tolist(), kept.tolist(), strict=True):
-        print(f"  area {area:<5g} kept probability {chance:.3f} (mask cut at its area), in 0.1-0.9 {share:.3f}")
+    print(f"  share of pixels in 0.1-0.9: mean {float(between.mean()):.3f}, largest {float(between.max()):.3f}")
+    if len(above[0]):
+        change = (above - here).abs()
+        most = float((change > 0.5).float().mean((2, 3)).max())
+        print(
+            f"  from an area to one 0.01 larger: mean change {float(change.mean()):.4f}, in the worst mask "
+            f"{float(change.mean((2, 3)).max()):.4f}, there {most:.4f} of the pixels by more than a half"
+        )
+
+
+def _print_kept(shown: AreaMasks, maps: Tensor, areas: list[float]) -> None:
+    """Print the class's probability under maps `[B, A, H, W]`, each cut to its area's highest pixels."""
+    count = maps.shape[-2] * maps.shape[-1]
+    ranks = maps.flatten(2).argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    hard = (ranks < (maps.new_tensor(areas) * count).round()[:, None]).to(maps).view_as(maps)
+    kept = shown.kept(hard)
+    spread = 1.96 * kept.std(0) / len(kept) ** 0.5
+    parts = zip(areas, kept.mean(0).tolist(), spread.tolist(), strict=True)
+    print("  kept probability: " + ", ".join(f"{a:g}: {value:.3f} +- {e:.3f}" for a, value, e in parts), flush=True)
 
 
 def _time(

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 from toy_models import ThreeStages, seeded, vit
 
 from ltx import Classifier, InputError
@@ -71,3 +72,15 @@ def test_too_few_maps_of_more_than_one_position_are_refused():
 def test_layers_that_are_no_maps_are_named(cnn, name):
     with pytest.raises(InputError, match=name):
         named_layers(cnn, [name])
+
+
+def test_a_model_is_traced_once_and_again_when_a_module_is_another():
+    classifier = Classifier("resnet10t", weights="random", num_classes=3, input_size=64)
+    passes = []
+    classifier.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    first, again = feature_layers(classifier), feature_layers(classifier, 2)
+    assert len(passes) == 1
+    assert first[-1].module is again[-1].module
+    classifier.model.layer4 = nn.Sequential(*classifier.model.layer4)
+    assert feature_layers(classifier)[-1].module is classifier.model.layer4
+    assert len(passes) == 2

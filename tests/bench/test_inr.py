@@ -1,0 +1,37 @@
+"""`python -m ltx.bench inr`: each way is run and counted, and masks and maps are cut at the same areas."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ltx import InputError
+from ltx.bench.inr import BenchConfig, measure
+from ltx.config import parse
+
+TINY = ["classifier.name=resnet10t", "classifier.weights=random", "classifier.num_classes=5"]
+TINY += ["classifier.input_size=32", "count=2", "steps=2", "finetuning_steps=1", "extremal_steps=3"]
+TINY += ["areas=[0.1,0.3]", "device=cpu"]
+
+
+def test_each_way_is_counted_and_its_masks_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+    measure(parse(BenchConfig, [*TINY, "compare=[gradcam,random]"], "bench", ""))
+    told = capsys.readouterr().out
+    passes = dict(re.findall(r"^(\S.*): ([\d.]+) passes an image", told, re.MULTILINE))
+    # 4 areas a step where an INR is fitted, once both kept and removed; 2 areas where the others are found.
+    assert passes["amortised, one pass"] == "1.0"
+    assert passes["fitted from scratch, 2 steps"] == f"{1 + 2 * 4:.1f}"
+    assert passes["extremal perturbation, 3 steps"] == f"{3 * 2:.1f}"
+    assert passes["gradcam"] == "1.0", "its layer was found when the method was chosen"
+    assert passes["random"] == "0.0"
+    assert told.count("kept probability") == 6
+    assert told.count("s one by one") == 4
+    misses = [float(value) for value in re.findall(r"\|mean - area\| ([\d.]+)", told)]
+    assert max(misses[:3]) <= 1e-4
+    assert misses[3] > 0.1, "three steps are no optimisation"
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(InputError, match="did you mean one_pass"):
+        measure(parse(BenchConfig, [*TINY, "ways=[onepass]"], "bench", ""))
