@@ -73,7 +73,7 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     Raises:
         InputError: the model has fewer maps of more than one position.
     """
-    calls, grid = _trace(classifier), _token_grid(classifier)
+    calls, grid = _trace(classifier)
     names = {module: name for name, module in classifier.model.named_modules()}
     blocks = getattr(classifier.model, "blocks", None)
     found: list[FeatureLayer] = []
@@ -104,7 +104,8 @@ def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]
         InputError: no such module, or its output is no map of features.
     """
     modules = dict(classifier.model.named_modules())
-    calls, grid = {call.module: call for call in _trace(classifier)}, _token_grid(classifier)
+    every, grid = _trace(classifier)
+    calls = {call.module: call for call in every}
     found = []
     for name in names:
         if name not in modules:
@@ -171,23 +172,23 @@ def stretched(maps: Tensor) -> Tensor:
     return ((maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).float()
 
 
-def _trace(classifier: Classifier) -> list[_Call]:
-    """Every module call of one forward pass, in the order in which the calls finish.
+_Traced = tuple[list[_Call], tuple[int, int]]
+_traces: weakref.WeakKeyDictionary[Classifier, tuple[tuple[Any, ...], _Traced]] = weakref.WeakKeyDictionary()
 
-    The pass is made once for a model: again only when its modules or its input size are others.
+
+def _trace(classifier: Classifier) -> _Traced:
+    """Every module call of one forward pass, in the order in which the calls finish, and the grid of the tokens.
+
+    The passes are made once for a model: again only when its modules or its input size are others.
     """
     model = (classifier.input_size, *classifier.model.modules())
-    known, calls = _traces.get(classifier, ((), []))
-    if known != model:
-        calls = _traced(classifier)
-        _traces[classifier] = (model, calls)
-    return calls
+    held = _traces.get(classifier)
+    if held is None or held[0] != model:
+        held = _traces[classifier] = model, (_calls(classifier), _token_grid(classifier))
+    return held[1]
 
 
-_traces: weakref.WeakKeyDictionary[Classifier, tuple[tuple[Any, ...], list[_Call]]] = weakref.WeakKeyDictionary()
-
-
-def _traced(classifier: Classifier) -> list[_Call]:
+def _calls(classifier: Classifier) -> list[_Call]:
     finished: list[_Call] = []
     stack: list[_Call] = []
 
