@@ -199,24 +199,10 @@ class Explanation:
             InputError: the method makes no masks of a given area.
         """
         sweep = self._asked().sweep
-        image = _pixels(self.images[index])
-        panel, title = 1.6, 0.3
-        tall = panel * image.shape[0] / image.shape[1]
-        wide, high = (len(sweep.areas) + 1) * (panel + 0.05) + 0.05, tall + title + 0.05
-        figure = Figure(figsize=(wide, high), dpi=100)
-        FigureCanvasAgg(figure)
         shares = sweep.kept[index] / self.probability[index].to(sweep.kept)
         titles = [f"{area:g}: kept {float(share):.2f}" for area, share in zip(sweep.areas, shares, strict=True)]
-        for place, text in enumerate([*titles, "smallest area"]):
-            left = place * (panel + 0.05) + 0.05
-            axis = figure.add_axes((left / wide, 0.05 / high, panel / wide, tall / high))
-            if place < len(titles):
-                _draw_overlay(axis, image, _plane(sweep.masks[index, place, None]))
-            else:
-                axis.imshow(_plane(sweep.entry[index]), cmap=f"{COLOURS}_r", vmin=0, vmax=1)
-            axis.set_axis_off()
-            figure.text((left + panel / 2) / wide, 1 - 0.06 / high, text, ha="center", va="top", size=8)
-        return figure
+        masks = sweep.masks[index, :, None].unbind()
+        return overlay_row(self.images[index], masks, titles, (sweep.entry[index], "smallest area"))
 
     def _asked(self) -> AreaMasks:
         if self.by_area is None:
@@ -358,6 +344,37 @@ def overlay_grid(images: Tensor, masks: Tensor, titles: Sequence[str]) -> np.nda
         figure.text(middle, above, title, ha="center", va="bottom", size=9, parse_math=False)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def overlay_row(
+    image: Tensor, masks: Sequence[Tensor], titles: Sequence[str], last: tuple[Tensor, str] | None = None
+) -> Figure:
+    """Overlays of several masks of one image side by side.
+
+    Args:
+        image: `[3, H, W]` in [0, 1].
+        masks: `[1, H, W]` each, in [0, 1].
+        titles: one above each.
+        last: one more panel of values in [0, 1], `[1, H, W]`, low ones bright, and its title.
+    """
+    pixels = _pixels(image)
+    panel, title = 1.6, 0.3  # inches
+    tall = panel * pixels.shape[0] / pixels.shape[1]
+    texts = [*titles, last[1]] if last else list(titles)
+    wide, high = len(texts) * (panel + 0.05) + 0.05, tall + title + 0.05
+    figure = Figure(figsize=(wide, high), dpi=100)
+    FigureCanvasAgg(figure)
+    for place, text in enumerate(texts):
+        left = place * (panel + 0.05) + 0.05
+        axis = figure.add_axes((left / wide, 0.05 / high, panel / wide, tall / high))
+        if place < len(masks):
+            _draw_overlay(axis, pixels, _plane(masks[place]))
+        elif last is not None:
+            axis.imshow(_plane(last[0]), cmap=f"{COLOURS}_r", vmin=0, vmax=1)
+        axis.set_axis_off()
+        middle, above = (left + panel / 2) / wide, 1 - 0.06 / high
+        figure.text(middle, above, text, ha="center", va="top", size=8, parse_math=False)
+    return figure
 
 
 def _draw_overlay(axis: Axes, image: np.ndarray, kept: np.ndarray) -> None:

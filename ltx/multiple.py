@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ltx.areas import SWEEP, AreaMasks
 from ltx.errors import InputError
-from ltx.explanation import Explanation
+from ltx.explanation import Explanation, overlay_row
 from ltx.fill import keep
 
 Fit = Callable[[Tensor, Tensor, Tensor], Explanation]
@@ -27,6 +28,8 @@ class MultipleExplanations:
         carried: share of the class's probability that each mask keeps on its own, `[B, K]`, NaN from `count` on.
         count: how many explanations each image has, `[B]`.
         remaining: share of the probability that is left without all of them, `[B]`.
+        images: what was explained, `[B, 3, H, W]`.
+        labels: names of the classes, `B`.
     """
 
     masks: Tensor
@@ -34,6 +37,18 @@ class MultipleExplanations:
     carried: Tensor
     count: Tensor
     remaining: Tensor
+    images: Tensor
+    labels: list[str]
+
+    def plot(self, index: int = 0) -> Figure:
+        """The image, each explanation's overlay with its area and what it carries, and what is left without them."""
+        count = int(self.count[index])
+        masks = self.masks[index, :count, None]
+        left = 1 - (self.masks[index] >= 0.5).any(0, keepdim=True).float()
+        numbers = zip(self.areas[index, :count].tolist(), self.carried[index, :count].tolist(), strict=True)
+        titles = [f"area {area:.2f} keeps {share:.2f}" for area, share in numbers]
+        titles = [self.labels[index], *titles, f"without: {float(self.remaining[index]):.2f}"]
+        return overlay_row(self.images[index], [torch.ones_like(left), *masks, left], titles)
 
 
 def multiple_explanations(
@@ -104,4 +119,6 @@ def multiple_explanations(
     areas_found = torch.stack(found_areas, 1)
     remaining = whole.kept(1 - taken)[:, 0] / whole.probability
     count = (~areas_found.isnan()).sum(1)
-    return MultipleExplanations(torch.cat(masks, 1), areas_found, torch.stack(carried, 1), count, remaining)
+    return MultipleExplanations(
+        torch.cat(masks, 1), areas_found, torch.stack(carried, 1), count, remaining, images, first.labels
+    )
