@@ -65,6 +65,7 @@ def test_keep_and_remove_on_the_linear_classifier():
     batch = batch_for(left_half())
     p = math.exp(10) / (math.exp(10) + 1)
     assert value(Keep(), batch) == pytest.approx(-math.log(p), abs=1e-6)
+    assert value(Keep(kind="lost_probability"), batch) == pytest.approx(1 - p, abs=1e-6)
     assert value(Keep(kind="logit"), batch) == pytest.approx(-10)
     assert value(Keep(kind="kl"), batch) == pytest.approx(
         0.5 * math.log(0.5 / p) + 0.5 * math.log(0.5 / (1 - p)), rel=1e-4

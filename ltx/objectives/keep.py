@@ -14,13 +14,17 @@ from ltx.objectives.terms import MaskedBatch
 
 @dataclass
 class Keep:
-    """`CE(f(keep(x, m)), y)` (LTX, ICDM 2023), minus the logit (Fong et al. 2019), or KL to the whole prediction."""
+    """`CE(f(keep(x, m)), y)` (LTX, ICDM 2023), minus the logit (Fong et al. 2019), or KL to the whole prediction.
+
+    The cross-entropy cares most for masks that keep next to nothing of the class, as all do that are small enough;
+    `1 - p_y`, the `lost_probability`, cares for those that a change could still mend.
+    """
 
     weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
     kind: str = option(
         "cross_entropy",
-        help="cross_entropy of the class, its logit (unbounded), or kl from the whole prediction",
-        choices=["cross_entropy", "logit", "kl"],
+        help="cross_entropy of the class, lost_probability 1 - p, its logit (unbounded), or kl from the whole prediction",
+        choices=["cross_entropy", "lost_probability", "logit", "kl"],
     )
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
@@ -32,6 +36,8 @@ class Keep:
             return -kept.gather(1, batch.targets[:, None]).squeeze(1)
         if self.kind == "cross_entropy":
             return -batch.classifier.log_probability(kept, batch.targets)
+        if self.kind == "lost_probability":
+            return 1 - batch.classifier.log_probability(kept, batch.targets).exp()
         if batch.classifier.head == "softmax":
             whole = batch.clean.log_softmax(1)
             return F.kl_div(kept.log_softmax(1), whole, reduction="none", log_target=True).sum(1)
