@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.attribution.inr import fit_inr
+from ltx.attribution.inr import area_objective, fit_inr
 from ltx.checkpoints import load
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, option, run
@@ -37,6 +37,7 @@ class BenchConfig:
     images: Any = option("scikit-image", help="photographs, some of the same predicted class")
     mosaics: int = option(50, help="pairs side by side, each of which is sufficient on its own")
     steps: int = option(25, help="optimiser steps for each explanation; with a checkpoint 0 = one pass")
+    compactness: float = option(0.3, help="weight of that term, which prefers one photograph to parts of both")
     share: float = option(0.9, help="of the probability that an explanation must keep")
     most: int = option(4, help="explanations of a mosaic, at most")
     largest: float = option(0.5, help="no larger area is an explanation")
@@ -55,7 +56,7 @@ def measure(config: BenchConfig) -> None:
             "batch_size >= 1, and steps >= 1 where no checkpoint is given"
         )
     device = pick_device(config.device)
-    explainer = None
+    explainer, objective = None, area_objective("preserve", "log_probability", config.compactness)
     if config.checkpoint is not None:
         loaded = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
         if not isinstance(loaded, INRExplainer):
@@ -71,8 +72,8 @@ def measure(config: BenchConfig) -> None:
 
     def fit(seen: Tensor, asked: Tensor, allowed: Tensor | None = None) -> Explanation:
         if explainer is None:
-            return fit_inr(classifier, seen, asked, steps=config.steps, allowed=allowed)
-        return finetune(explainer, seen, asked, config.steps, fill="blur", allowed=allowed)
+            return fit_inr(classifier, seen, asked, steps=config.steps, compactness=config.compactness, allowed=allowed)
+        return finetune(explainer, seen, asked, config.steps, objective=objective, fill="blur", allowed=allowed)
 
     found = [
         _explained(part, asked, fit, config)

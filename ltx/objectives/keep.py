@@ -23,7 +23,7 @@ class Keep:
     weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
     kind: str = option(
         "cross_entropy",
-        help="cross_entropy of the class, lost_probability 1 - p, its logit (unbounded), or kl from the whole prediction",
+        help="cross_entropy of the class, lost_probability (1 - p), logit (unbounded), or kl from the whole prediction",
         choices=["cross_entropy", "lost_probability", "logit", "kl"],
     )
 
