@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ltx.areas import SWEEP, AreaMasks
+from ltx.areas import SWEEP, AreaMasks, Ask, Sufficient
 from ltx.errors import InputError
+from ltx.explainers.area_masks import masks_of_area
+from ltx.explainers.inr import MAP_AREAS
 from ltx.explanation import Explanation, overlay_row
-from ltx.fill import keep
+from ltx.fill import gaussian_blur, keep
 
 Fit = Callable[[Tensor, Tensor, Tensor], Explanation]
 """Images `[B, 3, H, W]`, classes `[B]` and the pixels that masks may keep `[B, 1, H, W]` to an explanation by area."""
@@ -51,6 +54,9 @@ class MultipleExplanations:
         return overlay_row(self.images[index], [torch.ones_like(left), *masks, left], titles)
 
 
+REACHES = (0.5, 0.25)
+
+
 def multiple_explanations(
     first: Explanation,
     fit: Fit,
@@ -58,12 +64,16 @@ def multiple_explanations(
     share: float = 0.9,
     largest: float = 0.5,
     areas: Sequence[float] = SWEEP,
+    reaches: Sequence[float] = REACHES,
 ) -> MultipleExplanations:
     """Explain images over and over, each time without the pixels that earlier masks kept (Byra & Skibbe, WACV 2025).
 
     Published: an iterative variant finds several masks that do not overlap. Ours: earlier masks' pixels are both
     removed from the image and forbidden to later masks, and each explanation is the smallest sufficient mask. An image
     is done when no area up to `largest` keeps `share` of its probability. All images take their turns together.
+
+    Where an image shows an object twice, the most important pixels are parts of both. So each search is also made for
+    masks that gather around the most important place, and the smallest mask of all wins.
 
     Args:
         first: an explanation by area (`by_area`) of the whole images, for instance of `ltx.attribution.inr.fit_inr`.
@@ -72,36 +82,40 @@ def multiple_explanations(
         share: of the whole image's probability that an explanation must keep on its own.
         largest: no larger area counts as an explanation.
         areas: the grid on which the smallest is searched.
+        reaches: how far from the most important place masks extend, as shares of the shorter side, a search each;
+            empty = only masks as they are.
 
     Raises:
         InputError: `first` knows no areas.
     """
     whole = first.by_area
-    if whole is None or most < 1:
-        raise InputError(f"most={most}, method={first.method}; need most >= 1 and an explanation by area")
+    if whole is None or most < 1 or not all(reach > 0 for reach in reaches):
+        raise InputError(
+            f"most={most}, reaches={list(reaches)}, method={first.method}; need most >= 1, reaches > 0 and an "
+            "explanation by area"
+        )
     images, background = whole.images, whole.background
     taken = torch.zeros_like(images[:, :1])
     live = torch.ones(len(images), dtype=torch.bool, device=images.device)
     masks, found_areas, carried = [], [], []
-    asked = whole
     for turn in range(most):
+        rows = live.nonzero().squeeze(1)
+        free = 1 - taken[rows]
+        again = whole
         if turn:
-            rows = live.nonzero().squeeze(1)
-            free = 1 - taken[rows]
-            again = fit(keep(images[rows], free, background[rows]), whole.targets[rows], free).by_area
-            assert again is not None
+            seen = fit(keep(images[rows], free, background[rows]), whole.targets[rows], free).by_area
+            assert seen is not None
+            again = seen
+
+        def smallest(ask: Ask, rows: Tensor = rows) -> Sufficient:
             # What counts is the prediction from the mask's own pixels of the image as it is.
-            asked = AreaMasks(
-                whole.classifier,
-                images[rows],
-                background[rows],
-                whole.targets[rows],
-                whole.probability[rows],
-                again.ask,
-            )
-        else:
-            rows = torch.arange(len(images), device=images.device)
-        found = asked.smallest_sufficient(share, areas, largest=largest)
+            targets, probability = whole.targets[rows], whole.probability[rows]
+            asked = AreaMasks(whole.classifier, images[rows], background[rows], targets, probability, ask)
+            return asked.smallest_sufficient(share, areas, largest=largest)
+
+        found = smallest(again.ask)
+        for reach in reaches:
+            found = _smaller(found, smallest(gathered(again, free, reach)))
         good = ~found.areas.isnan()
         live = torch.zeros_like(live).index_put((rows[good],), torch.tensor(True, device=images.device))
         mask = torch.zeros_like(taken).index_put((rows[good],), found.masks[good])
@@ -121,4 +135,39 @@ def multiple_explanations(
     count = (~areas_found.isnan()).sum(1)
     return MultipleExplanations(
         torch.cat(masks, 1), areas_found, torch.stack(carried, 1), count, remaining, images, first.labels
+    )
+
+
+@torch.no_grad()
+def gathered(asked: AreaMasks, allowed: Tensor, reach: float) -> Ask:
+    """Masks of any area that gather around the most important place.
+
+    A pixel's importance is the share of areas at which it is kept; from it, `(distance / reach)²` is taken.
+
+    Args:
+        allowed: which pixels a mask may keep, `[B, 1, H, W]`.
+        reach: share of the shorter side at which the most important pixel counts as little as one that is never kept.
+    """
+    importance = asked(MAP_AREAS).mean(1, keepdim=True)
+    height, width = importance.shape[-2:]
+    side = min(height, width)
+    peak = gaussian_blur(importance * allowed, side / 16).flatten(1).argmax(1)[:, None, None, None]
+    down = torch.arange(height, device=peak.device)[:, None] - peak // width
+    across = torch.arange(width, device=peak.device) - peak % width
+    scores = importance - (down.square() + across.square()) / (reach * side) ** 2
+
+    def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+        own = F.interpolate(scores, size or (height, width), mode="bilinear")
+        free = F.interpolate(allowed, size or (height, width), mode="nearest")
+        return masks_of_area(own.expand(-1, areas.shape[1], -1, -1), areas, 0.02, free)
+
+    return ask
+
+
+def _smaller(one: Sufficient, other: Sufficient) -> Sufficient:
+    better = other.areas.nan_to_num(torch.inf) < one.areas.nan_to_num(torch.inf)
+    return Sufficient(
+        torch.where(better, other.areas, one.areas),
+        torch.where(better[:, None, None, None], other.masks, one.masks),
+        torch.where(better, other.probability, one.probability),
     )

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from ltx import Classifier, InputError, finetune
 from ltx.attribution.inr import area_objective
 from ltx.explainers import INRExplainer
+from ltx.explainers.area_masks import masks_of_area
+from ltx.explainers.mask_network import describe
 from ltx.explanation import Explanation
-from ltx.multiple import multiple_explanations
+from ltx.fill import gaussian_blur
+from ltx.multiple import MultipleExplanations, multiple_explanations
 from ltx.objectives.areas import AreaSampling
 from ltx.stability import stability
 
@@ -71,6 +74,36 @@ def test_two_rectangles_give_two_masks(either: Classifier):
     assert float(found.remaining[0]) < 0.5
     assert bool(found.areas[1, 1:].isnan().all())
     assert not bool(found.masks[1, 1:].any())
+
+
+def test_a_map_of_both_rectangles_gives_one_at_a_time(either: Classifier):
+    """Scores that say both alike: the smallest sufficient mask is one of them, once masks may gather."""
+    images, targets = checkered(1), torch.zeros(1, dtype=torch.long)
+    inside = torch.zeros(1, 1, 32, 32)
+    for a, b, c, d in Either.boxes:
+        inside[..., a:c, b:d] = 1
+    scores = gaussian_blur(inside, 1.5)
+
+    def fit(seen: Tensor, asked: Tensor, allowed: Tensor) -> Explanation:
+        def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+            return masks_of_area(scores.expand(-1, areas.shape[1], -1, -1), areas, 0.05, allowed)
+
+        found = describe(either, seen, scores, asked, either(seen), "blur", None, "both", 0, 0.0, ask)
+        assert found.by_area is not None
+        return found
+
+    first = fit(images, targets, torch.ones(1, 1, 32, 32))
+
+    def shares(found: MultipleExplanations) -> list[list[float]]:
+        kept = found.masks[0, : int(found.count[0])] >= 0.5
+        return [[float(mask[a:c, b:d].sum() / mask.sum()) for a, b, c, d in Either.boxes] for mask in kept]
+
+    spanning = shares(multiple_explanations(first, fit, share=0.8, reaches=()))
+    assert max(spanning[0]) < 0.6
+    apart = shares(multiple_explanations(first, fit, share=0.8, reaches=(0.5,)))
+    assert len(apart) == 2
+    assert min(max(inside) for inside in apart) > 0.85
+    assert apart[0].index(max(apart[0])) != apart[1].index(max(apart[1]))
 
 
 def test_an_explanation_without_areas_is_refused(either: Classifier):
