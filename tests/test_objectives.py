@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ltx import Classifier, InputError, keep
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig, classify
 from ltx.objectives.area import Area
-from ltx.objectives.compactness import Compactness
 from ltx.objectives.keep import Keep
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
@@ -111,20 +110,6 @@ def test_area_of_a_grey_mask():
 
 def test_sorted_area_is_zero_for_a_binary_mask_of_that_area():
     assert value(Area(kind="sorted", target=0.5), batch_for(left_half())) == pytest.approx(0, abs=1e-6)
-
-
-def discs(*places: tuple[int, int], radius: int = 10, side: int = 128) -> Tensor:
-    line = torch.arange(side)
-    inside = [(line[:, None] - y).square() + (line - x).square() <= radius**2 for y, x in places]
-    return torch.stack(inside).any(0).float()[None, None]
-
-
-def test_compactness_of_discs():
-    assert value(Compactness(), batch_for(discs((40, 60)))) == pytest.approx(0, abs=0.01)
-    assert value(Compactness(), batch_for(discs((40, 60), radius=30))) == pytest.approx(0, abs=0.01)
-    # Two discs, 80 apart: mean square distance 50 + 40² about the middle, twice the area.
-    expected = math.log(2 * math.pi * (50 + 1600) / (2 * math.pi * 100))
-    assert value(Compactness(), batch_for(discs((24, 24), (104, 24)))) == pytest.approx(expected, abs=0.02)
 
 
 def test_smoothness_counts_the_one_edge():

@@ -17,7 +17,6 @@ from ltx.finetuning import finetune
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.objectives.area import Area
 from ltx.objectives.areas import AreaSampling
-from ltx.objectives.compactness import Compactness
 from ltx.objectives.keep import Keep
 from ltx.objectives.remove import Remove
 from ltx.objectives.smoothness import Smoothness
@@ -84,7 +83,6 @@ def fit_inr(
     jitter: int = 8,
     seed: int = 0,
     max_batch: int = 64,
-    compactness: float = 0.0,
     allowed: Tensor | None = None,
     names: list[str] | None = None,
 ) -> Explanation:
@@ -106,7 +104,6 @@ def fit_inr(
         jitter: composites are mirrored at random and moved by up to so many pixels.
         seed: of the networks' start and of all draws.
         max_batch: masks at once.
-        compactness: weight of that term: 0 = as published; 0.3 prefers one object where several are sufficient.
         allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
         names: one a picture, for the result.
 
@@ -119,7 +116,7 @@ def fit_inr(
         targets,
         steps=steps,
         lr=lr,
-        objective=area_objective(variant, reward, compactness),
+        objective=area_objective(variant, reward),
         fill=Fill("blur"),
         seed=seed,
         max_batch=max(1, max_batch // areas),
@@ -137,7 +134,7 @@ def fresh_inr(classifier: Classifier, nested: bool, seed: int) -> INRExplainer:
         return INRExplainer(classifier, trunk="none", nested=nested).to(classifier.device)
 
 
-def area_objective(variant: Variant, reward: Reward, compactness: float = 0.0) -> Objective:
+def area_objective(variant: Variant, reward: Reward) -> Objective:
     """What a mask of a given area should do.
 
     Raises:
@@ -155,7 +152,6 @@ def area_objective(variant: Variant, reward: Reward, compactness: float = 0.0) -
             remove=Remove(weight=removes, kind="logit" if logit else "probability"),
             area=Area(weight=CRISPNESS, kind="sorted"),
             smoothness=Smoothness(weight=0.0),
-            compactness=Compactness(weight=compactness),
         )
     )
 

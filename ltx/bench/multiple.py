@@ -20,7 +20,7 @@ from ltx.explainers.inr import INRExplainer
 from ltx.explanation import Explanation
 from ltx.fill import Fill, keep
 from ltx.finetuning import finetune
-from ltx.multiple import Fit, MultipleExplanations, multiple_explanations
+from ltx.multiple import REACHES, Fit, MultipleExplanations, multiple_explanations
 
 WITHIN = 0.8
 """A mask has found a photograph if so much of what it keeps lies there."""
@@ -37,9 +37,11 @@ class BenchConfig:
     images: Any = option("scikit-image", help="photographs, some of the same predicted class")
     mosaics: int = option(50, help="pairs side by side, each of which is sufficient on its own")
     steps: int = option(25, help="optimiser steps for each explanation; with a checkpoint 0 = one pass")
-    compactness: float = option(0.3, help="weight of that term, which prefers one photograph to parts of both")
     share: float = option(0.9, help="of the probability that an explanation must keep")
     most: int = option(4, help="explanations of a mosaic, at most")
+    reaches: list[float] = option(
+        list(REACHES), help="masks also gather around the most important place, so far; [] = they do not"
+    )
     largest: float = option(0.5, help="no larger area is an explanation")
     batch_size: int = option(10, help="mosaics at once")
     gallery: int = option(8, help="pictures written")
@@ -56,7 +58,7 @@ def measure(config: BenchConfig) -> None:
             "batch_size >= 1, and steps >= 1 where no checkpoint is given"
         )
     device = pick_device(config.device)
-    explainer, objective = None, area_objective("preserve", "log_probability", config.compactness)
+    explainer, objective = None, area_objective("preserve", "log_probability")
     if config.checkpoint is not None:
         loaded = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
         if not isinstance(loaded, INRExplainer):
@@ -72,7 +74,7 @@ def measure(config: BenchConfig) -> None:
 
     def fit(seen: Tensor, asked: Tensor, allowed: Tensor | None = None) -> Explanation:
         if explainer is None:
-            return fit_inr(classifier, seen, asked, steps=config.steps, compactness=config.compactness, allowed=allowed)
+            return fit_inr(classifier, seen, asked, steps=config.steps, allowed=allowed)
         return finetune(explainer, seen, asked, config.steps, objective=objective, fill="blur", allowed=allowed)
 
     found = [
@@ -92,7 +94,12 @@ def measure(config: BenchConfig) -> None:
 def _explained(images: Tensor, targets: Tensor, fit: Fit, config: BenchConfig) -> MultipleExplanations:
     everywhere = torch.ones_like(images[:, :1])
     return multiple_explanations(
-        fit(images, targets, everywhere), fit, config.most, share=config.share, largest=config.largest
+        fit(images, targets, everywhere),
+        fit,
+        config.most,
+        share=config.share,
+        largest=config.largest,
+        reaches=config.reaches,
     )
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ltx.config import option
 from ltx.objectives.area import Area
-from ltx.objectives.compactness import Compactness
 from ltx.objectives.keep import Keep
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
@@ -29,7 +28,6 @@ class ObjectiveConfig:
     remove: Remove = option(Remove, help="without the mask's pixels the class is lost")
     area: Area = option(Area, help="how much is kept")
     smoothness: Smoothness = option(Smoothness, help="neighbouring places agree")
-    compactness: Compactness = option(Compactness, help="what is kept lies together")
     ranking: Ranking = option(Ranking, help="the order of the scores is right at every area")
     teacher: Teacher = option(Teacher, help="the scores are ordered as a teacher's map, in training only")
 
