@@ -119,7 +119,8 @@ class INRExplainer(MaskNetwork):
         self.direct = nn.Linear(code, 1)
         nn.init.normal_(self.direct.weight, std=0.02)
         if self.evidence is not None:
-            self.skip = evidence_skip()
+            # The scores are standardised, so that what is learned has to outweigh this: a smaller start learns sooner.
+            self.skip = evidence_skip(0.5)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """The last map of each resolution from stride 8 on; of maps of one resolution, four a quarter apart."""

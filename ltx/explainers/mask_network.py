@@ -284,10 +284,10 @@ class ClassEvidence(nn.Module):
         return (evidence - centre) / (spread + 1e-6)
 
 
-def evidence_skip() -> nn.Conv2d:
+def evidence_skip(weight: float = 2.0) -> nn.Conv2d:
     """From a class's evidence to mask logits, both `[B, 1, h, w]`: with it, training begins at that evidence."""
     skip = nn.Conv2d(1, 1, kernel_size=1)
-    nn.init.constant_(skip.weight, 2.0)
+    nn.init.constant_(skip.weight, weight)
     assert skip.bias is not None
     nn.init.zeros_(skip.bias)
     return skip
