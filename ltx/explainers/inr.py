@@ -118,6 +118,8 @@ class INRExplainer(MaskNetwork):
         # A straight way from what is seen at a place to its score: sines of 30 times a modulated sum teach it slowly.
         self.direct = nn.Linear(code, 1)
         nn.init.normal_(self.direct.weight, std=0.02)
+        if self.variant == "fourier":
+            nn.init.normal_(self.head.weight, std=0.002)
         if self.evidence is not None:
             # The scores are standardised, so that what is learned has to outweigh this: a smaller start learns sooner.
             self.skip = evidence_skip(0.5)

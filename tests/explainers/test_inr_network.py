@@ -162,8 +162,9 @@ def test_images_and_classes_matter_to_the_amortised_network_alone():
         assert torch.equal(*blind(images, 0))
 
 
-def test_the_amortised_network_begins_at_the_evidence_of_the_class():
-    explainer, images = amortised(nested=True), pictures()
+@pytest.mark.parametrize("variant", ["siren", "fourier"])
+def test_the_amortised_network_begins_at_the_evidence_of_the_class(variant: str):
+    explainer, images = amortised(nested=True, variant=variant), pictures()
     targets = torch.tensor([0, 3, 1])
     with torch.no_grad():
         _, found = explainer.predict_and_encode(images)
@@ -172,7 +173,7 @@ def test_the_amortised_network_begins_at_the_evidence_of_the_class():
         wanted = nn.functional.interpolate(evidence, (16, 16), mode="bilinear").flatten(1)
         scores = explainer.decode(found, targets).flatten(1)
     for row, other in zip(scores, wanted, strict=True):
-        assert float(torch.corrcoef(torch.stack([row, other]))[0, 1]) > 0.99
+        assert float(torch.corrcoef(torch.stack([row, other]))[0, 1]) > 0.98
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path):
