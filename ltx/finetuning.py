@@ -27,6 +27,7 @@ from ltx.stacked import Copies
 from ltx.streaming import WRITTEN, explain_files
 
 SELECTIONS = ("positive", "negative", "deletion", "insertion")
+TRUNK_LR = 1e-4
 FRACTIONS = tuple(step / 10 for step in range(10))
 
 
@@ -36,7 +37,7 @@ def finetune(
     targets: Targets = None,
     steps: int = 25,
     scope: str = "decoder",
-    lr: float = 3e-4,
+    lr: float | None = None,
     objective: Objective | None = None,
     fill: Fill | str = "black",
     select_by: str | None = None,
@@ -63,7 +64,8 @@ def finetune(
         targets: the classes asked about; None = predicted.
         steps: optimiser steps for each image; 0 = the plain forward pass.
         scope: which parameters are adapted: `head`, `decoder`, or `all` (own trunk included).
-        lr: learning rate of AdamW.
+        lr: learning rate of AdamW; None = 1e-3 (chosen on `val`, see the checkpoints' cards), for an INR 3e-4, and with
+            `scope="all"` 1e-4, the most that the released LTX code comes to.
         objective: what a good mask is; None = the objective that the explainer was trained with.
         fill: what stands where pixels are removed, while adapting and in the reported probabilities.
         select_by: None, or the papers' rule: after every step keep the mask that is best by the image's own `positive`,
@@ -88,6 +90,8 @@ def finetune(
         raise InputError(
             f"select_by={select_by!r} is unknown; allowed: {', '.join(SELECTIONS)}{suggest(select_by, SELECTIONS)}"
         )
+    if lr is None:
+        lr = TRUNK_LR if scope == "all" else explainer.finetuning_lr
     classifier, fill = explainer.classifier, Fill(fill) if isinstance(fill, str) else fill
     objective = Objective(trained_objective(explainer)) if objective is None else objective
     was_training = explainer.training
@@ -288,7 +292,7 @@ class FinetuneConfig:
     target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
     steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
-    lr: float = option(3e-4, help="learning rate of AdamW")
+    lr: float | None = option(None, help="learning rate of AdamW; null = 1e-3, of an inr 3e-4, with scope=all 1e-4")
     area_weight: float | None = option(None, help="weight of the objective's area term; null = as in training")
     fill: Any = option("black", help="what replaces removed pixels: black, mean, blur, noise, random or a list")
     select_by: str | None = option(

@@ -28,7 +28,7 @@ class BenchConfig:
     images: Any = option("scikit-image", help="images that the explainer was not trained on")
     limit: int | None = option(None, help="the first so many images; null = all")
     steps: list[int] = option([0, 25], help="finetuning steps, a row each")
-    lr: float = option(3e-4, help="learning rate of finetuning")
+    lr: float | None = option(None, help="learning rate of finetuning; null = finetune's own")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
     area_weight: float | None = option(None, help="of finetuning: weight of the area term; null = as in training")
     fill: str = option("black", help="what replaces removed pixels")

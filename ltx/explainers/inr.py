@@ -53,6 +53,7 @@ class INRExplainer(MaskNetwork):
     head_modules = ("head", "direct", "skip")
     takes_areas = True
     method = "inr"
+    finetuning_lr = 3e-4  # sines of 30 times a sum make steps large
 
     def __init__(
         self,
