@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,7 @@ def finetune(
         targets: the classes asked about; None = predicted.
         steps: optimiser steps for each image; 0 = the plain forward pass.
         scope: which parameters are adapted: `head`, `decoder`, or `all` (own trunk included).
-        lr: learning rate of AdamW; None = 1e-3 (chosen on `val`, see the checkpoints' cards), for an INR 3e-4, and with
-            `scope="all"` 1e-4, the most that the released LTX code comes to.
+        lr: learning rate of AdamW; None = `learning_rate`.
         objective: what a good mask is; None = the objective that the explainer was trained with.
         fill: what stands where pixels are removed, while adapting and in the reported probabilities.
         select_by: None, or the papers' rule: after every step keep the mask that is best by the image's own `positive`,
@@ -90,8 +89,7 @@ def finetune(
         raise InputError(
             f"select_by={select_by!r} is unknown; allowed: {', '.join(SELECTIONS)}{suggest(select_by, SELECTIONS)}"
         )
-    if lr is None:
-        lr = TRUNK_LR if scope == "all" else explainer.finetuning_lr
+    lr = learning_rate(explainer, scope) if lr is None else lr
     classifier, fill = explainer.classifier, Fill(fill) if isinstance(fill, str) else fill
     objective = Objective(trained_objective(explainer)) if objective is None else objective
     was_training = explainer.training
@@ -238,6 +236,11 @@ class Selection:
         return bool(self.done.all())
 
 
+def learning_rate(explainer: MaskNetwork, scope: str) -> float:
+    """Of finetuning, when nobody says: the network's own, or for a whole trunk the most that released LTX comes to."""
+    return TRUNK_LR if scope == "all" and explainer.trunk is not None else explainer.finetuning_lr
+
+
 def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) -> ObjectiveConfig:
     """The objective that an explainer was trained with; the default one for a network from no checkpoint.
 
@@ -327,6 +330,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
     )
     explainer.classifier.fold_norms()
     explainer.scope(config.scope)
+    config = replace(config, lr=learning_rate(explainer, config.scope) if config.lr is None else config.lr)
     objective, fill = Objective(trained_objective(explainer, config.area_weight)), Fill(config.fill)
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +83,9 @@ def multiple_explanations(
         share: of the whole image's probability that an explanation must keep on its own.
         largest: no larger area counts as an explanation.
         areas: the grid on which the smallest is searched.
-        reaches: how far from the most important place masks extend, as shares of the shorter side, a search each;
-            empty = only masks as they are.
+        reaches: the distances from the most important place, as shares of the shorter side, at which a pixel's
+            importance counts for nothing; a search each, of `len(areas) + 4` passes of the classifier. Empty = only
+            the masks as they are.
 
     Raises:
         InputError: `first` knows no areas.
@@ -114,8 +116,8 @@ def multiple_explanations(
             return asked.smallest_sufficient(share, areas, largest=largest)
 
         found = smallest(again.ask)
-        for reach in reaches:
-            found = _smaller(found, smallest(gathered(again, free, reach)))
+        for ask in gathered(again, free, reaches):
+            found = _smaller(found, smallest(ask))
         good = ~found.areas.isnan()
         live = torch.zeros_like(live).index_put((rows[good],), torch.tensor(True, device=images.device))
         mask = torch.zeros_like(taken).index_put((rows[good],), found.masks[good])
@@ -139,29 +141,32 @@ def multiple_explanations(
 
 
 @torch.no_grad()
-def gathered(asked: AreaMasks, allowed: Tensor, reach: float) -> Ask:
-    """Masks of any area that gather around the most important place.
+def gathered(asked: AreaMasks, allowed: Tensor, reaches: Sequence[float]) -> Iterator[Ask]:
+    """Masks of any area that gather around the most important place, for each reach.
 
     A pixel's importance is the share of areas at which it is kept; from it, `(distance / reach)²` is taken.
 
     Args:
         allowed: which pixels a mask may keep, `[B, 1, H, W]`.
-        reach: share of the shorter side at which the most important pixel counts as little as one that is never kept.
+        reaches: shares of the shorter side at which the most important pixel counts as little as one never kept.
     """
+    if not reaches:
+        return
     importance = asked(MAP_AREAS).mean(1, keepdim=True)
     height, width = importance.shape[-2:]
     side = min(height, width)
-    peak = gaussian_blur(importance * allowed, side / 16).flatten(1).argmax(1)[:, None, None, None]
+    peak = (gaussian_blur(importance, side / 16) * allowed).flatten(1).argmax(1)[:, None, None, None]
     down = torch.arange(height, device=peak.device)[:, None] - peak // width
     across = torch.arange(width, device=peak.device) - peak % width
-    scores = importance - (down.square() + across.square()) / (reach * side) ** 2
+    distance = (down.square() + across.square()) / side**2
+    for reach in reaches:
+        yield partial(_of_area, importance - distance / reach**2, allowed)
 
-    def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
-        own = F.interpolate(scores, size or (height, width), mode="bilinear")
-        free = F.interpolate(allowed, size or (height, width), mode="nearest")
-        return masks_of_area(own.expand(-1, areas.shape[1], -1, -1), areas, 0.02, free)
 
-    return ask
+def _of_area(scores: Tensor, allowed: Tensor, areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+    size = size or (scores.shape[-2], scores.shape[-1])
+    own = F.interpolate(scores, size, mode="bilinear").expand(-1, areas.shape[1], -1, -1)
+    return masks_of_area(own, areas, 0.02, F.interpolate(allowed, size, mode="nearest"))
 
 
 def _smaller(one: Sufficient, other: Sufficient) -> Sufficient:

@@ -213,7 +213,7 @@ def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path,
     masks = {line["image"]: line["mask_mean"] for line in lines}
     assert all(line["mask_mean"] == pytest.approx(masks[line["image"]], abs=1e-3) for line in again)
     assert finetune_words(place, *words, "lr=0.01") == 2
-    assert "lr=0.0003, now 0.01" in capfd.readouterr().err
+    assert "lr=0.001, now 0.01" in capfd.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_there(

@@ -184,7 +184,8 @@ def _trace(classifier: Classifier) -> _Traced:
     model = (classifier.input_size, *classifier.model.modules())
     held = _traces.get(classifier)
     if held is None or held[0] != model:
-        held = _traces[classifier] = model, (_calls(classifier), _token_grid(classifier))
+        with classifier.unfolded():  # a folded copy runs other modules than those that methods hook
+            held = _traces[classifier] = model, (_calls(classifier), _token_grid(classifier))
     return held[1]
 
 

@@ -26,7 +26,13 @@ from ltx.finetuning import finetune
 from ltx.metrics import Batch
 from ltx.metrics.perturbation import read_logits
 
-WAYS = ("one_pass", "finetuned", "fitted", "extremal")
+TITLES = {
+    "one_pass": "amortised, one pass",
+    "finetuned": "amortised, {finetuning_steps} steps",
+    "fitted": "fitted from scratch, {steps} steps",
+    "extremal": "extremal perturbation, {extremal_steps} steps",
+}
+WAYS = tuple(TITLES)
 
 
 @dataclass
@@ -34,9 +40,9 @@ class BenchConfig:
     """What is measured."""
 
     checkpoint: str | None = option(None, help="amortised INR that train.py wrote; null = an untrained one")
-    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model, where checkpoint is null")
-    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
-    precision: str = option("fp32", help="of a checkpoint's classifier", choices=["fp32", "bf16"])
+    classifier: ClassifierConfig = option(
+        ClassifierConfig, help="the explained model; with a checkpoint its weights and precision alone"
+    )
     images: Any = option("scikit-image", help="images, of which `count` are used, evenly spread; repeated if fewer")
     count: int = option(16, help="images at once")
     ways: list[str] = option(list(WAYS), help=f"of making masks: {', '.join(WAYS)}")
@@ -75,7 +81,11 @@ def measure(config: BenchConfig) -> None:
         if way not in WAYS:
             raise InputError(f"ways: {way!r} is unknown{suggest(way, WAYS)}; allowed: {', '.join(WAYS)}")
     device = pick_device(config.device)
-    amortised = _explainer(config, device)
+    if config.checkpoint is None:
+        torch.manual_seed(0)
+        amortised = INRExplainer(config.classifier.build().to(device), nested=True).to(device).eval()
+    else:
+        amortised = amortised_inr(config.checkpoint, config.classifier, device)
     classifier = amortised.classifier
     methods, left_out = build_methods(config.compare, classifier, 0, False, 64) if config.compare else ([], {})
     files = find_images(config.images)
@@ -86,29 +96,31 @@ def measure(config: BenchConfig) -> None:
     targets = logits.argmax(1)
     whole = classifier.log_probability(logits, targets).exp()
     shown = AreaMasks(classifier, images, Fill("blur")(images), targets, whole, _unasked)
+    unique = [files.index(file) == index for index, file in enumerate(files)]
     areas = config.areas
-    asked = [*areas, *(area + 0.01 for area in areas if config.continuity)]
-
     ways: dict[str, Callable[[Tensor, Tensor], Any]] = {
         "one_pass": lambda pixels, classes: amortised.explain(pixels, classes),
         "finetuned": lambda pixels, classes: finetune(amortised, pixels, classes, config.finetuning_steps, fill="blur"),
         "fitted": lambda pixels, classes: fit_inr(classifier, pixels, classes, config.steps, nested=config.nested),
-        "extremal": lambda pixels, classes: extremal_masks(classifier, pixels, classes, asked, config.extremal_steps),
+        "extremal": lambda pixels, classes: extremal_masks(classifier, pixels, classes, areas, config.extremal_steps),
     }
+    larger = [area + 0.01 for area in areas] if config.continuity else []
     print(f"{classifier.name}, {len(images)} images, target predicted, fill blur, {device}")
     print(f"probability of the whole images: {float(whole.mean()):.3f}", flush=True)
     for name in config.ways:
         with passes_counted(classifier) as seen:
             found = ways[name](images, targets)
-        count = seen[0] / len(images)
-        masks = found if isinstance(found, Tensor) else found.by_area(asked)
         if isinstance(found, Tensor):
-            count *= len(areas) / len(asked)  # the larger masks are there for the continuity alone
+            count, masks = seen[0] / len(images), found
+            if larger:
+                above = extremal_masks(classifier, images, targets, larger, config.extremal_steps)
+                masks = torch.cat([masks, above], 1)
         else:
-            count -= 2  # which report what the mask of one area keeps and what is left without it
+            # Two passes report what the mask of one area keeps and what is left without it.
+            count, masks = seen[0] / len(images) - 2, found.by_area([*areas, *larger])
         print(f"{TITLES[name].format(**vars(config))}: {count:.1f} passes an image")
         _describe(masks, areas)
-        _print_kept(shown, masks[:, : len(areas)], areas)
+        _print_kept(shown, masks[:, : len(areas)], areas, unique)
         if config.repeats:
             _time(ways[name], images, targets, config.repeats, device)
     for label, reason in left_out.items():
@@ -118,24 +130,18 @@ def measure(config: BenchConfig) -> None:
         with passes_counted(classifier) as seen:
             maps = method.make(classifier, images, targets, batch)
         print(f"{method.label}: {seen[0] / len(images):.1f} passes an image, its map cut at the areas")
-        _print_kept(shown, maps.expand(-1, len(areas), -1, -1), areas)
+        _print_kept(shown, maps.expand(-1, len(areas), -1, -1), areas, unique)
 
 
-TITLES = {
-    "one_pass": "amortised, one pass",
-    "finetuned": "amortised, {finetuning_steps} steps",
-    "fitted": "fitted from scratch, {steps} steps",
-    "extremal": "extremal perturbation, {extremal_steps} steps",
-}
+def amortised_inr(checkpoint: str, config: ClassifierConfig, device: torch.device) -> INRExplainer:
+    """The checkpoint's network, with the configuration's weights and precision of the classifier.
 
-
-def _explainer(config: BenchConfig, device: torch.device) -> INRExplainer:
-    if config.checkpoint is None:
-        torch.manual_seed(0)
-        return INRExplainer(config.classifier.build().to(device), nested=True).to(device).eval()
-    loaded = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
+    Raises:
+        InputError: see `ltx.load`; or it is no INR.
+    """
+    loaded = load(checkpoint, device=device, weights=config.weights, precision=config.precision)
     if not isinstance(loaded, INRExplainer):
-        raise InputError(f"checkpoint={config.checkpoint} holds no INR; train one with explainer.name=inr")
+        raise InputError(f"checkpoint={checkpoint} holds no INR; train one with explainer.name=inr")
     return loaded
 
 
@@ -160,13 +166,16 @@ def _describe(masks: Tensor, areas: list[float]) -> None:
         )
 
 
-def _print_kept(shown: AreaMasks, maps: Tensor, areas: list[float]) -> None:
-    """Print the class's probability under maps `[B, A, H, W]`, each cut to its area's highest pixels."""
+def _print_kept(shown: AreaMasks, maps: Tensor, areas: list[float], unique: list[bool]) -> None:
+    """Print the class's probability under maps `[B, A, H, W]`, each cut to its area's highest pixels.
+
+    Means, with half their 95 % intervals, over the images that are no repetition.
+    """
     count = maps.shape[-2] * maps.shape[-1]
     ranks = maps.flatten(2).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     hard = (ranks < (maps.new_tensor(areas) * count).round()[:, None]).to(maps).view_as(maps)
-    kept = shown.kept(hard)
-    spread = 1.96 * kept.std(0) / len(kept) ** 0.5
+    kept = shown.kept(hard)[torch.tensor(unique, device=hard.device)]
+    spread = 1.96 * kept.std(0, correction=min(1, len(kept) - 1)) / len(kept) ** 0.5
     parts = zip(areas, kept.mean(0).tolist(), spread.tolist(), strict=True)
     print("  kept probability: " + ", ".join(f"{a:g}: {value:.3f} +- {e:.3f}" for a, value, e in parts), flush=True)
 

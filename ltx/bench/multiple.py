@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.inr import area_objective, fit_inr
-from ltx.checkpoints import load
+from ltx.bench.inr import amortised_inr
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, option, run
 from ltx.data.images import ImageBatches, find_images
 from ltx.errors import InputError
-from ltx.explainers.inr import INRExplainer
 from ltx.explanation import Explanation
 from ltx.fill import Fill, keep
 from ltx.finetuning import finetune
@@ -31,9 +32,9 @@ class BenchConfig:
     """What is measured."""
 
     checkpoint: str | None = option(None, help="amortised INR that train.py wrote; null = one is fitted to each mosaic")
-    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model, where checkpoint is null")
-    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
-    precision: str = option("fp32", help="of a checkpoint's classifier", choices=["fp32", "bf16"])
+    classifier: ClassifierConfig = option(
+        ClassifierConfig, help="the explained model; with a checkpoint its weights and precision alone"
+    )
     images: Any = option("scikit-image", help="photographs, some of the same predicted class")
     mosaics: int = option(50, help="pairs side by side, each of which is sufficient on its own")
     steps: int = option(25, help="optimiser steps for each explanation; with a checkpoint 0 = one pass")
@@ -60,15 +61,12 @@ def measure(config: BenchConfig) -> None:
     device = pick_device(config.device)
     explainer, objective = None, area_objective("preserve", "log_probability")
     if config.checkpoint is not None:
-        loaded = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
-        if not isinstance(loaded, INRExplainer):
-            raise InputError(f"checkpoint={config.checkpoint} holds no INR; train one with explainer.name=inr")
-        explainer = loaded
+        explainer = amortised_inr(config.checkpoint, config.classifier, device)
     classifier = config.classifier.build().to(device) if explainer is None else explainer.classifier
     images, targets, tried = sufficient_pairs(classifier, config)
     print(
-        f"{classifier.name}, {device}: {len(images)} mosaics of two photographs of one predicted class, either of them "
-        f"sufficient for {config.share:g} of the probability ({tried} pairs tried), fill blur, seed {config.seed}",
+        f"{classifier.name}, {device}: {len(images)} of {config.mosaics} mosaics of two photographs of one predicted class, "
+        f"either of them sufficient for {config.share:g} of the probability ({tried} pairs tried), fill blur, seed {config.seed}",
         flush=True,
     )
 
@@ -82,13 +80,12 @@ def measure(config: BenchConfig) -> None:
         for part, asked in zip(images.split(config.batch_size), targets.split(config.batch_size), strict=True)
     ]
     _report(found)
-    pictures = [each.plot(row) for each in found for row in range(len(each.masks))][: config.gallery]
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(pictures):
-        picture.savefig(folder / f"mosaic_{index:03d}.png")
-    if pictures:
-        print(f"wrote {len(pictures)} pictures below {folder}")
+    rows = [(each, row) for each in found for row in range(len(each.masks))][: config.gallery]
+    for index, (each, row) in enumerate(rows):
+        each.plot(row).savefig(folder / f"mosaic_{index:03d}.png")
+    print(f"wrote {len(rows)} pictures below {folder}")
 
 
 def _explained(images: Tensor, targets: Tensor, fit: Fit, config: BenchConfig) -> MultipleExplanations:
@@ -108,41 +105,44 @@ def sufficient_pairs(classifier: Classifier, config: BenchConfig) -> tuple[Tenso
     """Mosaics `[N, 3, H, W]`, their classes `[N]`, and how many pairs were tried.
 
     Two photographs of one predicted class side by side, squeezed to half their width. The mosaic must be of that class
-    too, and must keep `share` of its probability with either half blurred.
+    too, and must keep `share` of its probability with either half blurred. At most `mosaics` are taken.
 
     Raises:
-        InputError: not as many such pairs.
+        InputError: no such pair.
     """
-    files = find_images(config.images)
-    batches = ImageBatches(files, classifier.input_size, 16)
-    photographs = torch.cat([pixels for _, pixels in batches])
     height, width = classifier.input_size
-    half = F.interpolate(photographs, (height, width // 2), mode="bilinear", antialias=True).clamp(0, 1)
-    predicted = torch.cat([classifier(part.to(classifier.device)).argmax(1).cpu() for part in photographs.split(16)])
-    same = (predicted[:, None] == predicted[None, :]).triu(1).nonzero()
-    same = same[torch.randperm(len(same), generator=torch.Generator().manual_seed(config.seed))]
+    halves: list[Tensor] = []
+    by_class: dict[int, list[int]] = {}
+    for _, pixels in ImageBatches(find_images(config.images), classifier.input_size, 16):
+        for label in classifier(pixels.to(classifier.device)).argmax(1).tolist():
+            by_class.setdefault(label, []).append(sum(map(len, by_class.values())))
+        halves += F.interpolate(pixels, (height, width // 2), mode="bilinear", antialias=True).clamp(0, 1)
+    pairs = [(label, *pair) for label, members in by_class.items() for pair in combinations(members, 2)]
+    random.Random(config.seed).shuffle(pairs)
     blur = Fill("blur")
     left = (torch.arange(width, device=classifier.device) < width // 2).float().view(1, 1, 1, -1)
     found: list[Tensor] = []
     classes: list[int] = []
-    for tried, (first, second) in enumerate(same.tolist(), start=1):
-        mosaic = torch.cat([half[first], half[second]], 2)[None].to(classifier.device)
+    tried = 0
+    for target, first, second in pairs:
+        if len(found) == config.mosaics:
+            break
+        tried += 1
+        mosaic = torch.cat([halves[first], halves[second]], 2)[None].to(classifier.device)
         mosaic = F.interpolate(mosaic, (height, width))  # an odd width loses a column to the halves
         background = blur(mosaic, torch.Generator().manual_seed(0))
         seen = torch.cat([mosaic, keep(mosaic, left, background), keep(mosaic, 1 - left, background)])
         logits = classifier(seen)
-        target = int(predicted[first])
-        whole, *halves = classifier.probabilities(logits)[:, target].tolist()
-        if int(logits[0].argmax()) != target or min(halves) < config.share * whole:
-            continue
-        found.append(mosaic)
-        classes.append(target)
-        if len(found) == config.mosaics:
-            return torch.cat(found), torch.tensor(classes, device=classifier.device), tried
-    raise InputError(
-        f"images={config.images}: {len(found)} of {len(same)} pairs of one predicted class are sufficient on either "
-        f"side, mosaics={config.mosaics} are asked for; give more photographs of a class, or fewer mosaics"
-    )
+        whole, *apart = classifier.probabilities(logits)[:, target].tolist()
+        if int(logits[0].argmax()) == target and min(apart) >= config.share * whole:
+            found.append(mosaic)
+            classes.append(target)
+    if not found:
+        raise InputError(
+            f"images={config.images}: none of {len(pairs)} pairs of one predicted class is sufficient on either side; "
+            "give several photographs of a class"
+        )
+    return torch.cat(found), torch.tensor(classes, device=classifier.device), tried
 
 
 def _report(found: list[MultipleExplanations]) -> None:

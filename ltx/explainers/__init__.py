@@ -27,7 +27,8 @@ class ExplainerConfig:
     )
     variant: str | None = option(
         None,
-        help="decoder (vit, unet) or the head of the released LTX code; siren (inr) or fourier; null = the first",
+        help="decoder (vit, unet) or the head of the released LTX code; siren (inr of one image) or "
+        "fourier (amortised); null = chosen",
         choices=["decoder", "released", "siren", "fourier", None],
     )
     trunk: str = option(

@@ -34,13 +34,15 @@ class INRExplainer(MaskNetwork):
     `masks_of_area`) instead of a penalty alone; `nested`; and the amortised mode.
 
     Amortised, features of the image and of the class asked about modulate every layer (FiLM), each place by the
-    features found there, and one network pretrained over many images serves all of them in one pass. With
-    `trunk="none"` the network reads no image: it is the published one, which `ltx.finetune` fits to one image.
+    features found there; to its scores are added a linear reading of those features and the class's evidence, where
+    training begins. One network pretrained over many images then serves all of them in one pass. With `trunk="none"`
+    the network reads no image: it is the published one, which `ltx.finetune` fits to one image.
 
     Args:
         classifier, stages, conditioned: see `MaskNetwork`.
         trunk: as for any mask network, or `"none"`: no image features.
-        variant: `"siren"`, or `"fourier"` = random Fourier features (Tancik et al., NeurIPS 2020) and ReLU.
+        variant: `"siren"`, or `"fourier"` = random Fourier features (Tancik et al., NeurIPS 2020) and ReLU; None = siren
+            for one image, and amortised, where siren learns noise (`docs/ablations.md`), fourier.
         nested: the scores do not depend on the area, so that a smaller mask lies inside a larger one and one pass
             serves all areas.
         width, depth: of the hidden layers.
@@ -53,7 +55,6 @@ class INRExplainer(MaskNetwork):
     head_modules = ("head", "direct", "skip")
     takes_areas = True
     method = "inr"
-    finetuning_lr = 3e-4  # sines of 30 times a sum make steps large
 
     def __init__(
         self,
@@ -61,13 +62,14 @@ class INRExplainer(MaskNetwork):
         trunk: str = "shared",
         stages: list[int] | None = None,
         conditioned: bool = True,
-        variant: Literal["siren", "fourier"] = "siren",
+        variant: Literal["siren", "fourier"] | None = None,
         nested: bool = False,
         width: int = 256,
         depth: int = 5,
         points: int | None = 28,
         temperature: float = 0.05,
     ) -> None:
+        variant = ("siren" if trunk == "none" else "fourier") if variant is None else variant
         if variant not in ("siren", "fourier"):
             raise InputError(f"explainer.variant={variant!r} is unknown for inr; allowed: siren, fourier")
         if width < 2 or depth < 1 or temperature <= 0 or (points is not None and points < 2):
@@ -78,6 +80,8 @@ class INRExplainer(MaskNetwork):
         self.variant = variant
         super().__init__(classifier, trunk, stages, conditioned)
         self.nested, self.points, self.temperature = nested, points, temperature
+        # Sines of 30 times a sum make large steps of small ones.
+        self.finetuning_lr = 3e-4 if variant == "siren" else 1e-3
         inputs = 2 if nested else 3
         if variant == "fourier":
             self.register_buffer("frequencies", 2 * math.pi * torch.randn(inputs, width // 2))

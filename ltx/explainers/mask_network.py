@@ -47,7 +47,7 @@ class MaskNetwork(nn.Module):
     head_modules: ClassVar[tuple[str, ...]]
     takes_areas: ClassVar[bool] = False
     method: ClassVar[str] = "ltx"
-    finetuning_lr: ClassVar[float] = 1e-3
+    finetuning_lr: float = 1e-3
     trunk_mean: Tensor
     trunk_std: Tensor
 

@@ -22,6 +22,7 @@ def test_each_way_is_counted_and_its_masks_are_described(capsys: pytest.CaptureF
     # 4 areas a step where an INR is fitted, once both kept and removed; 2 areas where the others are found.
     assert passes["amortised, one pass"] == "1.0"
     assert passes["fitted from scratch, 2 steps"] == f"{1 + 2 * 4:.1f}"
+    assert passes["amortised, 1 steps"] == f"{1 + 4 * 2:.1f}", "kept and removed, as without a checkpoint's objective"
     assert passes["extremal perturbation, 3 steps"] == f"{3 * 2:.1f}"
     assert passes["gradcam"] == "1.0", "its layer was found when the method was chosen"
     assert passes["random"] == "0.0"
