@@ -65,8 +65,9 @@ def measure(config: BenchConfig) -> None:
     classifier = config.classifier.build().to(device) if explainer is None else explainer.classifier
     images, targets, tried = sufficient_pairs(classifier, config)
     print(
-        f"{classifier.name}, {device}: {len(images)} of {config.mosaics} mosaics of two photographs of one predicted class, "
-        f"either of them sufficient for {config.share:g} of the probability ({tried} pairs tried), fill blur, seed {config.seed}",
+        f"{classifier.name}, {device}: {len(images)} of {config.mosaics} mosaics of two photographs of one predicted "
+        f"class, either of them sufficient for {config.share:g} of the probability ({tried} pairs tried), fill blur, "
+        f"seed {config.seed}",
         flush=True,
     )
 

@@ -41,8 +41,8 @@ class INRExplainer(MaskNetwork):
     Args:
         classifier, stages, conditioned: see `MaskNetwork`.
         trunk: as for any mask network, or `"none"`: no image features.
-        variant: `"siren"`, or `"fourier"` = random Fourier features (Tancik et al., NeurIPS 2020) and ReLU; None = siren
-            for one image, and amortised, where siren learns noise (`docs/ablations.md`), fourier.
+        variant: `"siren"`, or `"fourier"` = random Fourier features (Tancik et al., NeurIPS 2020) and ReLU; None =
+            siren for one image, and amortised, where siren learns noise (`docs/ablations.md`), fourier.
         nested: the scores do not depend on the area, so that a smaller mask lies inside a larger one and one pass
             serves all areas.
         width, depth: of the hidden layers.
