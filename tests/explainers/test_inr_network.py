@@ -133,6 +133,22 @@ def test_areas_are_obtained_and_sweeps_are_continuous(settings: dict[str, object
         assert float(change.abs().mean((2, 3)).max()) == pytest.approx(0.01, abs=1e-3)
 
 
+def test_points_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch):
+    explainer, images = amortised(nested=False), pictures(2)
+    areas = torch.tensor([[0.1, 0.4], [0.2, 0.3]])
+    with torch.no_grad():
+        _, found = explainer.predict_and_encode(images)
+        whole = explainer.decode(found, torch.tensor([0, 1]), areas, (20, 30))
+        monkeypatch.setattr("ltx.explainers.inr.AT_ONCE", 77)
+        parts = explainer.decode(found, torch.tensor([0, 1]), areas, (20, 30))
+        assert torch.allclose(whole, parts, atol=1e-5)
+        blind = small(explainer.classifier)
+        assert (
+            blind.decode(blind.predict_and_encode(images)[1], torch.tensor([0, 1]), areas, (20, 30)).shape
+            == whole.shape
+        )
+
+
 def test_any_resolution():
     explainer, images = amortised(), pictures(2)
     by_area = explainer.explain(images, 1).by_area
