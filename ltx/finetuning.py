@@ -53,7 +53,9 @@ def finetune(
 
     Every image owns a copy of the adapted parameters, stacked along a first axis and trained together: AdamW works
     element by element, the losses are summed, and random draws are shared by all images, so an image's result
-    does not depend on its neighbours. The answer is the last step's mask.
+    depends on its neighbours by rounding alone. That is 1e-5 of the mask after a step, but steps of this size amplify
+    it: after five, single pixels differ by a half. The same batch gives the same bytes. The answer is the last step's
+    mask.
 
     A step takes one pass of the decoder and one of the classifier over all composites, both forwards and backwards. The
     trunk's features are computed once where the trunk is not adapted.
