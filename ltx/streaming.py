@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ltx.checkpoints import write_beside
 from ltx.classifier import Classifier, Target
-from ltx.data.images import Fit, ImageBatches, Skipped, find_images, image_root
+from ltx.data.image_files import find_images, image_root
+from ltx.data.images import Fit, ImageBatches, Skipped
 from ltx.data.shards import counted, expand, is_shards
 from ltx.data.shards.batches import ShardBatches
 from ltx.errors import InputError

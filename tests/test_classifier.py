@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ltx.classifier import Classifier
-from ltx.data.images import find_images, load_images, read_image, read_labels, resize
+from ltx.data.image_files import find_images, read_labels
+from ltx.data.images import load_images, read_image, resize
 from ltx.errors import InputError
 from ltx.trunk import Features
 

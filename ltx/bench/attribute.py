@@ -18,7 +18,8 @@ from ltx.attribution.attention import attention_layers, captured, readout, token
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, option, run
-from ltx.data.images import find_images, load_images
+from ltx.data.image_files import find_images
+from ltx.data.images import load_images
 from ltx.errors import InputError
 
 

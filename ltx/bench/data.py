@@ -18,7 +18,8 @@ from torchvision.datasets import ImageFolder
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.config import option, run
 from ltx.data.folder import FolderData
-from ltx.data.images import find_images, read_image
+from ltx.data.image_files import find_images
+from ltx.data.images import read_image
 from ltx.data.shards import ShardData
 from ltx.data.shards.making import MakeConfig, make
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, option, run
-from ltx.data.images import find_images, load_images
+from ltx.data.image_files import find_images
+from ltx.data.images import load_images
 from ltx.errors import InputError
 from ltx.evaluation.methods import random_map
 from ltx.metrics import PROTOCOLS, Batch, Settings

@@ -11,7 +11,8 @@ from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints import load
 from ltx.classifier import pick_device
 from ltx.config import ClassifierConfig, option, run
-from ltx.data.images import find_images, load_images
+from ltx.data.image_files import find_images
+from ltx.data.images import load_images
 from ltx.explainers import ExplainerConfig
 from ltx.finetuning import finetune
 from ltx.objectives.terms import CPU_ROWS

@@ -17,7 +17,8 @@ from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints import load
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, option, run
-from ltx.data.images import find_images, load_images
+from ltx.data.image_files import find_images
+from ltx.data.images import load_images
 from ltx.errors import InputError, suggest
 from ltx.evaluation.methods import build_methods
 from ltx.explainers.inr import INRExplainer

@@ -16,7 +16,8 @@ from ltx.attribution.inr import area_objective, fit_inr
 from ltx.bench.inr import amortised_inr
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, option, run
-from ltx.data.images import ImageBatches, find_images
+from ltx.data.image_files import find_images
+from ltx.data.images import ImageBatches
 from ltx.errors import InputError
 from ltx.explanation import Explanation
 from ltx.fill import Fill, keep

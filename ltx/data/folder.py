@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ltx.data.crops import Crop, Cropping
-from ltx.data.images import Spec, find_images, image_root, opened, read_image, resize
+from ltx.data.image_files import Spec, find_images, image_root
+from ltx.data.images import opened, read_image, resize
 from ltx.data.module import StreamLoader, TrainingImages
 from ltx.data.stored_maps import StoredMaps
 from ltx.errors import InputError

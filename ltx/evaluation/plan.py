@@ -10,7 +10,8 @@ import timm
 import torch
 
 from ltx.classifier import Classifier, pick_device
-from ltx.data.images import ImageBatches, find_images
+from ltx.data.image_files import find_images
+from ltx.data.images import ImageBatches
 from ltx.errors import InputError, suggest
 from ltx.evaluation.methods import Method, build_methods
 from ltx.evaluation.partial import Store

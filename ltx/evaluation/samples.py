@@ -15,7 +15,8 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ltx.data.images import default_workers, opened, read_image, read_labels, resize
+from ltx.data.image_files import read_labels
+from ltx.data.images import default_workers, opened, read_image, resize
 from ltx.errors import InputError
 from ltx.metrics.mosaic import Mosaic, assemble
 

@@ -7,19 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx.data.images import (
-    SCIKIT_IMAGE,
-    ImageBatches,
-    as_rgb,
-    decoded,
-    find_images,
-    image_root,
-    load_images,
-    opened,
-    read_image,
-    read_labels,
-    resize,
-)
+from ltx.data.image_files import SCIKIT_IMAGE, find_images, image_root, read_labels
+from ltx.data.images import ImageBatches, as_rgb, decoded, load_images, opened, read_image, resize
 from ltx.errors import InputError
 
 

@@ -117,7 +117,8 @@ def test_beside_pair(make_batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 50])
 def test_beside_pair_on_real_images(make_batch, lite0, shared_data, count, capsys):
-    from ltx.data.images import find_images, load_images
+    from ltx.data.image_files import find_images
+    from ltx.data.images import load_images
 
     images = load_images(find_images(shared_data / "nips2017" / "val")[:count], lite0.input_size)
     with torch.no_grad():

@@ -19,7 +19,8 @@ import webdataset
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from ltx.data.images import SUFFIXES, default_workers, opened
+from ltx.data.image_files import SUFFIXES
+from ltx.data.images import default_workers, opened
 from ltx.errors import InputError
 
 MANIFEST = "manifest.json"

@@ -20,7 +20,8 @@ from rich.progress import track
 
 from ltx.checkpoints import write_beside
 from ltx.config import option
-from ltx.data.images import as_rgb, default_workers, find_images, image_root, opened, read_labels
+from ltx.data.image_files import find_images, image_root, read_labels
+from ltx.data.images import as_rgb, default_workers, opened
 from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
 from ltx.errors import InputError
 from ltx.explanation import result_stems

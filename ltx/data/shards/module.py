@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 
 from ltx.data.crops import Cropping
 from ltx.data.folder import WholeImages
-from ltx.data.images import Spec, find_images, opened, read_image, resize
+from ltx.data.image_files import Spec, find_images
+from ltx.data.images import opened, read_image, resize
 from ltx.data.module import StreamLoader, TrainingImages
 from ltx.data.shards.listing import Sample, Shard, Shards, counted, expand, is_shards, read_shard
 from ltx.data.shards.plan import Plan, Portion
