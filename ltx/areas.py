@@ -50,6 +50,21 @@ class Sweep(NamedTuple):
     entry: Tensor
 
 
+@torch.no_grad()
+def probability_kept(
+    classifier: Classifier, images: Tensor, masks: Tensor, background: Tensor, targets: Tensor
+) -> Tensor:
+    """The probability `[B, A]` of classes `[B]` under each mask `[B, A, H, W]` of images `[B, 3, H, W]`."""
+    count = masks.shape[1]
+    rows = torch.arange(len(images), device=masks.device).repeat_interleave(count)
+    step = CPU_ROWS if masks.device.type == "cpu" else 256
+    found = [
+        classifier.log_probability(classifier(keep(images[part], mask[:, None], background[part])), targets[part]).exp()
+        for part, mask in zip(rows.split(step), masks.flatten(0, 1).split(step), strict=True)
+    ]
+    return torch.cat(found).view(-1, count)
+
+
 class AreaMasks:
     """Masks of a batch of images for every area that is asked for.
 
@@ -91,19 +106,9 @@ class AreaMasks:
             raise InputError(f"area={areas}; give shares of the image between 0 and 1")
         return self.ask(asked.expand(len(self.images), -1), size)
 
-    @torch.no_grad()
     def kept(self, masks: Tensor) -> Tensor:
         """The class's probability `[B, A]` under each mask `[B, A, H, W]`."""
-        count = masks.shape[1]
-        rows = torch.arange(len(self.images), device=masks.device).repeat_interleave(count)
-        step = CPU_ROWS if masks.device.type == "cpu" else 256
-        found = [
-            self.classifier.log_probability(
-                self.classifier(keep(self.images[part], mask[:, None], self.background[part])), self.targets[part]
-            ).exp()
-            for part, mask in zip(rows.split(step), masks.flatten(0, 1).split(step), strict=True)
-        ]
-        return torch.cat(found).view(-1, count)
+        return probability_kept(self.classifier, self.images, masks, self.background, self.targets)
 
     def entry(self, areas: Sequence[float] = SWEEP) -> Tensor:
         """The smallest of these areas at which each pixel is kept, `[B, 1, H, W]`; 1 where it is kept in none.

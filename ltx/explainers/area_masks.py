@@ -7,6 +7,9 @@ from torch import Tensor
 
 HALVINGS = 18
 
+CPU_VALUES = 2**20
+"""Values of masks that a CPU seeks thresholds for at once: the search reads them 18 times, out of its caches if few."""
+
 
 def masks_of_area(scores: Tensor, areas: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
     """`sigmoid((s - t) / temperature)` with the threshold `t` at which the mask's mean is the area.
@@ -25,6 +28,11 @@ def masks_of_area(scores: Tensor, areas: Tensor, temperature: float, allowed: Te
     Returns:
         `[B, A, H, W]` in [0, 1].
     """
+    rows = max(1, CPU_VALUES // max(1, scores[:1].numel()))
+    if scores.device.type == "cpu" and len(scores) > rows:
+        free = [None] * len(areas.split(rows)) if allowed is None else allowed.split(rows)
+        parts = zip(scores.split(rows), areas.split(rows), free, strict=True)
+        return torch.cat([masks_of_area(part, asked, temperature, own) for part, asked, own in parts])
     if allowed is not None:
         areas = torch.minimum(areas, 0.999 * allowed.mean((2, 3)))
     wanted = areas[:, :, None, None]

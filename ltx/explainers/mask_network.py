@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from ltx.areas import AreaMasks, Ask
+from ltx.areas import AreaMasks, Ask, probability_kept
 from ltx.classifier import Classifier, Targets
 from ltx.errors import InputError, suggest
 from ltx.explanation import Explanation
-from ltx.fill import Fill, keep
+from ltx.fill import Fill
 from ltx.trunk import Features, feature_shapes, features, supports_features
 
 SCOPES = ("head", "decoder", "all")
@@ -46,6 +46,7 @@ class MaskNetwork(nn.Module):
 
     head_modules: ClassVar[tuple[str, ...]]
     takes_areas: ClassVar[bool] = False
+    nested: bool = False  # of a network that takes areas: its scores are the same for all of them
     method: ClassVar[str] = "ltx"
     finetuning_lr: float = 1e-3
     trunk_mean: Tensor
@@ -179,12 +180,14 @@ class MaskNetwork(nn.Module):
         begun = time.perf_counter()
         logits, found = self.predict_and_encode(images)
         indices = self.classifier.targets(targets, logits)
-        maps = self.upsample(self.decode(found, indices))
+        scores = self.decode(found, indices)
+        maps = self.upsample(scores)
         seconds = (time.perf_counter() - begun) / max(1, len(images))
         self.train(was_training)
 
         def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
-            return self.masks(self.decode(found, indices, areas, size), areas, None, size)
+            known = self.nested and size is None
+            return self.masks(scores if known else self.decode(found, indices, areas, size), areas, None, size)
 
         answers = ask if self.takes_areas else None
         return describe(self.classifier, images, maps, indices, logits, fill, names, self.method, 0, seconds, answers)
@@ -211,12 +214,10 @@ def describe(
     """
     fill = Fill(fill) if isinstance(fill, str) else fill
     background = fill(images, torch.Generator().manual_seed(0), shared=True)
-    rows = torch.arange(len(images), device=images.device)
-    probability = classifier.probabilities(logits)[rows, targets]
+    probability = classifier.probabilities(logits).gather(1, targets[:, None])[:, 0]
     by_area = None if ask is None else AreaMasks(classifier, images, background, targets, probability, ask)
     mask = maps if by_area is None else by_area(AREA)
-    composites = torch.cat([keep(images, mask, background), keep(images, 1 - mask, background)])
-    kept, removed = classifier.probabilities(classifier(composites)).chunk(2)
+    kept = probability_kept(classifier, images, torch.cat([mask, 1 - mask], 1), background, targets)
     return Explanation(
         images=images,
         maps=maps,
@@ -224,8 +225,8 @@ def describe(
         targets=targets,
         labels=[classifier.label(index) for index in targets.tolist()],
         probability=probability,
-        probability_kept=kept[rows, targets],
-        probability_removed=removed[rows, targets],
+        probability_kept=kept[:, 0],
+        probability_removed=kept[:, 1],
         method=method,
         steps=steps,
         seconds=seconds,

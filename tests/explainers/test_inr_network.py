@@ -149,6 +149,36 @@ def test_points_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch):
         )
 
 
+def test_thresholds_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch):
+    scores = torch.randn(5, 2, 12, 12, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    areas = torch.linspace(0.1, 0.8, 10).view(5, 2)
+    allowed = (torch.arange(144).view(1, 1, 12, 12) < 100).float().expand(5, -1, -1, -1)
+    seen = {}
+    for values in (10**9, 700):  # all; two images, two, one
+        monkeypatch.setattr("ltx.explainers.area_masks.CPU_VALUES", values)
+        for free in (None, allowed):
+            masks = masks_of_area(scores, areas, 0.1, free)
+            (gradient,) = torch.autograd.grad(masks[..., :6].sum(), scores)
+            seen[values, free is None] = (masks.detach(), gradient)
+    for free in (True, False):
+        for whole, parts in zip(seen[10**9, free], seen[700, free], strict=True):
+            assert torch.equal(whole, parts)
+
+
+def test_nested_masks_of_another_area_take_no_further_pass_of_the_network(monkeypatch: pytest.MonkeyPatch):
+    passes = []
+    decode = INRExplainer.decode
+    monkeypatch.setattr(INRExplainer, "decode", lambda *a, **k: passes.append(a) or decode(*a, **k))
+    for nested, expected in ((True, [1, 1, 2]), (False, [2, 3, 4])):  # explained, the same size, another one
+        passes.clear()
+        explanation, counts = amortised(nested=nested).explain(pictures(2), 1), []
+        counts.append(len(passes))
+        for size in (None, (48, 80)):
+            explanation.by_area(0.3, size)
+            counts.append(len(passes))
+        assert counts == expected
+
+
 def test_any_resolution():
     explainer, images = amortised(), pictures(2)
     by_area = explainer.explain(images, 1).by_area
