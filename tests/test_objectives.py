@@ -173,6 +173,16 @@ def test_ranking_knows_neither_the_level_nor_the_scale_of_the_scores(kind: str):
     assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["log", "probability"])
+def test_ranking_weighs_what_is_removed(kind: str):
+    logits = {"ranking kept 0": torch.tensor([[2.0, 0.0]]), "ranking removed 0": torch.tensor([[1.0, 0.0]])}
+    kept, removed = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))
+    parts = (1 - kept, removed) if kind == "probability" else (-math.log(kept), -math.log(1 - removed))
+    for weight in (0.0, 1.0, 3.0):
+        found = Ranking(kind=kind, removed=weight)(batch_for(left_half()), logits)
+        assert found.item() == pytest.approx(parts[0] + weight * parts[1], rel=1e-5)
+
+
 def test_equal_masks_are_shown_once():
     batch = batch_for(left_half())
     batch.classifier.model.shown = 0

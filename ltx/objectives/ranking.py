@@ -23,9 +23,10 @@ class Ranking:
     `masks_of_area`: raising all scores alike changes no mask). Value: the mean over the areas of
     `-log p_y(kept) - log(1 - p_y(removed))`, or, with `kind="probability"`, of `1 - p_y(kept) + p_y(removed)`: a
     Monte-Carlo estimate of the areas above insertion's and under deletion's curve. Logarithms care most for what is
-    kept at small areas, which they never forgive; probabilities weigh both curves as the metrics do. With `hard`, the
-    composites are those that the metrics show (a mask of zeros and ones) and the gradient is the soft mask's
-    (straight-through).
+    kept at small areas, which they never forgive; probabilities weigh both curves as the metrics do. `removed` above 1
+    trades insertion for deletion: an order cannot be the best for both where scattered pixels destroy a prediction
+    sooner than its object does. With `hard`, the composites are those that the metrics show (a mask of zeros and
+    ones) and the gradient is the soft mask's (straight-through).
     """
 
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]")
@@ -35,13 +36,15 @@ class Ranking:
     temperature: float = option(0.2, help="softness of the masks, in standard deviations of the scores")
     kind: str = option("log", help="log-probabilities or probabilities", choices=["log", "probability"])
     hard: bool = option(False, help="composites of zeros and ones, gradient of the soft mask")
+    removed: float = option(1.0, help="weight of the removed composites beside the kept ones, 0 or more")
     noise: float = option(0.0, help="uniform noise added to the standardised scores, half width")
 
     def __post_init__(self) -> None:
-        if self.areas < 1 or self.temperature <= 0 or not 0 < self.low < self.high < 1:
+        if self.areas < 1 or self.temperature <= 0 or not 0 < self.low < self.high < 1 or self.removed < 0:
             raise InputError(
                 f"objective.ranking: areas={self.areas}, temperature={self.temperature}, low={self.low}, "
-                f"high={self.high}; need areas >= 1, temperature > 0, 0 < low < high < 1"
+                f"high={self.high}, removed={self.removed}; need areas >= 1, temperature > 0, 0 < low < high < 1, "
+                "removed >= 0"
             )
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
@@ -70,8 +73,8 @@ class Ranking:
             kept, removed = (logits[f"ranking {part} {index}"] for part in ("kept", "removed"))
             if self.kind == "probability":
                 total = total + 1 - classifier.log_probability(kept, batch.targets).exp()
-                total = total + classifier.log_probability(removed, batch.targets).exp()
+                total = total + self.removed * classifier.log_probability(removed, batch.targets).exp()
             else:
                 total = total - classifier.log_probability(kept, batch.targets)
-                total = total - classifier.log_complement(removed, batch.targets)
+                total = total - self.removed * classifier.log_complement(removed, batch.targets)
         return total / self.areas
