@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ltx.bench.passes import passes_counted
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints import load
 from ltx.classifier import pick_device
@@ -75,6 +76,12 @@ def measure(config: BenchConfig) -> None:
     def explained() -> None:
         explainer(images)
 
+    seen = {}
+    for name, way in (("at once", at_once), ("no steps", no_steps)):
+        with passes_counted(classifier) as counted:
+            way()
+        seen[name] = counted[0]
+    asked = (seen["at once"] - seen["no steps"]) / steps / len(images)
     ways = {"predicted": predicted, "explained": explained}
     ways |= {"at once": at_once, "one by one": one_by_one, "no steps": no_steps, "floor": floor}
     seconds = take_turns(ways, config.repeats, device)
@@ -95,7 +102,10 @@ def measure(config: BenchConfig) -> None:
         f"  difference of the masks between the two ways: mean {difference.mean():.1e}, largest {difference.max():.1e}"
     )
     print(f"  {1000 * found['floor']:8.1f} ms floor: the classifier, kept and removed, forwards and backwards")
-    print(f"  a step costs {median_ratio(step, seconds['floor']):.2f} x its floor")
+    ratio = median_ratio(step, seconds["floor"])
+    print(
+        f"  a step costs {ratio:.2f} x that floor, {2 * ratio / asked:.2f} x the passes over its {asked:g} composites"
+    )
 
 
 def main(argv: list[str]) -> None:

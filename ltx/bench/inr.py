@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import Tensor
 from ltx.areas import SWEEP, AreaMasks
 from ltx.attribution.extremal import extremal_masks
 from ltx.attribution.inr import fit_inr
+from ltx.bench.passes import passes_counted
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints import load
-from ltx.classifier import Classifier, pick_device
+from ltx.classifier import pick_device
 from ltx.config import ClassifierConfig, option, run
 from ltx.data.image_files import find_images
 from ltx.data.images import load_images
@@ -56,22 +56,6 @@ class BenchConfig:
     continuity: bool = option(True, help="also masks 0.01 larger, which doubles what extremal perturbation takes")
     repeats: int = option(1, help="counted turns, after one that is not; 0 = no times, one run of each for the masks")
     device: str = option("auto", help="auto, cpu, cuda, …")
-
-
-@contextmanager
-def passes_counted(classifier: Classifier) -> Iterator[list[int]]:
-    """Counts the images that the classifier sees; those of an optimiser's steps go backwards too."""
-    seen = [0]
-
-    def count(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen[0] += len(inputs[0])
-
-    first = next(module for module in classifier.model.modules() if not list(module.children()))
-    handle = first.register_forward_pre_hook(count)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def measure(config: BenchConfig) -> None:

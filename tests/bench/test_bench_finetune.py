@@ -1,0 +1,37 @@
+"""`python -m ltx.bench finetune`: a step's composites are counted, beside what the objective asks for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from ltx import Classifier
+from ltx.bench.finetune import BenchConfig, measure
+from ltx.checkpoints import save_checkpoint
+from ltx.config import parse
+from ltx.explainers import UNetExplainer
+
+
+@pytest.mark.parametrize(("ranking", "composites"), [(0.0, 2), (4.0, 4)])
+def test_the_composites_of_a_step_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ranking: float, composites: int
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=5).state_dict(), weights)
+    settings = {"name": "resnet10t", "weights": str(weights), "num_classes": 5, "input_size": 64}
+    config = {
+        "classifier": settings,
+        "explainer": {"name": "unet"},
+        "objective": {"ranking": {"weight": ranking}},
+    }
+    save_checkpoint(tmp_path / "explainer", UNetExplainer(Classifier(**settings)), config, "")
+    options = [f"checkpoint={tmp_path / 'explainer'}", "count=2", "steps=2", "repeats=1", "device=cpu"]
+    measure(parse(BenchConfig, options, "bench", ""))
+    told = capsys.readouterr().out
+    assert re.search(rf"a step costs [\d.]+ x that floor, [\d.]+ x the passes over its {composites} composites", told)
