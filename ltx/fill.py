@@ -28,7 +28,7 @@ class Fill:
     """
 
     def __init__(self, name: str | list[str] = "black", blur_sigma: float = 0.05) -> None:
-        choices = list(FILLS) if name == "random" else [name] if isinstance(name, str) else list(name)
+        choices = list(FILLS) if name == "random" else list(name) if isinstance(name, (list, tuple)) else [name]
         for choice in choices:
             if choice not in FILLS:
                 raise InputError(f"fill={choice!r} is unknown; allowed: {', '.join(FILLS)}, random")

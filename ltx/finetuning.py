@@ -17,7 +17,7 @@ from ltx.checkpoints import load
 from ltx.classifier import Target, Targets, pick_device
 from ltx.config import option
 from ltx.errors import InputError, suggest
-from ltx.explainers.mask_network import MaskNetwork, describe
+from ltx.explainers.mask_network import MaskNetwork, check_size, describe
 from ltx.explanation import Explanation
 from ltx.fill import Fill
 from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
@@ -91,6 +91,11 @@ def finetune(
         raise InputError(
             f"select_by={select_by!r} is unknown; allowed: {', '.join(SELECTIONS)}{suggest(select_by, SELECTIONS)}"
         )
+    if select_by is not None and explainer.takes_areas:
+        raise InputError(f"select_by={select_by} chooses one map; this explainer has one for every area: leave it out")
+    if isinstance(targets, (Tensor, Sequence)) and not isinstance(targets, str) and len(targets) != len(images):
+        raise InputError(f"targets: {len(targets)} classes for {len(images)} images; give one, or one for each image")
+    check_size(explainer.classifier, images)
     lr = learning_rate(explainer, scope) if lr is None else lr
     classifier, fill = explainer.classifier, Fill(fill) if isinstance(fill, str) else fill
     objective = Objective(trained_objective(explainer)) if objective is None else objective
@@ -109,7 +114,9 @@ def finetune(
         copies = Copies(explainer, scope, len(part), found, part, own)
         free = None if allowed is None else allowed[start : start + max_batch]
         maps = _adapt(copies, part, indices, clean, objective, fill, steps, lr, select_by, seed, areas, jitter, free)
-        parts.append(_Adapted(copies, indices, clean, free, maps))
+        # Copies that nobody asks again must not pile up over the parts, nor any copy's gradients.
+        copies.finish()
+        parts.append(_Adapted(copies if explainer.takes_areas else None, indices, clean, free, maps))
     seconds = (time.perf_counter() - begun) / max(1, len(images))
     explainer.train(was_training)
     maps, chosen, whole = (torch.cat([getattr(p, key) for p in parts]) for key in ("maps", "targets", "clean"))
@@ -129,13 +136,14 @@ def finetune(
 class _Adapted:
     """Some images' own copies and what they are asked about."""
 
-    copies: Copies
+    copies: Copies | None
     targets: Tensor
     clean: Tensor
     allowed: Tensor | None
     maps: Tensor
 
     def masks(self, areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+        assert self.copies is not None
         scores = self.copies.scores(self.targets, areas, size)
         return self.copies.explainer.masks(scores, areas, self.allowed, size)
 
@@ -166,7 +174,7 @@ def _adapt(
         scores = copies.scores(targets, asked).float()
         if select is not None and step > 0:
             with torch.no_grad():
-                select(explainer.upsample(scores if asked is None else copies.scores(targets)))
+                select(explainer.masks(scores, allowed=allowed))
             if select.finished:
                 return select.masks
         judged = MaskedBatch(
@@ -297,7 +305,7 @@ class FinetuneConfig:
     target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
     steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
-    lr: float | None = option(None, help="learning rate of AdamW; null = 1e-3, of an inr 3e-4, with scope=all 1e-4")
+    lr: float | None = option(None, help="learning rate of AdamW; null = 1e-3, of a siren 3e-4, with scope=all 1e-4")
     area_weight: float | None = option(None, help="weight of the objective's area term; null = as in training")
     fill: Any = option("black", help="what replaces removed pixels: black, mean, blur, noise, random or a list")
     select_by: str | None = option(

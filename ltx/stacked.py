@@ -43,11 +43,11 @@ class Copies:
         # Under vmap, torch 2.15 returns wrong gradients of normalisation layers for channels-last tensors.
         self.found = tree_map(Tensor.contiguous, found)
         self.images = images.contiguous()
-        self.adapts_trunk = scope == "all"
+        self.adapts_trunk = scope == "all" and explainer.trunk is not None
         adapted = set(explainer.scope(scope))
         every = {**dict(explainer.named_parameters()), **dict(explainer.named_buffers())}
         self.fixed = {name: value.detach().contiguous() for name, value in every.items() if name not in adapted}
-        own = [dict(start.named_parameters()) for start in starts] if starts is not None else []
+        own = [{**dict(start.named_parameters()), **dict(start.named_buffers())} for start in starts or []]
         self.parameters = {
             name: (
                 torch.stack([start[name].detach() for start in own])
@@ -57,6 +57,9 @@ class Copies:
             for name, value in every.items()
             if name in adapted
         }
+        # Random features differ from one start to the next, and are not learned.
+        differ = [name for name in self.fixed if any(not torch.equal(start[name], own[0][name]) for start in own[1:])]
+        self.constants = {name: torch.stack([start[name].detach() for start in own]) for name in differ}
 
     def scores(self, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
         """What the explainer decodes for classes `[B]` (and areas, if it takes them), each image by its own copy."""
@@ -74,7 +77,13 @@ class Copies:
         with sdpa_kernel(SDPBackend.MATH), _ConvolutionAsProduct():
             # As in the classifier's pass: a few images at once stay in a CPU's caches.
             rows = CPU_ROWS if targets.device.type == "cpu" else None
-            return vmap(one, chunk_size=rows)(self.parameters, source, *asked)
+            return vmap(one, chunk_size=rows)({**self.parameters, **self.constants}, source, *asked)
+
+    def finish(self) -> None:
+        """Nothing is learned any more: let go of the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+            parameter.requires_grad_(False)
 
 
 class _ConvolutionAsProduct(TorchFunctionMode):

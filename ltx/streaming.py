@@ -92,10 +92,13 @@ def explain_files(
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if ranks > 1 and save != "maps":
         raise InputError(f"save={save} is for one process; {ranks} processes write save=maps")
+    if not isinstance(target, (int, str, Sequence)) or isinstance(target, bool):
+        raise InputError(f"target={target} is no class; give predicted, an index, a name, or a list with one an image")
     make = _shards if is_shards(images) else _files
     found = finished_maps if save == "maps" else finished
     source = make(images, target, classifier, out, batch_size, fit, workers, rank, ranks, found)
-    _claim(out, (settings or {}) | ({} if save == "pictures" else {"save": save}))
+    asked = target if isinstance(target, (int, str)) else list(target)
+    _claim(out, {"target": asked} | (settings or {}) | ({} if save == "pictures" else {"save": save}), not found(out))
     if source.done:
         print(f"{source.done} of {source.total} images are explained already in {out}")
     with ExitStack() as stack:
@@ -139,7 +142,8 @@ def _files(
     stems = dict(zip(paths, result_stems([str(path) for path in paths], image_root(images)), strict=True))
     done, own = found(out), paths[rank::ranks]
     left = [path for path in own if str(path) not in done]
-    reader = ImageBatches(left, classifier.input_size, batch_size, fit, workers)
+    others = ranks > 1 or len(left) < len(own)
+    reader = ImageBatches(left, classifier.input_size, batch_size, fit, workers, all_may_fail=others)
     batches = (
         _Batch(pixels, [str(p) for p in part], [stems[p] for p in part], [by_path[p] for p in part])
         for part, pixels in reader
@@ -178,10 +182,10 @@ def _shards(
     return _Source(len(reader), min(len(reader), len(done) // ranks), batches, lambda: reader.skipped)
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Write down what determines the results, or check that it is what is written there."""
+def _claim(out: Path, settings: dict[str, Any], empty: bool) -> None:
+    """Write down what determines the results, or check that it is what is written there beside any of them."""
     file = out / SETTINGS
-    if file.is_file():
+    if file.is_file() and not empty:
         former = yaml.safe_load(file.read_text()) or {}
         for key in sorted(former.keys() | settings.keys()):
             if former.get(key) != settings.get(key):

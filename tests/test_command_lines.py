@@ -214,6 +214,26 @@ def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path,
     assert all(line["mask_mean"] == pytest.approx(masks[line["image"]], abs=1e-3) for line in again)
     assert finetune_words(place, *words, "lr=0.01") == 2
     assert "lr=0.001, now 0.01" in capfd.readouterr().err
+    assert finetune_words(place, *words, "target=1") == 2
+    assert "target=predicted, now 1" in capfd.readouterr().err
+
+
+def test_a_repeated_command_skips_what_it_skipped_before(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    (images / "broken.jpg").write_bytes(b"")
+    words = [f"images={images}", f"out={out}"]
+    assert finetune_words(place, *words, "steps=0") == 2, "nothing was readable"
+    Image.open(place / "good" / "0.jpg").save(images / "good.png")
+    for _ in range(2):  # the failed command holds no results, so its settings bind nobody
+        capfd.readouterr()
+        assert finetune_words(place, *words) == 0
+        assert "skipped 1 file" in capfd.readouterr().out
+    for word, told in (("target=null", "target=None is no class"), ("fill=null", "fill=None is unknown")):
+        assert finetune_words(place, *words, word) == 2
+        assert told in capfd.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_there(

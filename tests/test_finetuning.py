@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 import torch
 
@@ -141,12 +145,36 @@ def test_selection_keeps_the_best_step_and_says_so(rule: str):
     [
         ({"select_by": "postive"}, "did you mean positive"),
         ({"steps": -1}, "steps=-1"),
+        ({"targets": [0, 1]}, "2 classes for 1 images"),
         ({"scope": "all"}, "shares"),
     ],
 )
 def test_bad_options(options: dict[str, object], words: str):
     with pytest.raises(InputError, match=words):
         finetune(small(), pictures(1), **options)  # type: ignore[arg-type]
+
+
+def test_images_of_another_size_are_refused():
+    explainer = small()
+    for way in (finetune, type(explainer).explain):
+        with pytest.raises(InputError, match="images of 48x64 pixels; resnet18 takes 64x64"):
+            way(explainer, torch.rand(1, 3, 48, 64))
+
+
+def test_copies_do_not_pile_up_over_the_parts(monkeypatch: pytest.MonkeyPatch):
+    made: list[weakref.ref[Copies]] = []
+    alive: list[int] = []
+    begin = Copies.__init__
+
+    def counted(self: Copies, *args: Any) -> None:
+        gc.collect()
+        alive.append(sum(copies() is not None for copies in made))
+        made.append(weakref.ref(self))
+        begin(self, *args)
+
+    monkeypatch.setattr(Copies, "__init__", counted)
+    finetune(small(), pictures(4), steps=1, max_batch=1)
+    assert max(alive) <= 1, "the one that was made last"
 
 
 def test_the_default_objective_is_the_one_of_the_training():

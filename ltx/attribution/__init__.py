@@ -160,7 +160,7 @@ def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
         arms = get_args(hints[name]) if union else (hints[name],)
         takes_number = int in arms or float in arms
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = value is None if not number else float in arms or value == int(value)
+        fits = value is None if not number else float in arms or isinstance(value, int)
         if takes_number and not (fits and (number or type(None) in arms)):
             raise InputError(f"{method}: {name}={value!r} is no {'number' if float in arms else 'whole number'}")
     return known

@@ -72,8 +72,10 @@ def extremal_masks(
     Raises:
         InputError: an area that is no share of the image, or no steps.
     """
-    if steps < 1 or not areas or not all(0 < area < 1 for area in areas):
-        raise InputError(f"areas={list(areas)}, steps={steps}; give areas between 0 and 1, and at least one step")
+    listed = list(areas) if isinstance(areas, Sequence) and not isinstance(areas, str) else [areas]
+    if steps < 1 or not listed or not all(isinstance(area, (int, float)) and 0 < area < 1 for area in listed):
+        raise InputError(f"areas={areas}, steps={steps}; give areas between 0 and 1, and at least one step")
+    areas = [float(area) for area in listed]  # type: ignore[arg-type]
     chosen = explained_classes(classifier, images, targets, max_batch)
     group = max(1, max_batch // len(areas))
     found = [

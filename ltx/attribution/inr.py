@@ -110,6 +110,7 @@ def fit_inr(
     Returns:
         An `Explanation` whose `by_area` answers for any area.
     """
+    sampling = AreaSampling(areas)
     return finetune(
         fresh_inr(classifier, nested, seed),
         images,
@@ -121,7 +122,7 @@ def fit_inr(
         seed=seed,
         max_batch=max(1, max_batch // areas),
         names=names,
-        areas=AreaSampling(areas),
+        areas=sampling,
         jitter=jitter,
         allowed=allowed,
     )

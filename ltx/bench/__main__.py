@@ -12,7 +12,7 @@ from ltx.errors import suggest
 NAMES = sorted(
     module.name
     for module in pkgutil.iter_modules([str(Path(__file__).parent)])
-    if module.name not in ("__main__", "timing")
+    if module.name not in ("__main__", "passes", "timing")
 )
 
 

@@ -43,6 +43,8 @@ FORWARDS = 20  # for each image: clean, 9 highest first, 9 lowest first, 1 under
 
 def measure(config: BenchConfig) -> None:
     """Print seconds per image of the suite, its floor and Quantus, their ratios, and the memory they take."""
+    if min(config.count, config.repeats) < 1:
+        raise InputError("count and repeats must be positive")
     device = pick_device(config.device)
     classifier = config.classifier.build().to(device)
     max_batch = config.max_batch or default_max_batch(device)

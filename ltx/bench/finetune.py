@@ -14,6 +14,7 @@ from ltx.classifier import pick_device
 from ltx.config import ClassifierConfig, option, run
 from ltx.data.image_files import find_images
 from ltx.data.images import load_images
+from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig
 from ltx.finetuning import finetune
 from ltx.objectives.terms import CPU_ROWS
@@ -37,6 +38,8 @@ class BenchConfig:
 
 def measure(config: BenchConfig) -> None:
     """Print mask ÷ prediction, the time of both ways to finetune, their ratio and difference, and step ÷ floor."""
+    if min(config.count, config.steps, config.repeats) < 1:
+        raise InputError("count, steps and repeats must be positive")
     device = pick_device(config.device)
     if config.checkpoint is None:
         torch.manual_seed(0)

@@ -83,6 +83,9 @@ def report_mosaics(explainer: MaskNetwork, images: Tensor, config: BenchConfig) 
     """Ask about either photograph of mosaics side by side; print the share of the mask in that photograph's half."""
     classifier = explainer.classifier
     predicted = torch.cat([classifier(part).argmax(1) for part in images.split(config.batch_size)]).cpu()
+    if len(predicted.unique()) < 2:
+        print("no mosaics: they take photographs of two predicted classes")
+        return
     generator = torch.Generator().manual_seed(config.seed)
     pairs: list[tuple[int, int]] = []
     while len(pairs) < config.mosaics:

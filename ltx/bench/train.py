@@ -11,6 +11,7 @@ import torch
 from ltx.bench.timing import medians, take_turns
 from ltx.classifier import pick_device
 from ltx.config import ClassifierConfig, option, run
+from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
@@ -35,6 +36,8 @@ class BenchConfig:
 
 def measure(config: BenchConfig) -> None:
     """Print the seconds of a whole step, of each part alone, and step ÷ sum of the parts."""
+    if min(config.batch_size, config.repeats) < 1:
+        raise InputError("batch_size and repeats must be positive")
     device = pick_device(config.device)
     classifier = config.classifier.build().to(device)
     torch.manual_seed(0)

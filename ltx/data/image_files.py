@@ -45,6 +45,10 @@ def find_images(spec: Spec) -> list[Path]:
     Raises:
         InputError: nothing is there, or no image in it.
     """
+    if isinstance(spec, int) and not isinstance(spec, bool):  # a folder whose name is a number, as YAML reads it
+        spec = str(spec)
+    if not isinstance(spec, (str, Path, Sequence)):
+        raise InputError(f"images={spec}; give a file, folder, glob, .csv listing or 'scikit-image', or a list of them")
     parts = [spec] if isinstance(spec, (str, Path)) else list(spec)
     if not parts:
         raise InputError("images is an empty list; give a file, folder, glob, .csv listing or 'scikit-image'")
@@ -59,7 +63,7 @@ def find_images(spec: Spec) -> list[Path]:
 def image_root(spec: Spec) -> Path:
     """The folder below which the images of `spec` keep their sub-folders: the deepest that holds them all."""
     roots = []
-    for part in map(str, [spec] if isinstance(spec, (str, Path)) else spec):
+    for part in map(str, [spec] if isinstance(spec, (str, Path, int)) else spec):
         path = Path(part)
         if part == "scikit-image":
             path = _scikit_image_folder()

@@ -128,8 +128,10 @@ def resize(image: Image.Image, size: int | tuple[int, int], mode: Fit = "squash"
     box = (0.0, 0.0, float(image.width), float(image.height))
     if mode == "centre":
         scale = min(image.width / width, image.height / height)
-        left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-        box = (left, top, left + scale * width, top + scale * height)
+        # Rounding may put the part a hair outside the picture, which Pillow refuses.
+        wide, high = min(image.width, scale * width), min(image.height, scale * height)
+        left, top = (image.width - wide) / 2, (image.height - high) / 2
+        box = (left, top, min(image.width, left + wide), min(image.height, top + high))
     return to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
@@ -174,6 +176,7 @@ class ImageBatches:
         size: side, or height and width.
         mode: see `resize`.
         workers: reading threads; None = one a core, 8 at most.
+        all_may_fail: not one readable file is no error: others were read before, or are read elsewhere.
 
     Raises:
         InputError: while iterating, at the end, if not one file could be read.
@@ -186,6 +189,7 @@ class ImageBatches:
         batch_size: int,
         mode: Fit = "squash",
         workers: int | None = None,
+        all_may_fail: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}; give 1 or more")
@@ -194,6 +198,7 @@ class ImageBatches:
         self.batch_size = batch_size
         self.mode: Fit = mode
         self.workers = workers or default_workers()
+        self.all_may_fail = all_may_fail
         self.skipped = Skipped()
 
     def __iter__(self) -> Iterator[tuple[list[Path], Tensor]]:
@@ -208,7 +213,7 @@ class ImageBatches:
                 names, pixels = [], []
         if names:
             yield names, torch.stack(pixels).float().div_(255)
-        if self.paths and len(self.skipped) == len(self.paths):
+        if self.paths and len(self.skipped) == len(self.paths) and not self.all_may_fail:
             raise InputError(f"none of the {len(self.paths)} images can be read; {self.skipped.summary(3)}")
 
     def _read(self) -> Iterator[tuple[Path, Tensor]]:

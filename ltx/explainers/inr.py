@@ -21,7 +21,8 @@ AREA_SCALE = 0.1
 """The area's coordinate spans ±0.1, where the places span ±1: masks should change slowly with it."""
 
 AT_ONCE = 128 * 128
-"""Points in one pass of the layers: modulation alone holds 10 KB for each, 2.7 GB for the pixels of 512 x 512."""
+"""Points, of all images and areas, in one pass of the layers without gradients: modulation alone holds 10 KB for each,
+2.7 GB for the pixels of one picture of 512 x 512."""
 
 MAP_AREAS = tuple(0.02 * 40 ** (step / 15) for step in range(16))
 """0.02 to 0.8 in equal ratios: one map of importance is the mean of the masks of these areas."""
@@ -155,8 +156,10 @@ class INRExplainer(MaskNetwork):
         height, width = size or ((self.points,) * 2 if self.points is not None else self.classifier.input_size)
         places = self._places(areas[:, :1] if self.nested else areas, height, width)
         code = self._code(found, targets, height, width)
-        parts = [None] * math.ceil(height * width / AT_ONCE) if code is None else code.split(AT_ONCE, 2)
-        rows = zip(places.split(AT_ONCE, 2), parts, strict=True)
+        # With gradients every part's activations stay, however small it is.
+        at_once = height * width if torch.is_grad_enabled() else max(1, AT_ONCE // places[..., 0, 0].numel())
+        parts = [None] * math.ceil(height * width / at_once) if code is None else code.split(at_once, 2)
+        rows = zip(places.split(at_once, 2), parts, strict=True)
         scores = torch.cat([self._scores(place, part) for place, part in rows], -1).float()
         if self.amortised and self.evidence is not None:
             evidence = self.skip(self.evidence(found.final, targets))

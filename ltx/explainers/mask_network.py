@@ -175,6 +175,7 @@ class MaskNetwork(nn.Module):
             fill: what stands where pixels are removed in the two composites.
             names: one a picture, for the result.
         """
+        check_size(self.classifier, images)
         was_training = self.training
         self.eval()
         begun = time.perf_counter()
@@ -191,6 +192,17 @@ class MaskNetwork(nn.Module):
 
         answers = ask if self.takes_areas else None
         return describe(self.classifier, images, maps, indices, logits, fill, names, self.method, 0, seconds, answers)
+
+
+def check_size(classifier: Classifier, images: Tensor) -> None:
+    """Masks are written at the classifier's input size, and meet images `[B, 3, H, W]` there.
+
+    Raises:
+        InputError: the images have another size.
+    """
+    if tuple(images.shape[-2:]) != tuple(classifier.input_size):
+        given, wanted = ("x".join(map(str, size)) for size in (images.shape[-2:], classifier.input_size))
+        raise InputError(f"images of {given} pixels; {classifier.name} takes {wanted}: resize them")
 
 
 @torch.no_grad()

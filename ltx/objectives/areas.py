@@ -84,6 +84,8 @@ def draw_jitter(shift: int, generator: torch.Generator) -> Callable[[Tensor], Te
 
     def move(composites: Tensor) -> Tensor:
         height, width = composites.shape[-2:]
+        if shift >= min(height, width):
+            raise InputError(f"jitter={shift} moves pictures of {width}x{height} out of sight; give less")
         composites = composites.flip(3) if draws[0] < 0.5 else composites
         padded = F.pad(composites, (shift,) * 4, mode="reflect")
         return padded[..., down : down + height, across : across + width]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltx import Classifier, InputError
+from ltx import Classifier, InputError, attribute
 from ltx.attribution.extremal import SmoothMaximum, blended, blur_pyramid, extremal_masks, extremal_perturbation
 
 
@@ -76,7 +76,27 @@ def test_the_visible_area_is_the_one_asked_for_and_the_rectangle_is_found():
     assert torch.allclose(maps, again.sum(1, keepdim=True))
 
 
-@pytest.mark.parametrize("options", [{"areas": (0.1, 1.0)}, {"areas": ()}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "options", [{"areas": (0.1, 1.0)}, {"areas": ()}, {"areas": ["a"]}, {"areas": "0.1"}, {"areas": 2}, {"steps": 0}]
+)
 def test_bad_options(options: dict[str, object]):
     with pytest.raises(InputError, match="give areas between 0 and 1"):
         extremal_perturbation(Classifier(Inside(), input_size=32), torch.zeros(1, 3, 32, 32), **options)  # type: ignore[arg-type]
+
+
+def test_one_area_needs_no_list():
+    masks = extremal_masks(Classifier(Inside(), input_size=32), torch.rand(1, 3, 32, 32), areas=0.2, steps=1)  # type: ignore[arg-type]
+    assert masks.shape == (1, 1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"areas": 0}, "count=0"),
+        ({"jitter": 32}, "jitter=32 moves pictures of 32x32"),
+        ({"steps": 1.0}, "whole number"),
+    ],
+)
+def test_bad_options_of_a_fitted_inr(options: dict[str, object], words: str):
+    with pytest.raises(InputError, match=words):
+        attribute("inr", Classifier(Inside(), input_size=32), torch.rand(1, 3, 32, 32), 0, **options)

@@ -95,6 +95,15 @@ def test_nothing_there(spec: str) -> None:
         find_images(spec)
 
 
+def test_a_folder_whose_name_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "2012" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert find_images(2012) == [Path("2012/a.png")]  # type: ignore[arg-type]
+    for spec in (None, True, 1.5):
+        with pytest.raises(InputError, match="give a file, folder, glob"):
+            find_images(spec)  # type: ignore[arg-type]
+
+
 def test_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InputError, match=f"{tmp_path} holds no image"):
@@ -195,6 +204,11 @@ def test_squash_keeps_everything_and_centre_keeps_the_aspect_ratio() -> None:
     assert share == pytest.approx(1 / 3, abs=0.02)
     with pytest.raises(InputError, match="squash, centre"):
         resize(image, 9, "center")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "side"), [((1600, 900), 224), ((58, 65), 224), ((62, 69), 240), ((500, 333), 380)])
+def test_centre_stays_inside_the_picture_whatever_rounding_does(size: tuple[int, int], side: int) -> None:
+    assert resize(Image.new("RGB", size, "white"), side, "centre").eq(255).all()
 
 
 # -- files that cannot be read -------------------------------------------------------------------------------------

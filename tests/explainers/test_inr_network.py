@@ -277,6 +277,18 @@ def test_many_at_once_equal_one_by_one(settings: dict[str, object], trunk: str):
     assert float((together.maps - explainer(images, torch.arange(3))).detach().abs().max()) > 0.02
 
 
+def test_random_features_of_several_starts_stay_with_their_start():
+    images = checkered(3)
+    classifier = Classifier(Rectangles((4, 4, 20, 20)), input_size=32)
+    starts = [small(classifier, seed=seed, variant="fourier") for seed in range(3)]
+    together = finetune(starts[0], images, 0, steps=0, starts=starts).maps
+    for start, image, found in zip(starts, images, together, strict=True):
+        alone = finetune(start, image[None], 0, steps=0).maps[0]
+        assert torch.allclose(found, alone, atol=1e-5)
+    with pytest.raises(InputError, match="one for every area"):
+        finetune(starts[0], images, 0, steps=1, select_by="positive")
+
+
 def test_pixels_that_are_not_allowed_stay_out_of_every_mask():
     explainer, images = amortised(), pictures(2)
     allowed = torch.ones(2, 1, 64, 64)
