@@ -211,6 +211,7 @@ def test_mosaics(place: Path, tmp_path: Path, monkeypatch):
     assert scores["n"] == 5
     assert scores["target"] == "the class of one cell"
     assert scores["methods"]["constant"]["GridPG"]["mean"] == pytest.approx(25.0)
+    assert scores["methods"]["constant"]["GridAP"]["mean"] == pytest.approx(25.0)
 
 
 # -- interruptions and ranks ---------------------------------------------------------------------------------------

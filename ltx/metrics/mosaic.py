@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError
-from ltx.metrics.localisation import positive_share
+from ltx.metrics.localisation import average_precision, positive_share
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
@@ -79,7 +79,7 @@ class MosaicProtocol(Protocol):
     name = "mosaic"
 
     def metrics(self) -> list[PerImageMetric]:
-        return [GridPointing()]
+        return [GridPointing(), GridAveragePrecision()]
 
     def measure(
         self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
@@ -102,3 +102,22 @@ class GridPointing(PerImageMetric):
     def update(self, maps: Tensor, cells: Tensor) -> None:
         """Add maps `[B, 1, H, W]` and the target's cell `[B]`, counted row by row."""
         self.append(100 * positive_share(maps, cell_masks(cells, *maps.shape[-2:])))
+
+
+class GridAveragePrecision(PerImageMetric):
+    """Average precision of the map as a classifier of the target cell's pixels, %; 25 for a map that knows nothing.
+
+    It reads the map's order alone. The share of its positive part also depends on where its zero lies: a mask in
+    [0, 1] keeps a little everywhere, a map of signed evidence next to nothing, and neither says what is found first.
+    """
+
+    name = "GridAP"
+    meaning = "average precision of the map's order for the target's cell of a 2x2 mosaic, %"
+    protocol = "mosaic"
+    citation = "the average precision of segmentation on the grid of Böhle et al., CVPR 2021"
+    higher_is_better = True
+
+    def update(self, maps: Tensor, cells: Tensor) -> None:
+        """Add maps `[B, 1, H, W]` and the target's cell `[B]`, counted row by row."""
+        inside = cell_masks(cells, *maps.shape[-2:])
+        self.append(100 * average_precision(maps.flatten(1), inside.flatten(1)))

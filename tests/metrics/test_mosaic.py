@@ -1,10 +1,10 @@
-"""Mosaics: how they are drawn and put together, and the grid pointing game on them."""
+"""Mosaics: how they are drawn and put together, and what is measured on them."""
 
 import pytest
 import torch
 
 from ltx import InputError
-from ltx.metrics.mosaic import GridPointing, assemble, cell_masks, plan_mosaics
+from ltx.metrics.mosaic import GridAveragePrecision, GridPointing, assemble, cell_masks, plan_mosaics
 
 
 def test_classes_differ_and_the_seed_decides():
@@ -41,3 +41,21 @@ def test_grid_pointing_by_hand():
     metric = GridPointing()
     metric.update(maps=maps, cells=torch.tensor([2, 0, 1]))
     assert metric.scores(metric.all_rows()).tolist() == pytest.approx([75.0, 25.0, 25.0])
+
+
+def test_grid_average_precision_by_hand():
+    maps = torch.zeros(3, 1, 4, 4)
+    maps[0, 0, :2, :2] = torch.tensor([[4.0, 3.0], [2.0, 1.0]])  # all of the target's cell, before anything else
+    maps[1, 0, 0, 3], maps[1, 0, 3, 0] = 2.0, 1.0  # first another cell, then the target's, then the other 14 as one
+    metric = GridAveragePrecision()
+    metric.update(maps=maps, cells=torch.tensor([0, 2, 1]))
+    expected = [100.0, 100 * (1 / 2 + 3 * 4 / 16) / 4, 25.0]
+    assert metric.scores(metric.all_rows()).tolist() == pytest.approx(expected)
+
+
+def test_only_the_order_decides_the_grid_average_precision():
+    maps, cells = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    metric, shifted = GridAveragePrecision(), GridAveragePrecision()
+    metric.update(maps=maps, cells=cells)
+    shifted.update(maps=(4 * maps - 2).exp() - 1, cells=cells)
+    assert torch.equal(metric.all_rows(), shifted.all_rows())
