@@ -311,16 +311,20 @@ def _class_names(names: Sequence[str] | str | Path | None, count: int) -> list[s
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` = a GPU where there is one, under torchrun each process its own.
+    """The device of that name; `auto` = a GPU where there is one.
+
+    Under torchrun `auto` and `cuda` are each process's own GPU.
 
     Raises:
         InputError: no such device here.
     """
     if name == "auto":
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        return torch.device(f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from error
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return device

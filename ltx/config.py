@@ -10,7 +10,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -40,6 +40,33 @@ def option(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_arguments(owner: str, function: Callable[..., Any], allowed: Iterable[str], given: Mapping[str, Any]) -> None:
+    """Check options that a user gave by name to a function, where their types say numbers.
+
+    Args:
+        owner: what the user calls the function.
+        function: its annotations say which arguments are numbers.
+        allowed: the names of those that a user may give.
+
+    Raises:
+        InputError: an unknown name, or no number where one belongs.
+    """
+    allowed = list(allowed)
+    hints = typing.get_type_hints(getattr(function, "func", function))
+    for name, value in given.items():
+        if name not in allowed:
+            listed = ", ".join(allowed) or "none"
+            raise InputError(f"{owner} has no option {name!r}{suggest(name, allowed)}; it has: {listed}")
+        arms = _arms(hints[name])
+        if not arms <= {int, float, types.NoneType}:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = (float in arms or isinstance(value, int)) if number else value is None and types.NoneType in arms
+        if not fits:
+            kind = "number" if float in arms else "whole number"
+            raise InputError(f"{owner}: {name}={value!r} is no {kind}")
 
 
 @dataclasses.dataclass

@@ -81,7 +81,7 @@ def finetune(
         starts: networks that the copies start from, one an image; None = the explainer itself.
 
     Raises:
-        InputError: unknown scope or rule, negative steps, or a loss that is not finite.
+        InputError: unknown scope, rule or fill, negative steps, no learning rate, or a loss that is not finite.
     """
     if steps < 0 or max_batch < 1 or jitter < 0:
         raise InputError(
@@ -97,7 +97,9 @@ def finetune(
         raise InputError(f"targets: {len(targets)} classes for {len(images)} images; give one, or one for each image")
     check_size(explainer.classifier, images)
     lr = learning_rate(explainer, scope) if lr is None else lr
-    classifier, fill = explainer.classifier, Fill(fill) if isinstance(fill, str) else fill
+    if lr <= 0:
+        raise InputError(f"lr={lr}; give a positive learning rate")
+    classifier, fill = explainer.classifier, fill if isinstance(fill, Fill) else Fill(fill)
     objective = Objective(trained_objective(explainer)) if objective is None else objective
     was_training = explainer.training
     explainer.eval()

@@ -131,8 +131,7 @@ def _files(
     ranks: int,
     found: Callable[[Path], set[str]],
 ) -> _Source:
-    place = out.resolve()  # a repeated run must not explain its own pictures
-    paths = [path for path in find_images(images) if place not in path.resolve().parents]
+    paths = find_images(images, out)
     asked: list[Target] = [target] * len(paths) if isinstance(target, (int, str)) else list(target)
     if len(asked) != len(paths):
         raise InputError(f"target lists {len(asked)} classes for {len(paths)} images; give one, or one for each image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -186,15 +187,59 @@ def test_localisation_and_its_upper_bound(place: Path, tmp_path: Path):
     assert [int(row["target"]) for row in rows[::2]] == [0, 1, 2, 3, 0, 1]
 
 
+def test_results_and_masks_in_the_folder_of_the_photographs_are_not_evaluated(place: Path, tmp_path: Path):
+    shutil.copytree(place / "images", tmp_path / "images")
+    shutil.copytree(place / "masks", tmp_path / "images/masks")
+    config = settings(tmp_path, tmp_path / "images/results", classifier=small_classifier(place), gallery=1, limit=None)
+    config = replace(config, protocol="localisation", masks=str(tmp_path / "images/masks"))
+    first = evaluate(config)
+    assert (first["n"], first["skipped"]) == (6, 0)
+    assert (tmp_path / "images/results/gallery.png").is_file()
+    assert evaluate(config) == first
+    with pytest.raises(InputError, match="are the masks of masks="):
+        build(replace(config, images=str(tmp_path / "images/masks")))
+    with pytest.raises(InputError, match="is where the images are; choose another folder for the results"):
+        build(replace(config, out=str(tmp_path)))
+
+
+def test_what_jpeg_leaves_beside_an_edge_is_no_object(tmp_path: Path):
+    mask = np.zeros((200, 200), np.uint8)
+    mask[60:140, 60:140] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=90)
+    assert read_masks(tmp_path / "mask.jpg", (200, 200), (200, 200))[0].sum() == 80 * 80
+
+
+def test_an_object_that_vanishes_at_the_classifiers_size_is_named(tmp_path: Path):
+    mask = np.zeros((400, 400), np.uint8)
+    mask[0, 0] = 255  # the nearest of 40 columns is at 5
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="no pixel left at 40x40"):
+        read_masks(tmp_path / "mask.png", (400, 400), (40, 40))
+
+
+def test_max_batch_bounds_explainers_too(place: Path, tmp_path: Path, monkeypatch):
+    sizes, call = [], Classifier.logits_and_features
+
+    def counted(self, images, stages):
+        sizes.append(len(images))
+        return call(self, images, stages)
+
+    monkeypatch.setattr(Classifier, "logits_and_features", counted)
+    path = place / "checkpoint"
+    methods = [f"plain=ltx:{path}", f"tuned=ltx:{path}@steps=1"]
+    evaluate(settings(place, tmp_path, methods=methods, batch_size=4, max_batch=2, limit=4, gallery=0))
+    assert sizes == [2, 2, 2, 2]
+
+
 def test_the_tolerance_is_fifteen_pixels_of_the_original(tmp_path: Path):
     mask = np.zeros((100, 200), np.uint8)
-    mask[40:60, 100] = 1
+    mask[40:60, 102] = 1
     Image.fromarray(mask * 255).save(tmp_path / "mask.png")
     objects, near = read_masks(tmp_path / "mask.png", (200, 100), (50, 50))  # rows halve, columns shrink to a quarter
     assert objects.shape == near.shape == (1, 50, 50)
     columns = near[0, 25].nonzero().flatten()
-    # Column c stands for the original column 4c + 2, which is near from 85 to 115.
-    assert (columns.min().item(), columns.max().item()) == (21, 28)
+    # Column c stands for the original column 4c + 2, which is near from 87 to 117.
+    assert (columns.min().item(), columns.max().item()) == (22, 28)
     with pytest.raises(InputError, match="is 200x100 and its picture 100x200"):
         read_masks(tmp_path / "mask.png", (100, 200), (50, 50))
 
@@ -336,6 +381,12 @@ def test_a_nan_map_is_refused_with_method_and_image(place: Path, tmp_path: Path,
         ({"methods": ["gradcam", "gradcam"]}, "twice"),
         ({"methods": ["gradcam@layr=2"]}, "no option 'layr'"),
         ({"methods": ["random@seed=2"]}, "no option 'seed'"),
+        ({"methods": ["integrated_gradients@steps=half"]}, "steps='half' is no whole number"),
+        ({"methods": ["PLACE@steps=five"]}, "steps='five' is no whole number"),
+        ({"methods": ["PLACE@steps=2@lr=fast"]}, "lr='fast' is no number"),
+        ({"methods": ["PLACE@select_by=positive"]}, "options take steps, as @steps=25"),
+        ({"protocol": "mosaic", "target": "3"}, "target=3 does not go with protocol=mosaic"),
+        ({"seed": -1}, "seed=-1; give 0 or more"),
         ({"methods": ["ltx:/nowhere"]}, "/nowhere holds no explainer.safetensors"),
         ({"methods": ["gae"]}, "none of them works here"),
         ({"images": "/nowhere"}, "/nowhere does not exist"),
@@ -346,6 +397,8 @@ def test_a_nan_map_is_refused_with_method_and_image(place: Path, tmp_path: Path,
     ],
 )
 def test_one_line_for_each_mistake(place: Path, tmp_path: Path, changes, text):
+    if "methods" in changes:
+        changes = {"methods": [name.replace("PLACE", f"ltx:{place}/checkpoint") for name in changes["methods"]]}
     with pytest.raises(InputError, match=text) as error:
         build(settings(place, tmp_path, **changes))
     assert "\n" not in str(error.value)

@@ -9,8 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,10 +27,11 @@ from ltx.attribution.iia import iia
 from ltx.attribution.inr import inr
 from ltx.attribution.integrated_gradients import integrated_gradients
 from ltx.attribution.layercam import layercam
-from ltx.attribution.layers import feature_layers
+from ltx.attribution.layers import chosen_layers
 from ltx.attribution.occlusion import occlusion
 from ltx.attribution.rise import rise
 from ltx.classifier import Classifier, Targets
+from ltx.config import check_arguments
 from ltx.errors import InputError, suggest
 
 Needs = Literal["pixels", "attention", "features", "attention or features"]
@@ -54,15 +54,16 @@ class Method:
     needs: Needs
     layers: int = 1
 
-    def refusal(self, classifier: Classifier) -> str:
-        """Why the method does not work on this classifier, or an empty string."""
+    def refusal(self, classifier: Classifier, options: Mapping[str, Any] | None = None) -> str:
+        """Why the method does not work on this classifier (with these options, its layers named, say), or ''."""
         if "attention" in self.needs and has_attention(classifier):
             return ""
         if self.needs == "attention":
             return attention_refusal(classifier)
         if "features" in self.needs:
+            named = dict(options or {})
             try:
-                feature_layers(classifier, self.layers)
+                chosen_layers(classifier, named.get("layers", named.get("layer")), self.layers)
             except InputError as error:
                 return str(error)
         return ""
@@ -151,18 +152,7 @@ def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if method not in METHODS:
         raise InputError(f"method={method!r} is unknown{suggest(method, METHODS)}; allowed: {', '.join(METHODS)}")
     known = METHODS[method].options()
-    hints = get_type_hints(getattr(METHODS[method].function, "func", METHODS[method].function))
-    for name, value in options.items():
-        if name not in known:
-            listed = ", ".join(known) or "none"
-            raise InputError(f"{method} has no option {name!r}{suggest(name, known)}; it has: {listed}")
-        union = get_origin(hints[name]) in (Union, UnionType)
-        arms = get_args(hints[name]) if union else (hints[name],)
-        takes_number = int in arms or float in arms
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = value is None if not number else float in arms or isinstance(value, int)
-        if takes_number and not (fits and (number or type(None) in arms)):
-            raise InputError(f"{method}: {name}={value!r} is no {'number' if float in arms else 'whole number'}")
+    check_arguments(method, METHODS[method].function, known, options)
     return known
 
 

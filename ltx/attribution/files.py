@@ -50,7 +50,7 @@ def attribute_files(config: AttributeConfig) -> None:
     """
     check_options(config.method, config.options)
     classifier = config.classifier.build().to(pick_device(config.device))
-    refusal = METHODS[config.method].refusal(classifier)
+    refusal = METHODS[config.method].refusal(classifier, config.options)
     if refusal:
         raise refuse(classifier, f"method={config.method} does not work: {refusal}")
 

@@ -9,7 +9,7 @@ from ltx.classifier import Classifier
 
 
 def gradcam(
-    classifier: Classifier, images: Tensor, targets: Tensor | None = None, *, layer: str | None = None
+    classifier: Classifier, images: Tensor, targets: Tensor | None = None, *, layer: str | int | None = None
 ) -> Tensor:
     """`relu(Σ_c w_c A_c)`, `w_c` the mean over positions of `∂f_y/∂A_c`.
 

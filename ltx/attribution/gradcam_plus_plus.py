@@ -9,7 +9,7 @@ from ltx.classifier import Classifier
 
 
 def gradcam_plus_plus(
-    classifier: Classifier, images: Tensor, targets: Tensor | None = None, *, layer: str | None = None
+    classifier: Classifier, images: Tensor, targets: Tensor | None = None, *, layer: str | int | None = None
 ) -> Tensor:
     """`relu(Σ_c w_c A_c)`, `w_c = Σ_ij α relu(g)`, `α = g² / (2 g² + g³ Σ_ab A)` (their eq. 19, for `Y = exp(f_y)`).
 

@@ -6,7 +6,8 @@ the last layer, IIA3 over the layer before it too.
 
 - Feature maps: `r` is the minimum of each channel over positions, `q = v ∘ ∂f_y/∂v`, mean over channels.
 - Vision transformers: the representations are attention matrices, `r = 0`, `q` is Gradient Rollout at the interpolant;
-  of both only the rows that the head reads are needed. `u^L` is averaged over heads.
+  of both only the rows that the head reads are needed, and of their product the mean of those. `u^L` is averaged over
+  heads.
 
 `variant="paper"` takes each integral by the trapezoid rule. `variant="released"` is IIA2 as the authors' code computes
 it: the input goes from zero in *normalised* space; for feature maps the reference is the activation itself, which
@@ -35,6 +36,9 @@ from ltx.errors import InputError
 
 Variant = Literal["paper", "released"]
 
+KEPT_POINTS = 16
+"""Of a vision transformer, matrices are kept for `max_batch` times so many (inner point, row) pairs, at most."""
+
 
 def iia(
     classifier: Classifier,
@@ -44,7 +48,7 @@ def iia(
     depth: int = 2,
     variant: Variant = "paper",
     steps: int | None = None,
-    layers: Sequence[str | int] | None = None,
+    layers: Sequence[str | int] | str | int | None = None,
     tolerance: float = 1e-3,
     max_batch: int = 64,
 ) -> Tensor:
@@ -77,8 +81,7 @@ def iia(
         if variant == "released":
             return _released_attention(classifier, images, chosen, blocks, steps or 5, tolerance, max_batch)
         return _paper_attention(classifier, images, chosen, blocks, steps or 10, tolerance, max_batch)
-    names = None if layers is None else [str(layer) for layer in layers]
-    found = chosen_layers(classifier, names, depth - 1)
+    found = chosen_layers(classifier, layers, depth - 1)
     if variant == "released":
         return _released_features(classifier, images, chosen, found[0], steps or 10, max_batch)
     return _paper_features(classifier, images, chosen, found, steps or 10, max_batch)
@@ -93,7 +96,9 @@ def _paper_attention(
     grid = trapezoid(steps)
     inner = list(product(grid, repeat=len(blocks)))
     total: Tensor | None = None
-    for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
+    # Of every inner point something is kept for each row until the path is done.
+    together = max(1, min(rows, KEPT_POINTS * rows // len(inner)))
+    for part in _path_rows(images, black(images), [a for a, _ in grid], together):
         path = path_gradients(
             classifier,
             part.images,
@@ -104,13 +109,15 @@ def _paper_attention(
             tolerance,
         )
         outer = torch.tensor([grid[i][1] for i in part.point], device=images.device)
+        read = path.start.nonzero()[:, 0]
         for k, relevances in enumerate(path.points()):
             weight = outer
             for _, w in inner[k]:
                 weight = weight * w
-            shown = torch.einsum("n,snm->sm", path.start, path.attention[k])
-            tokens = weight[:, None] * shown * roll_out(relevances, path.start)
-            total = _add(total, part.image, tokens, len(images))
+            # Row by row: where the head reads several tokens, a mean of products is not the product of means.
+            carried = roll_out(relevances, torch.eye(len(path.start), device=images.device)[read])
+            tokens = torch.einsum("r,srn,srn->sn", path.start[read], path.attention[k][:, read], carried)
+            total = _add(total, part.image, weight[:, None] * tokens, len(images))
     assert total is not None
     return patch_map(classifier, total, images)
 
@@ -132,12 +139,13 @@ def _released_attention(
     return patch_map(classifier, roll_out([total for total in totals if total is not None], start), images)
 
 
-def _blocks(classifier: Classifier, layers: Sequence[str | int] | None, count: int) -> list[int]:
+def _blocks(classifier: Classifier, layers: Sequence[str | int] | str | int | None, count: int) -> list[int]:
     depth = len(attention_layers(classifier))
     if layers is None:
         if depth < count:
             raise InputError(f"{classifier.name} has {depth} blocks, {count} are needed")
         return list(range(depth - count, depth))
+    layers = [layers] if isinstance(layers, (str, int)) else layers
     numbers = [int(str(layer).removeprefix("blocks.")) if _is_block(layer) else -1 for layer in layers]
     if len(numbers) != count or sorted(set(numbers)) != numbers or not all(0 <= n < depth for n in numbers):
         raise InputError(f"layers={list(layers)}; give {count} ascending block numbers from 0 to {depth - 1}")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ltx.attribution.target import explained_classes
 from ltx.classifier import Classifier
+from ltx.errors import InputError
 
 
 def integrated_gradients(
@@ -29,7 +30,12 @@ def integrated_gradients(
 
     Returns:
         `[B, 1, H, W]`.
+
+    Raises:
+        InputError: no steps.
     """
+    if steps < 1:
+        raise InputError(f"steps={steps}; give at least one node")
     from captum.attr import IntegratedGradients  # slow to import, and needed by few
 
     chosen = explained_classes(classifier, images, targets, max_batch)

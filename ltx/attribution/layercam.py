@@ -9,7 +9,7 @@ from ltx.classifier import Classifier
 
 
 def layercam(
-    classifier: Classifier, images: Tensor, targets: Tensor | None = None, *, layer: str | None = None
+    classifier: Classifier, images: Tensor, targets: Tensor | None = None, *, layer: str | int | None = None
 ) -> Tensor:
     """`relu(Σ_c relu(∂f_y/∂A_c) ∘ A_c)`: Grad-CAM with a weight for each position.
 

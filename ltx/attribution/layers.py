@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,7 +120,9 @@ def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]
     return found
 
 
-def chosen_layers(classifier: Classifier, layers: list[str] | str | None, count: int) -> list[FeatureLayer]:
+def chosen_layers(
+    classifier: Classifier, layers: Sequence[str | int] | str | int | None, count: int
+) -> list[FeatureLayer]:
     """The user's `layers`, or the last `count` of the model.
 
     Raises:
@@ -127,7 +130,7 @@ def chosen_layers(classifier: Classifier, layers: list[str] | str | None, count:
     """
     if layers is None:
         return feature_layers(classifier, count)
-    names = [layers] if isinstance(layers, str) else list(layers)
+    names = [str(layer) for layer in ([layers] if isinstance(layers, (str, int)) else layers)]
     if len(names) != count:
         raise InputError(f"layers={names} are {len(names)}; this method takes {count}, shallow to deep")
     return named_layers(classifier, names)
@@ -148,7 +151,7 @@ def activation_and_gradient(
 
     def hold(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         held.append(output.detach().requires_grad_())
-        return held[-1]
+        return held[-1].clone()  # a block may add its shortcut into it
 
     handle = layer.module.register_forward_hook(hold)
     try:

@@ -70,9 +70,8 @@ class Recording:
                 return leaf
             if id(leaf) in grown:
                 return grown[id(leaf)]
-            copy = leaf.detach()
-            if repeats > 1:
-                copy = copy.expand(repeats, *copy.shape).flatten(0, 1)
+            # Memory of its own: a block may add its shortcut into what it is given.
+            copy = leaf.detach().repeat(repeats, *[1] * (leaf.ndim - 1))
             if gradients and leaf.requires_grad:
                 grown[id(leaf)] = copy = copy.requires_grad_()
             return copy  # not remembered without gradients: a big early map lives no longer than the call that asks
@@ -80,7 +79,7 @@ class Recording:
         answers: dict[nn.Module, list[Callable[[], Any]]] = {}
         for module, output in self.calls:
             answers.setdefault(module, []).append(partial(tree_map, grow, output))
-        answers.setdefault(self.module, []).append(lambda: value)
+        answers.setdefault(self.module, []).append(value.clone)
         leaves = [grow(leaf) for leaf in self.tensors()] if gradients else []
         before = {module: module.__dict__.get("forward") for module in answers}
         try:

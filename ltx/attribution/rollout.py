@@ -13,26 +13,26 @@ from ltx.classifier import Classifier
 
 
 def roll_out(relevances: Sequence[Tensor], start: Tensor, normalise: bool = True) -> Tensor:
-    """The rows that the head reads of `(C_L + I) … (C_1 + I)`.
+    """Some rows of `(C_L + I) … (C_1 + I)`, or one mixture of them.
 
-    Only those rows are carried, so each block costs a vector times a matrix.
+    Only those rows are carried: where the head reads one token, each block costs a vector times a matrix.
 
     Args:
         relevances: `C_1 … C_L`, `[B, N, N]` each, first block first.
-        start: weights `[N]` of the tokens that the head reads.
+        start: weights `[N]` of the tokens that the head reads, or several such rows `[R, N]`.
         normalise: divide each row of `C + I` by its sum (rollout); False = leave it (GAE).
 
     Returns:
-        `[B, N]`, float32.
+        `[B, N]`, or `[B, R, N]`, float32.
     """
-    row = start.float().expand(relevances[0].shape[0], 1, -1)
+    rows = torch.atleast_2d(start).float().expand(relevances[0].shape[0], -1, -1)
     for matrix in reversed(relevances):
         matrix = matrix.float()
         if normalise:
             # row · (C + I) / rowsum(C + I), without forming C + I
-            row = row / (matrix.sum(-1).unsqueeze(1) + 1)
-        row = row + row @ matrix
-    return row.squeeze(1)
+            rows = rows / (matrix.sum(-1).unsqueeze(1) + 1)
+        rows = rows + rows @ matrix
+    return rows.squeeze(1) if start.ndim == 1 else rows
 
 
 def patch_map(classifier: Classifier, tokens: Tensor, images: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class TeacherMaps:
         self, folder: str | Path, classifier: Classifier, method: str = "iia2", resolution: int = 56, **options: Any
     ) -> None:
         known = check_options(method, options)
-        refusal = METHODS[method].refusal(classifier)
+        refusal = METHODS[method].refusal(classifier, options)
         if refusal:
             raise refuse(classifier, f"method={method} does not work: {refusal}")
         if resolution < 2:

@@ -41,6 +41,7 @@ class FolderData(TrainingImages):
         size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops: see
             `TrainingImages`.
         maps: holds a map of each training image, which is cut and mirrored with it; None = no maps.
+        out: where the run leaves its own pictures, which are not trained on.
 
     Raises:
         InputError: no images, none that can be read, one in both training and validation, or impossible numbers.
@@ -61,11 +62,13 @@ class FolderData(TrainingImages):
         flip: bool = True,
         crops: int | None = None,
         maps: StoredMaps | None = None,
+        out: Path | None = None,
     ) -> None:
         super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops)
         self.images = images
         self.val_images = val_images
         self.maps = maps
+        self.out = out
         self.train_files: list[Path] = []
         self.val_files: list[Path] = []
 
@@ -76,9 +79,9 @@ class FolderData(TrainingImages):
         self._check_validation()
 
     def _find(self) -> None:
-        train = find_images(self.images)
+        train = find_images(self.images, self.out)
         if self.val_images is not None:
-            val = find_images(self.val_images)
+            val = find_images(self.val_images, self.out)
             _check_disjoint(train, val)
         else:
             train, val = hold_out(train, image_root(self.images), self.val_share, self.seed)

@@ -31,19 +31,20 @@ SCIKIT_IMAGE = [
 ]
 
 
-def find_images(spec: Spec) -> list[Path]:
+def find_images(spec: Spec, out: Path | None = None) -> list[Path]:
     """The image files that `spec` means, each once.
 
     Args:
         spec: a file; a folder (files of every depth, sorted, links followed, hidden ones left out); a glob (`**` goes
             any depth); a `.csv` listing, whose column `file`, `image` or `path` (else the first) holds paths relative
             to the CSV; the word `scikit-image` for the photographs in that package; or a list of any of these.
+        out: where a former run of the same command may have left pictures, which are not meant.
 
     Returns:
         Paths in the order of `spec`. Files that a listing names are not checked here: reading them may still fail.
 
     Raises:
-        InputError: nothing is there, or no image in it.
+        InputError: nothing is there, or no image in it; or all are in `out`, where results might replace them.
     """
     if isinstance(spec, int) and not isinstance(spec, bool):  # a folder whose name is a number, as YAML reads it
         spec = str(spec)
@@ -57,7 +58,13 @@ def find_images(spec: Spec) -> list[Path]:
         # One missing file among several is skipped when it is read, like any other that cannot be.
         named = len(parts) > 1 and Path(part).suffix.lower() in SUFFIXES and not _has_magic(str(part))
         found.update(dict.fromkeys([Path(part)] if named and not Path(part).is_dir() else _find(str(part))))
-    return list(found)
+    if out is None:
+        return list(found)
+    place = out.resolve()
+    outside = [file for file in found if place not in file.resolve().parents]
+    if not outside:
+        raise InputError(f"out={out} is where the images are; choose another folder for the results")
+    return outside
 
 
 def image_root(spec: Spec) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ltx.attribution import METHODS, attribute
 from ltx.checkpoints import CONFIG, TENSORS, load, located, read_config
 from ltx.classifier import Classifier
+from ltx.config import check_arguments
 from ltx.errors import InputError, suggest
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.finetuning import finetune
@@ -105,7 +106,7 @@ def build_methods(
         if sum(other.label == spec.label for other in parsed) > 1:
             raise InputError(f"methods: {spec.label!r} is there twice; write LABEL=METHOD to tell them apart")
         if spec.name.startswith(CHECKPOINT):
-            method = _explainer(spec, classifier)
+            method = _explainer(spec, classifier, max_batch)
         elif spec.name in CONTROLS:
             method = _control(spec, seed, has_masks)
         elif spec.name in METHODS:
@@ -129,20 +130,12 @@ def _known() -> list[str]:
     return [*METHODS, *CONTROLS]
 
 
-def _check_options(spec: MethodName, allowed: Iterable[str]) -> None:
-    allowed = list(allowed)
-    for key in spec.options:
-        if key not in allowed:
-            listed = ", ".join(allowed) or "none"
-            raise InputError(f"methods: {spec.name} has no option {key!r}{suggest(key, allowed)}; it has: {listed}")
-
-
 # -- attributions --------------------------------------------------------------------------------------------------
 
 
 def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Method | str:
-    _check_options(spec, METHODS[spec.name].options())
-    refusal = METHODS[spec.name].refusal(classifier)
+    check_arguments(f"methods: {spec.name}", METHODS[spec.name].function, METHODS[spec.name].options(), spec.options)
+    refusal = METHODS[spec.name].refusal(classifier, spec.options)
     if refusal:
         return refusal
 
@@ -155,9 +148,12 @@ def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Me
 # -- explainers ----------------------------------------------------------------------------------------------------
 
 
-def _explainer(spec: MethodName, classifier: Classifier) -> Method | str:
+def _explainer(spec: MethodName, classifier: Classifier, max_batch: int) -> Method | str:
     fixed = ("explainer", "images", "targets", "objective", "names", "areas", "allowed", "starts")
-    _check_options(spec, [key for key in inspect.signature(finetune).parameters if key not in fixed])
+    allowed = [key for key in inspect.signature(finetune).parameters if key not in fixed]
+    check_arguments(f"methods: {spec.name}", finetune, allowed, spec.options)
+    if spec.options and not spec.options.get("steps"):
+        raise InputError(f"methods: {spec.text!r} is one forward pass; its options take steps, as @steps=25")
     folder = located(spec.name.removeprefix(CHECKPOINT))
     if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():
         raise InputError(f"methods: {folder} holds no {TENSORS} and {CONFIG}; give a folder that train.py wrote")
@@ -165,14 +161,15 @@ def _explainer(spec: MethodName, classifier: Classifier) -> Method | str:
         explainer = load(folder, classifier, classifier.device)
     except InputError as error:
         return str(error)
-    options = {"steps": 0} | spec.options
+    options = {"max_batch": max_batch} | spec.options
 
     def make(asked: Classifier, images: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         network = explainer if asked is classifier else rebuilt_around(asked, explainer, folder)
-        if options["steps"] == 0:
-            with torch.no_grad():
-                return network(images, targets)
-        return finetune(network, images, targets, **options).maps
+        if "steps" in options:
+            return finetune(network, images, targets, **options).maps
+        with torch.no_grad():
+            parts = zip(images.split(max_batch), targets.split(max_batch), strict=True)
+            return torch.cat([network(*part) for part in parts])
 
     identity = hashlib.sha256((folder / TENSORS).read_bytes() + (folder / CONFIG).read_bytes()).hexdigest()
     return Method(spec.label, spec.text, make, identity, selected_by=spec.options.get("select_by"))
@@ -194,7 +191,7 @@ def rebuilt_around(classifier: Classifier, explainer: MaskNetwork, folder: Path)
 
 
 def _control(spec: MethodName, seed: int, has_masks: bool) -> Method | str:
-    _check_options(spec, [])
+    check_arguments(f"methods: {spec.name}", CONTROLS[spec.name], [], spec.options)
     if spec.name == "ground_truth" and not has_masks:
         return "there are no object masks; give masks=FOLDER"
     make = partial(random_map, seed=seed) if spec.name == "random" else CONTROLS[spec.name]

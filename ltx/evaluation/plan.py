@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from ltx.data.images import ImageBatches
 from ltx.errors import InputError, suggest
 from ltx.evaluation.methods import Method, build_methods
 from ltx.evaluation.partial import Store
-from ltx.evaluation.samples import Mosaics, Photographs, Samples, find_labels
+from ltx.evaluation.samples import Mosaics, Photographs, Samples, find_labels, find_mask
 from ltx.evaluation.settings import EvaluationConfig
 from ltx.metrics import PROTOCOLS, Protocol, Settings
 from ltx.metrics.mosaic import plan_mosaics
@@ -75,10 +74,13 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
         InputError: anything unknown, missing or impossible; one line.
     """
     names = protocol_names(config)
-    files = find_images(config.images)[: config.limit]
+    files = find_images(config.images, Path(config.out))
+    masks = Path(config.masks) if config.masks is not None else None
+    # A folder of photographs may hold that of their masks, each of which is its own mask.
+    files = [file for file in files if masks is None or find_mask(masks, file) != file][: config.limit]
+    if not files:
+        raise InputError(f"images={config.images} are the masks of masks={masks}; give the folder of the photographs")
     device = pick_device(config.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     classifier = config.classifier.build().to(device)
     max_batch = config.max_batch or default_max_batch(device)
     if config.target not in ("predicted", "label"):
@@ -95,7 +97,6 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
     else:
         roots = [str(part) for part in (config.images if isinstance(config.images, list) else [config.images])]
         labels = find_labels(files, config.labels, roots) if config.target == "label" else None
-        masks = Path(config.masks) if config.masks is not None else None
         samples = Photographs(files, classifier.input_size, config.batch_size, labels, masks)
     store = Store(Path(config.out) / "partial")
     determined_by = _determined_by(config, max_batch, classifier, second)
@@ -118,13 +119,13 @@ def protocol_names(config: EvaluationConfig) -> list[str]:
         raise InputError(f"protocol={config.protocol} names one twice")
     if {"mosaic", "localisation"} <= set(names):
         raise InputError(f"protocol={config.protocol}: mosaics have no object masks; evaluate them on their own")
-    if "mosaic" in names and config.target == "label":
-        raise InputError("target=label does not go with protocol=mosaic, which explains the class of a cell")
+    if "mosaic" in names and config.target != "predicted":
+        raise InputError(f"target={config.target} does not go with protocol=mosaic, which explains the class of a cell")
     if "localisation" in names and config.masks is None:
         raise InputError("protocol=localisation needs object masks; give masks=FOLDER")
     if config.masks is not None and not Path(config.masks).is_dir():
         raise InputError(f"masks={config.masks} is no folder; give one with a mask NAME.png for each image NAME.jpg")
-    limits = {"batch_size": 1, "max_batch": 1, "resamples": 1, "mosaics": 1, "limit": 1, "gallery": 0}
+    limits = {"batch_size": 1, "max_batch": 1, "resamples": 1, "mosaics": 1, "limit": 1, "gallery": 0, "seed": 0}
     for key, least in limits.items():
         value = getattr(config, key)
         if value is not None and value < least:

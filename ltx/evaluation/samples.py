@@ -21,7 +21,8 @@ from ltx.errors import InputError
 from ltx.metrics.mosaic import Mosaic, assemble
 
 TOLERANCE = 15  # pixels of the original picture, as in the pointing game's paper
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")
+LOSSY = (".jpg", ".jpeg")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", *LOSSY)
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Photographs:
         size: height and width the classifier takes; pictures are squashed to it, never cropped.
         batch_size: images in a chunk.
         labels: class index by file, see `find_labels`; None = not needed.
-        masks: folder of object masks: `NAME.png` for the image `NAME.jpg`; non-zero = object.
+        masks: folder of object masks: `NAME.png` for the image `NAME.jpg`; non-zero = object, in a JPEG above 127.
     """
 
     def __init__(
@@ -150,11 +151,15 @@ def _real(file: Path) -> Path:
 
 
 def find_mask(folder: Path, image: Path) -> Path | None:
-    """The mask with the image's name, in `folder` or in its sub-folder named as the image's own folder."""
+    """The mask with the image's name, in `folder` or in its sub-folder named as the image's own folder.
+
+    A file that is found so itself is given back as it is: a mask is its own mask.
+    """
     for where in (folder, folder / image.parent.name):
         for suffix in MASK_SUFFIXES:
-            if (where / (image.stem + suffix)).is_file():
-                return where / (image.stem + suffix)
+            mask = where / (image.stem + suffix)
+            if mask.is_file():
+                return image if mask.resolve() == image.resolve() else mask
     return None
 
 
@@ -164,10 +169,13 @@ def read_masks(file: Path, picture: tuple[int, int], size: tuple[int, int]) -> t
     A pixel at `size` is near the object where its centre, carried back to the original picture, is within 15 px of it.
 
     Raises:
-        InputError: a mask without object, of another size than its picture (width, height), or unreadable.
+        InputError: a mask without object (at either size), unreadable, or of another size than its picture's `(width,
+            height)`.
     """
+    # What was exactly 0 is not so any more beside an edge that JPEG has stored.
+    least = 127 if file.suffix.lower() in LOSSY else 0
     with opened(file) as stored:
-        mask = np.asarray(stored.convert("L")) > 0
+        mask = np.asarray(stored.convert("L")) > least
     if mask.shape[::-1] != picture:
         raise InputError(f"{file} is {mask.shape[1]}x{mask.shape[0]} and its picture {picture[0]}x{picture[1]}")
     if not mask.any():
@@ -176,6 +184,8 @@ def read_masks(file: Path, picture: tuple[int, int], size: tuple[int, int]) -> t
     shrunk = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
+    if not shrunk.getbbox():
+        raise InputError(f"{file} marks an object that has no pixel left at {width}x{height}")
     near = distance_transform_edt(~mask)[rows][:, columns] <= TOLERANCE
     return torch.from_numpy(np.array(shrunk) > 0)[None], torch.from_numpy(near)[None]
 

@@ -46,12 +46,13 @@ class SensitivityProtocol(Protocol):
 def cascade(classifier: Classifier, stages: int, seed: int) -> Iterator[Classifier]:
     """Copies of a classifier with 1/stages, 2/stages, … all of its layers randomised, the output first.
 
-    A layer is a module with parameters of its own. Each of its tensors is shuffled by a seeded permutation: it loses
+    A layer is a module with parameters of its own. Each of its parameters is shuffled by a seeded permutation: it loses
     what it learned and keeps its scale, so that activations and gradients stay finite through any depth. It is one
     copy that changes from step to step: use each before asking for the next.
     """
     changed = copy.copy(classifier)  # the same preprocessing and names around another model
     changed.model = copy.deepcopy(classifier.model)
+    changed._folded = None  # it would run what the classifier has learned
     layers = [
         (name, module) for name, module in changed.model.named_modules() if any(True for _ in module.parameters(False))
     ]

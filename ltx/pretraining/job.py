@@ -221,7 +221,8 @@ def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | Non
         "crops": data.crops,
     }
     if data.shards is None:
-        return FolderData(data.images, maps=None if teacher is None else teacher.stored, **shared)
+        maps = None if teacher is None else teacher.stored
+        return FolderData(data.images, maps=maps, out=Path(config.out), **shared)
     if teacher is not None:
         raise InputError("objective.teacher.weight above 0 needs data.images: a teacher's maps are stored by file")
     return ShardData(data.shards, manifest=data.manifest, shuffle=data.shuffle, **shared)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from toy_models import vit
+from toy_models import Shortcuts, seeded, vit
 
 from ltx import Classifier, InputError
 from ltx.attribution import METHODS, attribute, supported_methods
@@ -59,6 +59,24 @@ def test_batch_equals_loop_and_chunk_equals_whole(case):
     loop = torch.cat([attribute(method, classifier, images[i : i + 1], t, **quick) for i, t in enumerate([1, 4, 0])])
     assert (loop - whole).abs().max() < 2e-4 * scale
     assert state(classifier) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("gradcam", {"layer": "short.1"}),
+        ("iia2", {"layers": "short.1", "steps": 3}),
+        ("iia2", {"layers": ["short.1"], "variant": "released", "steps": 3}),
+        ("iia3", {"layers": ["short.0", "short.2"], "steps": 2}),
+        ("dix3", {"layers": ["short.0", "short.1", "short.2"], "steps": 3}),
+    ],
+)
+def test_a_cut_inside_a_block_that_adds_in_place_is_not_written_into(images, method, options):
+    classifier = Classifier(seeded(Shortcuts()), input_size=16)
+    whole = attribute(method, classifier, images, [1, 4, 0], **options)
+    for max_batch in (1, 2, 7):
+        chunked = attribute(method, classifier, images, [1, 4, 0], max_batch=max_batch, **options)
+        torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
 
 
 @pytest.mark.parametrize("case", CASES, indirect=True, ids=[f"{m}-{c}" for c, m in CASES])
@@ -173,6 +191,13 @@ def test_an_unknown_method_or_shape_is_named(cnn, images):
         attribute("gradcam", cnn, images, 9)
     assert attribute("gradcam", cnn, images[:0]).shape == (0, 1, 16, 16)
     assert named_layers(cnn, ["middle"])[0].grid == (4, 4)
+
+
+def test_numbers_that_cannot_be_are_named(cnn, images):
+    with pytest.raises(InputError, match="steps=0; give at least one node"):
+        attribute("integrated_gradients", cnn, images, steps=0)
+    with pytest.raises(InputError, match=r"lr=-1\.0; give a positive learning rate"):
+        attribute("inr", cnn, images, lr=-1.0, steps=1)
 
 
 def test_bfloat16_forwards_give_float32_maps(images, wide_images):

@@ -68,6 +68,7 @@ def test_a_repeated_command_explains_only_what_is_missing(folder, capsys):
         (["method=iia2", "options.steps=x"], "steps='x' is no whole number"),
         (["method=gradcan"], "method=gradcan is not allowed; allowed: iia,"),
         (["method=gradcam", "target=9"], "target=9 is not a class"),
+        (["method=gradcam", "options.layer=3"], "'3' is not a module"),
     ],
 )
 def test_mistakes_stop_before_any_work(folder, words, text):

@@ -9,6 +9,8 @@ from toy_models import MEAN, STD, vit
 
 from ltx import Classifier, InputError
 from ltx.attribution import attribute
+from ltx.attribution.rollout import patch_map
+from ltx.attribution.token_path import path_gradients
 from ltx.bench.attribute import naive_iia2
 
 
@@ -158,6 +160,29 @@ def test_paper_attention_equals_nested_loops(transformer, wide_images, method, b
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max())
 
 
+@pytest.mark.parametrize("options", [{"distilled": True}, {"global_pool": "avg"}])
+def test_rows_are_multiplied_before_they_are_averaged(wide_images, options):
+    """Where the head reads several tokens: the mean over them of `u ∘ q`, not the product of the means."""
+    n, target = 2, 3
+    classifier = Classifier(vit(**options), input_size=(16, 24))
+    found = attribute("iia2", classifier, wide_images[:1], target, steps=n, tolerance=0.0)
+    expected = 0
+    for a0, w0 in trapezoid(n):
+        path = path_gradients(
+            classifier, a0 * wide_images[:1], torch.tensor([target]), [2], [(0.0,), (0.5,), (1.0,)], 8, 0
+        )
+        read = path.start.nonzero()[:, 0].tolist()
+        for (_, wa), shown, relevances in zip(trapezoid(n), path.attention, path.points(), strict=True):
+            for row in read:
+                carried = torch.eye(len(path.start))[row]
+                for matrix in reversed(relevances):
+                    total = matrix[0] + torch.eye(len(carried))
+                    carried = carried @ (total / total.sum(1, keepdim=True))
+                expected = expected + w0 * wa * shown[0, row] * carried / len(read)
+    expected = patch_map(classifier, expected[None], wide_images[:1])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
 def test_leaving_out_little_changes_little(transformer, wide_images):
     exact, *others = (
         attribute("iia2", transformer, wide_images, 1, variant="released", tolerance=t) for t in (0.0, 1e-4, 0.05)
@@ -183,6 +208,8 @@ def test_running_only_what_follows_the_cut_changes_nothing(wide_images, options)
         ({"steps": 0}, "steps=0"),
         ({"steps": "many"}, "steps='many'"),
         ({"layers": ["nose"]}, "nose"),
+        ({"layers": "nose"}, "'nose' is not a module"),
+        ({"layers": 3}, "'3' is not a module"),
         ({"layers": ["middle", "last"]}, "takes 1"),
         ({"step": 3}, "no option 'step'; did you mean steps"),
     ],

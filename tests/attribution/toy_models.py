@@ -23,6 +23,25 @@ class ThreeStages(nn.Module):
         return self.head(self.hidden(self.last(self.middle(self.stem(x))).flatten(1)).relu())
 
 
+class Shortcuts(nn.Module):
+    """Three maps, each added in place to what a layer has returned, as timm's residual networks do."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 2, 2)
+        self.short = nn.ModuleList(nn.Conv2d(6, 6, 1) for _ in range(3))
+        self.long = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(6, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for short, long in zip(self.short, self.long, strict=True):
+            y = short(x)
+            y += long(x).tanh()
+            x = y
+        return self.head(x.mean((2, 3)))
+
+
 def seeded(model: nn.Module, scale: float = 1.0) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -277,3 +277,13 @@ def test_batches_read_ahead_by_a_bounded_number(tmp_path: Path, monkeypatch: pyt
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert 4 <= len(asked) <= 4 + 4 + 2
+
+
+def test_pictures_that_a_run_left_in_its_own_folder_are_no_images_of_it(tmp_path):
+    (tmp_path / "photos/run").mkdir(parents=True)
+    for name in ("photos/a.png", "photos/run/overlay.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert find_images(tmp_path / "photos", out=tmp_path / "photos/run") == [tmp_path / "photos/a.png"]
+    for out in ("photos", "."):
+        with pytest.raises(InputError, match="is where the images are; choose another folder for the results"):
+            find_images(tmp_path / "photos", out=tmp_path / out)

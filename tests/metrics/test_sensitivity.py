@@ -69,6 +69,15 @@ def test_the_cascade_goes_from_the_output_to_the_input_and_leaves_the_original_a
     assert all(torch.equal(value, before[key]) for key, value in layered.model.state_dict().items())
 
 
+def test_a_folded_classifier_is_randomised_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    classifier, images = Classifier(model, num_classes=5, input_size=8).fold_norms(), torch.rand(2, 3, 8, 8)
+    before = classifier(images)
+    assert all((randomised(images) - before).abs().max() > 0.01 for randomised in cascade(classifier, 2, seed=0))
+    torch.testing.assert_close(classifier(images), before)
+
+
 def test_the_other_class_is_never_the_target():
     targets = torch.tensor([0, 1, 2, 3] * 50)
     others = other_classes(targets, 4, 0, [str(i) for i in range(200)])
