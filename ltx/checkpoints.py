@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -129,6 +130,11 @@ def located(path: str | Path) -> Path:
     folder = Path(path)
     ships = not folder.exists() and folder.parent == Path(SHIPPED.name)
     return SHIPPED / folder.name if ships else folder
+
+
+def identity(folder: Path) -> str:
+    """A hash of what determines a checkpoint's answers: its tensors and its configuration."""
+    return hashlib.sha256((folder / TENSORS).read_bytes() + (folder / CONFIG).read_bytes()).hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

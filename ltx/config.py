@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import io
 import shutil
 import sys
 import textwrap
@@ -24,6 +25,11 @@ from ltx.errors import InputError, suggest
 Schema = TypeVar("Schema")
 
 NULL = ("null", "~", "None")
+
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file where a folder should be, or the other way round
+)
 
 
 def option(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
@@ -156,6 +162,9 @@ def run(
 ) -> NoReturn:
     """Parse `argv` (None = the command line), call `main`, and exit: 0, or 2 with one `error:` line for bad input,
     1 with one line where a disk is full or not writable, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8, nor the terminal
     try:
         main(parse(schema, sys.argv[1:] if argv is None else argv, prog, description))
     except InputError as error:
@@ -163,7 +172,7 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in UNWRITABLE:
             raise
         print(f"error: {error.filename or 'output'} cannot be written: {error.strerror}", file=sys.stderr)
         sys.exit(1)

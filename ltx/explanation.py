@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from ltx.areas import AreaMasks
 from ltx.errors import InputError
 
 RECORD = "explanations.jsonl"
+
+# A file name that is no UTF-8 is written as JSON escapes, which are read back as that name.
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 COLOURS = "inferno"  # perceptually uniform, and black where nothing is kept
 
 
@@ -129,7 +133,7 @@ class Explanation:
         written = []
         out.mkdir(parents=True, exist_ok=True)
         _repair(out / RECORD)
-        with (out / RECORD).open("a", encoding="utf-8") as record:
+        with (out / RECORD).open("a", **TEXT) as record:
             for index, stem in enumerate(stems):
                 picture, arrays = out / f"{stem}.png", out / f"{stem}.npz"
                 picture.parent.mkdir(parents=True, exist_ok=True)
@@ -218,15 +222,16 @@ class Explanation:
 # -- where results go ----------------------------------------------------------------------------------------------
 
 
-def result_stems(names: Sequence[str], root: str | Path | None = None) -> list[str]:
+def result_stems(names: Sequence[str], root: str | Path | None = None, others: Iterable[str] = ()) -> list[str]:
     """File names without suffix, one for each image and no two the same.
 
     Folders below `root` are kept. Files that differ only in their suffix keep it (`cat.jpg`, `cat.png`); a name that
-    is there twice gets a number.
+    is there twice gets a number, and one that may be another image's a hash of its own path.
 
     Args:
         names: paths or plain names of all images of a set.
         root: folder that holds them all; None = the deepest one that does.
+        others: paths of images whose results are in the same folder; of which root they are is not known any more.
     """
     plain = [not os.path.dirname(name) for name in names]
     places = [os.path.abspath(name) for name in names]
@@ -240,16 +245,26 @@ def result_stems(names: Sequence[str], root: str | Path | None = None) -> list[s
         below.append(Path(os.path.basename(name)) if outside else inside)
     short = [path.with_suffix("").as_posix() if path.suffix else path.as_posix() for path in below]
     counts = Counter(short)
+    theirs = {tail for other in others for tail in _tails(other)}
     taken: set[str] = set()
     stems = []
-    for path, stem in zip(below, short, strict=True):
-        stem = wanted = stem if counts[stem] == 1 else path.as_posix()
-        number = 2
+    for path, stem, place in zip(below, short, places, strict=True):
+        stem = stem if counts[stem] == 1 else path.as_posix()
+        if stem in theirs:
+            stem = f"{stem}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
+        wanted, number = stem, 2
         while stem in taken:
             stem, number = f"{wanted}_{number}", number + 1
         taken.add(stem)
         stems.append(stem)
     return stems
+
+
+def _tails(name: str) -> Iterator[str]:
+    """Every stem that an image of this path can have, whatever the root."""
+    path = Path(os.path.abspath(name))
+    for end in (path, path.with_suffix("")):
+        yield from ("/".join(end.parts[first:]) for first in range(1, len(end.parts)))
 
 
 def finished(out: str | Path) -> set[str]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from ltx.checkpoints import load
+from ltx.checkpoints import identity, load, located
 from ltx.classifier import Target, Targets, pick_device
 from ltx.config import option
 from ltx.errors import InputError, suggest
@@ -337,9 +337,8 @@ def finetune_files(config: FinetuneConfig) -> Path:
         InputError: see `ltx.load`, `finetune` and `ltx.streaming.explain_files`.
     """
     device = pick_device(config.device)
-    explainer = load(
-        config.checkpoint, device=device, weights=config.classifier.weights, precision=config.classifier.precision
-    )
+    folder = located(config.checkpoint)
+    explainer = load(folder, device=device, weights=config.classifier.weights, precision=config.classifier.precision)
     explainer.classifier.fold_norms()
     explainer.scope(config.scope)
     config = replace(config, lr=learning_rate(explainer, config.scope) if config.lr is None else config.lr)
@@ -363,6 +362,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
 
     irrelevant = ("images", "target", "out", "device", "batch_size", "classifier", "save")
     settings = {key: value for key, value in asdict(config).items() if key not in irrelevant}
+    settings["explainer_fingerprint"] = identity(folder)[:16]  # another network may stand there by the next time
     count = explain_files(
         config.images,
         explain,

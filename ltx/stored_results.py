@@ -14,7 +14,7 @@ import numpy as np
 
 from ltx.checkpoints import write_beside
 from ltx.errors import InputError
-from ltx.explanation import Explanation
+from ltx.explanation import TEXT, Explanation
 
 FOLDER = "maps"
 
@@ -82,7 +82,7 @@ class MapShards:
         self._count = 0
         place = self.folder / f"{self.rank:05d}-{self._number:06d}.tar"
         self._stream = place.open("wb")
-        self._record = place.with_suffix(".jsonl").open("w", encoding="utf-8")
+        self._record = place.with_suffix(".jsonl").open("w", **TEXT)
         self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
 
     def __enter__(self) -> MapShards:

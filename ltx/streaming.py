@@ -78,7 +78,7 @@ def explain_files(
         batch_size: images at once.
         fit: how a picture becomes the classifier's size, see `ltx.data.images.resize`.
         workers: reading threads.
-        settings: what determines the results; a folder with results of other settings is refused.
+        settings: what determines the results beside the classifier; a folder with results of others is refused.
         save: `pictures` = see `Explanation.save`; `maps` = float16 maps in tar files, see `MapShards`.
 
     Returns:
@@ -98,7 +98,14 @@ def explain_files(
     found = finished_maps if save == "maps" else finished
     source = make(images, target, classifier, out, batch_size, fit, workers, rank, ranks, found)
     asked = target if isinstance(target, (int, str)) else list(target)
-    _claim(out, {"target": asked} | (settings or {}) | ({} if save == "pictures" else {"save": save}), not found(out))
+    determined_by = {
+        "target": asked,
+        **(settings or {}),
+        "classifier_fingerprint": classifier.fingerprint(),
+        "precision": classifier.precision,
+        **({} if save == "pictures" else {"save": save}),
+    }
+    _claim(out, determined_by, not found(out))
     if source.done:
         print(f"{source.done} of {source.total} images are explained already in {out}")
     with ExitStack() as stack:
@@ -138,8 +145,10 @@ def _files(
     for one in set(asked) - {"predicted"}:
         classifier.class_index(one)
     by_path = dict(zip(paths, asked, strict=True))
-    stems = dict(zip(paths, result_stems([str(path) for path in paths], image_root(images)), strict=True))
     done, own = found(out), paths[rank::ranks]
+    names = [str(path) for path in paths]
+    # Results of other images, which an earlier command left here, must not be replaced.
+    stems = dict(zip(paths, result_stems(names, image_root(images), done.difference(names)), strict=True))
     left = [path for path in own if str(path) not in done]
     others = ranks > 1 or len(left) < len(own)
     reader = ImageBatches(left, classifier.input_size, batch_size, fit, workers, all_may_fail=others)
@@ -167,18 +176,26 @@ def _shards(
     if target != "predicted":
         classifier.class_index(target)
     done = found(out)
-    reader = ShardBatches(counted(expand(images)), classifier.input_size, batch_size, fit, workers, done, rank, ranks)
+    urls = expand(images)
+    others = {_shard(name) for name in done}.difference(urls)
+    folders = dict(zip(urls, result_stems(urls, others=others), strict=True))
+    reader = ShardBatches(counted(urls), classifier.input_size, batch_size, fit, workers, done, rank, ranks)
     batches = (
         _Batch(
             pixels,
             [sample.name for sample in part],
-            [f"{sample.name.rsplit('.tar/', 1)[0].rsplit('/', 1)[-1]}/{sample.key}" for sample in part],
+            [f"{folders[_shard(sample.name)]}/{sample.key}" for sample in part],
             [target] * len(part),
         )
         for part, pixels in reader
     )
     # Which of the samples are done is only known by reading; those of all ranks are counted in their proportion.
     return _Source(len(reader), min(len(reader), len(done) // ranks), batches, lambda: reader.skipped)
+
+
+def _shard(sample: str) -> str:
+    """The shard of a sample's name, `…/000003.tar/n01440764/10026.jpg`."""
+    return sample.rsplit(".tar/", 1)[0] + ".tar"
 
 
 def _claim(out: Path, settings: dict[str, Any], empty: bool) -> None:

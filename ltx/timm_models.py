@@ -44,7 +44,9 @@ def timm_model(
         else:
             options["img_size"] = size
     try:
-        model = make(name, pretrained=pretrained, **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights are the same ones wherever and whenever they are made
+            model = make(name, pretrained=pretrained, **options)
     except (RuntimeError, OSError, ValueError) as error:
         if not pretrained:
             raise InputError(f"classifier.name={name} cannot be built: {_first_line(error)}") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ltx.config import run
 from ltx.finetuning import FinetuneConfig, finetune_files
@@ -216,6 +219,61 @@ def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path,
     assert "lr=0.001, now 0.01" in capfd.readouterr().err
     assert finetune_words(place, *words, "target=1") == 2
     assert "target=predicted, now 1" in capfd.readouterr().err
+
+
+def test_results_of_other_pictures_stay(place: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(place / "good" / ("0.jpg" if name == "a" else "2.jpg"), tmp_path / name / "cat.jpg")
+    assert finetune_words(place, f"images={tmp_path}/a/cat.jpg", f"out={tmp_path}/out") == 0
+    first = (tmp_path / "out/cat.npz").read_bytes()
+    assert finetune_words(place, f"images={tmp_path}/b/cat.jpg", f"out={tmp_path}/out") == 0
+    assert (tmp_path / "out/cat.npz").read_bytes() == first
+    assert len(list((tmp_path / "out").glob("cat_*.npz"))) == 1
+
+
+def test_another_network_in_the_same_folder_is_no_continuation(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    shutil.copytree(place / "checkpoint", tmp_path / "mine")
+    words = [f"images={place}/good/0.jpg", f"out={tmp_path}/out", f"checkpoint={tmp_path}/mine"]
+    assert finetune_words(place, *words) == 0
+    tensors = tmp_path / "mine/explainer.safetensors"
+    with safe_open(tensors, "pt") as stored:
+        about = stored.metadata()
+    save_file({name: value + 1 for name, value in load_file(tensors).items()}, tensors, metadata=about)
+    assert finetune_words(place, *words) == 2
+    assert "holds explanations made with explainer_fingerprint=" in capfd.readouterr().err
+
+
+def test_a_checkpoint_carries_the_names_of_its_classes(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "names.txt").write_text("cat\ndog\nbird\nfish\n")
+    monkeypatch.chdir(tmp_path)
+    words = [f"data.images={place}/good", "out=run", "classifier.class_names=names.txt"]
+    assert pretrain_words(place, *words) == 0
+    assert pretrain_words(place, *words) == 0, "the same command goes on"
+    (tmp_path / "names.txt").unlink()
+    assert finetune_words(place, "checkpoint=run", f"images={place}/good/0.jpg", "target=bird", "out=out") == 0
+
+
+def test_a_file_name_that_is_no_utf8(place: Path, tmp_path: Path):
+    file = tmp_path / "in" / os.fsdecode(b"caf\xe9.jpg")
+    file.parent.mkdir()
+    shutil.copy(place / "good/0.jpg", file)
+    words = [f"images={tmp_path}/in", f"out={tmp_path}/out"]
+    assert finetune_words(place, *words) == 0
+    line = json.loads((tmp_path / "out/explanations.jsonl").read_text())
+    assert line["image"] == str(file)
+    assert finetune_words(place, *words) == 0
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/deeper"])
+def test_a_file_where_the_folder_of_the_results_should_be(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], out: str
+):
+    (tmp_path / "taken").write_text("")
+    assert finetune_words(place, f"images={place}/good/0.jpg", f"out={tmp_path}/{out}") == 1
+    assert "cannot be written" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_a_repeated_command_skips_what_it_skipped_before(

@@ -1,6 +1,7 @@
 """What an explanation writes, under which names, and that a killed process leaves nothing half-written."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,30 @@ def test_stems_keep_folders_and_never_collide(names: list[str], root: str | None
     assert len(set(found)) == len(names)
 
 
+def test_stems_leave_the_results_of_other_images_alone() -> None:
+    others = ["old/deep/cat.jpg", "old/dog.png"]
+    names = ["in/cat.png", "in/deep/cat.jpg", "in/dog.png.jpg", "in/owl.jpg"]
+    found = result_stems(names, "in", others)
+    assert found == result_stems(names, "in", others[::-1])  # the same after an interruption
+    assert len(set(found)) == 4
+    assert found[3] == "owl"
+    for stem, wanted in zip(found, ("cat_", "deep/cat_", "dog.png_"), strict=False):
+        assert stem.startswith(wanted)
+
+
 def test_stems_are_where_the_files_go(tmp_path: Path) -> None:
     names = ["in/a/x.jpg", "in/b/x.jpg"]
     explanation(names=names).save(tmp_path, result_stems(names, "in"))
     assert (tmp_path / "a/x.png").is_file()
     assert (tmp_path / "b/x.npz").is_file()
     assert finished(tmp_path) == set(names)
+
+
+def test_a_file_name_that_is_no_utf8_is_kept_as_it_is(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    explanation(names=[name, "ü.jpg"]).save(tmp_path)
+    assert set(finished(tmp_path)) == {name, "ü.jpg"}
+    assert "ü.jpg" in (tmp_path / "explanations.jsonl").read_text(encoding="utf-8")
 
 
 # -- interruption --------------------------------------------------------------------------------------------------
@@ -129,11 +148,11 @@ def test_finished_cuts_off_a_torn_last_line(tmp_path: Path) -> None:
     whole = record.read_bytes()
     for length in (len(whole) - 1, len(whole) - 40):
         record.write_bytes(whole[:length])
-        assert finished(tmp_path) == {"a.jpg"}
+        assert set(finished(tmp_path)) == {"a.jpg"}
         assert record.read_bytes() == whole[: whole.index(b"\n") + 1]
     record.write_bytes(b'{"image": "' + b"x" * 9000)
     explanation(names=["c.jpg", "d.jpg"]).save(tmp_path)  # goes on behind a torn line without finished()
-    assert finished(tmp_path) == {"c.jpg", "d.jpg"}
+    assert set(finished(tmp_path)) == {"c.jpg", "d.jpg"}
 
 
 def test_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -169,7 +188,7 @@ def test_process_killed_while_writing_leaves_no_result(
         patch.setattr(writer, torn)
         with pytest.raises(KeyboardInterrupt):
             explanation(names=names).save(out)
-    assert finished(out) == {"a.jpg"}
+    assert set(finished(out)) == {"a.jpg"}
     assert {file.name for file in out.iterdir() if not file.name.startswith(".")} <= {
         "a.png", "a.npz", "b.npz", "explanations.jsonl"
     }  # fmt: skip
@@ -177,7 +196,7 @@ def test_process_killed_while_writing_leaves_no_result(
         assert file.read_bytes() == (whole / file.name).read_bytes()
     rest = explanation(1, names=["b.jpg"])
     rest.save(out)
-    assert finished(out) == set(names)
+    assert set(finished(out)) == set(names)
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------

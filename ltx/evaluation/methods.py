@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from ltx.attribution import METHODS, attribute
-from ltx.checkpoints import CONFIG, TENSORS, load, located, read_config
+from ltx.checkpoints import CONFIG, TENSORS, identity, load, located, read_config
 from ltx.classifier import Classifier
 from ltx.config import check_arguments
 from ltx.errors import InputError, suggest
@@ -171,8 +170,7 @@ def _explainer(spec: MethodName, classifier: Classifier, max_batch: int) -> Meth
             parts = zip(images.split(max_batch), targets.split(max_batch), strict=True)
             return torch.cat([network(*part) for part in parts])
 
-    identity = hashlib.sha256((folder / TENSORS).read_bytes() + (folder / CONFIG).read_bytes()).hexdigest()
-    return Method(spec.label, spec.text, make, identity, selected_by=spec.options.get("select_by"))
+    return Method(spec.label, spec.text, make, identity(folder), selected_by=spec.options.get("select_by"))
 
 
 def rebuilt_around(classifier: Classifier, explainer: MaskNetwork, folder: Path) -> MaskNetwork:

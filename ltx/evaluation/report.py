@@ -13,6 +13,7 @@ from ltx.checkpoints import write_beside
 from ltx.evaluation.figures import draw_curves, draw_gallery
 from ltx.evaluation.plan import Evaluation
 from ltx.evaluation.results import Results, Score, gather
+from ltx.explanation import TEXT
 from ltx.metrics import PerImageMetric
 
 LISTED = 20  # skipped files that scores.md names
@@ -23,9 +24,9 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     results = gather(evaluation)
     out = Path(evaluation.config.out)
     scores = as_json(evaluation, results)
-    write_beside(out / "scores.json", (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode())
-    write_beside(out / "per_image.csv", per_image_csv(evaluation, results).encode())
-    write_beside(out / "scores.md", as_markdown(evaluation, results).encode())
+    write_beside(out / "scores.json", (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode(**TEXT))
+    write_beside(out / "per_image.csv", per_image_csv(evaluation, results).encode(**TEXT))
+    write_beside(out / "scores.md", as_markdown(evaluation, results).encode(**TEXT))
     if results.curves:
         write_beside(out / "curves.png", draw_curves(results))
     if len(next(iter(results.maps.values()))):

@@ -116,5 +116,5 @@ def update(metric: PerImageMetric, measured: Mapping[str, Any]) -> None:
 
 def generator(*words: object) -> torch.Generator:
     """A CPU generator that depends on nothing but `words`, so that an image's draws do not depend on its batch."""
-    digest = hashlib.sha256("|".join(map(str, words)).encode()).digest()
+    digest = hashlib.sha256("|".join(map(str, words)).encode(errors="surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

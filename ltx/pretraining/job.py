@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,10 @@ def pretrain(config: TrainConfig) -> Path:
     """
     out = Path(config.out)
     classifier = config.classifier.build()
+    if config.classifier.class_names is not None:
+        # The checkpoint goes where the file of the names is not.
+        own_names = replace(config.classifier, class_names=list(classifier.class_names))
+        config = replace(config, classifier=own_names)
     torch.manual_seed(config.seed)
     explainer = config.explainer.build(classifier)
     if config.init is not None:

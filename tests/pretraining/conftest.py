@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from ltx import Classifier
 from ltx.config import parse
 from ltx.pretraining.job import TrainConfig
 
@@ -52,15 +49,3 @@ def configured(photos: Path, out: Path, *words: str) -> TrainConfig:
         f"out={out}",
     ]
     return parse(TrainConfig, [*fixed, *words], "train.py", "")
-
-
-@pytest.fixture(autouse=True)
-def one_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`weights=random` must mean the same weights for every run that a test compares."""
-    build = Classifier.__init__
-
-    def seeded(self: Classifier, *args: Any, **kwargs: Any) -> None:
-        torch.manual_seed(7)
-        build(self, *args, **kwargs)
-
-    monkeypatch.setattr(Classifier, "__init__", seeded)

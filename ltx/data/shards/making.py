@@ -141,7 +141,8 @@ def _keys(files: list[Path], root: Path) -> list[str]:
 
 def _claim(out: Path, config: MakeConfig, entries: list[tuple[str, Path, int | None]]) -> None:
     """Write down what the shards are made of, or check that it is what is written there."""
-    listed = hashlib.sha256("\n".join(f"{key}|{file}|{label}" for key, file, label in entries).encode()).hexdigest()
+    lines = "\n".join(f"{key}|{file}|{label}" for key, file, label in entries)
+    listed = hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
     settings = {name: asdict(config)[name] for name in ("per_shard", "side", "quality", "seed")} | {"files": listed}
     place = out / PLAN
     if place.is_file() and json.loads(place.read_text()) != settings:
