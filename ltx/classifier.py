@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -258,7 +259,10 @@ class Classifier:
     def class_index(self, target: Target) -> int:
         """The index of a class given by index (also as text) or by name (any of its comma-separated synonyms)."""
         if not isinstance(target, str) or target.lstrip("-").isdigit():
-            index = int(target)
+            try:
+                index = int(target) if isinstance(target, str) else operator.index(target)
+            except TypeError as error:
+                raise InputError(f"target={target} is no class; give an index or a name") from error
             if not 0 <= index < self.num_classes:
                 raise InputError(
                     f"target={target} is not a class of {self.name}; indices go from 0 to {self.num_classes - 1}"

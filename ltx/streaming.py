@@ -142,7 +142,7 @@ def _files(
     asked: list[Target] = [target] * len(paths) if isinstance(target, (int, str)) else list(target)
     if len(asked) != len(paths):
         raise InputError(f"target lists {len(asked)} classes for {len(paths)} images; give one, or one for each image")
-    for one in set(asked) - {"predicted"}:
+    for one in {repr(one): one for one in asked if one != "predicted"}.values():
         classifier.class_index(one)
     by_path = dict(zip(paths, asked, strict=True))
     done, own = found(out), paths[rank::ranks]

@@ -116,6 +116,10 @@ def test_unfit_weights_name_the_first_three_tensors(place: Path, capfd: pytest.C
         (["device=cuda:99"], "device=cuda:99"),
         (["images=nothing_here/*.jpg"], "nothing_here"),
         (["target=[0,1]"], "target lists 2 classes for 5 images"),
+        (["target=[0,1,2,3,1.5]"], "target=1.5 is no class"),
+        (["target=[0,1,2,3,[1]]"], "target=[1] is no class"),
+        (["images=[1,[2]]"], "images=[1, [2]]; give a file"),
+        (["images=[1,2]"], "images=1 does not exist"),
     ],
 )
 def test_finetuning_mistakes(

@@ -105,7 +105,7 @@ class FolderData(TrainingImages):
     @property
     def identity(self) -> str:
         # Names and sizes: to read a million files would take longer than to explain some of them.
-        return "\n".join(f"{file} {file.stat().st_size}" for file in self.train_files)
+        return "\n".join(f"{file} {file.stat().st_size if file.is_file() else 0}" for file in self.train_files)
 
     def describe(self) -> str:
         return f"{self.train_count} training and {self.val_count} validation images in files"

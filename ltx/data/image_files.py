@@ -46,11 +46,11 @@ def find_images(spec: Spec, out: Path | None = None) -> list[Path]:
     Raises:
         InputError: nothing is there, or no image in it; or all are in `out`, where results might replace them.
     """
-    if isinstance(spec, int) and not isinstance(spec, bool):  # a folder whose name is a number, as YAML reads it
-        spec = str(spec)
-    if not isinstance(spec, (str, Path, Sequence)):
+    listed = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
+    # YAML reads the name of a folder such as 2012 as a number.
+    parts = [str(part) if isinstance(part, int) and not isinstance(part, bool) else part for part in listed]
+    if not all(isinstance(part, (str, Path)) for part in parts):
         raise InputError(f"images={spec}; give a file, folder, glob, .csv listing or 'scikit-image', or a list of them")
-    parts = [spec] if isinstance(spec, (str, Path)) else list(spec)
     if not parts:
         raise InputError("images is an empty list; give a file, folder, glob, .csv listing or 'scikit-image'")
     found: dict[Path, None] = {}

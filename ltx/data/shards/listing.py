@@ -57,7 +57,7 @@ def is_shards(spec: Any) -> bool:
     """Whether images are meant that lie in tar files: a URL, path or pattern that ends in `.tar`, a folder with the
     manifest of its shards, or a list of such."""
     parts = [spec] if isinstance(spec, (str, Path)) else spec if isinstance(spec, (list, tuple)) else []
-    return bool(parts) and all(str(part).endswith(".tar") or Path(part, MANIFEST).is_file() for part in parts)
+    return bool(parts) and all(str(part).endswith(".tar") or Path(str(part), MANIFEST).is_file() for part in parts)
 
 
 def expand(spec: Shards) -> list[str]:
