@@ -329,6 +329,22 @@ class Modulation(nn.Module):
         return x * (1 + scale) + shift
 
 
+def trunk_shapes(classifier: Classifier, name: str) -> list[torch.Size]:
+    """Shapes `[C, h, w]` of each stage and, last, of the final map of a trunk (see `MaskNetwork`); `none` has none.
+
+    Draws no random numbers: the network's weights are the same whether its trunk was asked before or not.
+
+    Raises:
+        InputError: the trunk is unknown or keeps no feature maps.
+    """
+    if name == "none":
+        return []
+    if name == "shared":
+        return classifier.feature_shapes()
+    with torch.random.fork_rng(devices=[]):
+        return feature_shapes(_own_trunk(classifier, name)[0], classifier.input_size)
+
+
 def _own_trunk(classifier: Classifier, name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """A trainable trunk without its classification head, and the normalisation `[1, 3, 1, 1]` that it expects."""
     if name == "copy":

@@ -266,11 +266,36 @@ def test_a_module_without_feature_maps_needs_a_trunk_of_its_own():
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
     classifier = Classifier(model, input_size=64)
     with pytest.raises(InputError, match=r"explainer\.trunk=<timm model name>"):
-        explainer_for(classifier, name="unet")
-    explainer = explainer_for(classifier, name="unet", trunk="resnet18")
+        explainer_for(classifier)
+    with pytest.raises(InputError, match=r"for instance explainer\.trunk=resnet18"):
+        explainer_for(classifier, trunk="copy")
+    explainer = explainer_for(classifier, trunk="resnet18")
+    assert isinstance(explainer, UNetExplainer)
     with torch.no_grad():
         assert explainer(images_for(classifier), 1).shape == (2, 1, 64, 64)
         assert not torch.allclose(explainer(images_for(classifier), 1), explainer(images_for(classifier), 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "trunk", "chosen"),
+    [
+        ("crossvit_9_240", "test_resnet", "unet"),  # CrossViT keeps no single feature map
+        ("test_resnet", "test_vit", "vit"),
+        ("test_vit", "test_resnet", "unet"),
+        ("test_vit", "copy", "vit"),
+    ],
+)
+def test_the_network_fits_the_trunk_that_is_asked_for(name: str, trunk: str, chosen: str):
+    classifier = classifier_for(name, 240 if "crossvit" in name else 64)
+    explainer, named = (explainer_for(classifier, name=given, trunk=trunk) for given in (None, chosen))
+    assert type(explainer) is type(named)
+    for key, value in named.state_dict().items():
+        assert torch.equal(explainer.state_dict()[key], value), "choosing the network must draw no random numbers"
+
+
+def test_no_trunk_needs_the_inr_of_any_classifier():
+    with pytest.raises(InputError, match=r"only explainer\.name=inr works without image features"):
+        explainer_for(classifier_for("crossvit_9_240", 240), trunk="none")
 
 
 def test_explain_tells_the_three_probabilities():
