@@ -23,6 +23,7 @@ from PIL import Image
 
 from ltx.data.folder import Crops, FolderData
 from ltx.data.shards import Plan, ShardData, counted, expand, is_shards, read_shard
+from ltx.data.shards.batches import ShardBatches
 from ltx.data.shards.making import MakeConfig, make
 from ltx.data.shards.plan import buffered_shuffle
 from ltx.errors import InputError
@@ -194,12 +195,7 @@ def test_validation_takes_whole_shards_or_files(shards: Path, photos: Path) -> N
 def test_a_broken_picture_is_named_counted_and_replaced(shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(shards, folder)
-    with tarfile.open(folder / "000001.tar", "w") as archive:
-        for key in ("good", "bad", "also"):
-            content = b"no picture" if key == "bad" else (b"".join(picture()))
-            info = tarfile.TarInfo(f"{key}.jpg")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+    write_shard(folder / "000001.tar", "good", "bad", "also")
     source = data(folder, max_steps=13)
     with pytest.warns(
         UserWarning, match=r"000001\.tar/bad\.jpg is not an image; the next image takes its place"
@@ -212,10 +208,35 @@ def test_a_broken_picture_is_named_counted_and_replaced(shards: Path, tmp_path: 
     assert sorted(seen.values()) == [1] * 24 + [2]
 
 
-def picture() -> list[bytes]:
+def write_shard(file: Path, *keys: str) -> None:
+    """A shard of one picture for each key; that of a key with "bad" in it is broken."""
     stream = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(stream, "jpeg")
-    return [stream.getvalue()]
+    with tarfile.open(file, "w") as archive:
+        for key in keys:
+            content = b"no picture" if "bad" in key else stream.getvalue()
+            info = tarfile.TarInfo(f"{key}.jpg")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
+    write_shard(tmp_path / "brk.tar", "bad0", "bad1")
+    write_shard(tmp_path / "mixed.tar", "good", "bad")
+    broken, mixed = (counted([str(tmp_path / name)]) for name in ("brk.tar", "mixed.tar"))
+    with pytest.raises(
+        InputError, match=r"none of the 2 images can be read; skipped 2 files: .*bad0\.jpg is not an im"
+    ):
+        list(ShardBatches(broken, 4, batch_size=1))
+    assert list(ShardBatches(broken, 4, batch_size=1, rank=0, ranks=2)) == []  # others may read what is whole
+    done = [name for batch, _ in ShardBatches(mixed, 4, batch_size=1) for name in (sample.name for sample in batch)]
+    rest = ShardBatches(mixed, 4, batch_size=1, done=done)
+    assert list(rest) == []
+    assert len(rest.skipped) == 1
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [{"name": "torn.tar", "samples": 3}]}))
+    (tmp_path / "torn.tar").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"none of the 3 images can be read; skipped 1 file: shard .*torn\.tar"):
+        list(ShardBatches(counted([str(tmp_path / "torn.tar")]), 4, batch_size=1))
 
 
 def test_a_torn_shard_loses_its_end_and_no_more(shards: Path, tmp_path: Path) -> None:
