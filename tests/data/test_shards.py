@@ -220,6 +220,36 @@ def write_shard(file: Path, *keys: str) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
+def test_a_broken_picture_is_named_once_however_often_it_is_validated(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each validation starts other loading processes; those of several shards write into one count."""
+    told = tmp_path / "told.txt"  # by every process
+
+    def tell(message: Warning | str, *_: Any) -> None:
+        with told.open("a") as file:
+            file.write(f"{message}\n")
+
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.tar", "bad", "good")
+    torn = tmp_path / "c.tar"
+    write_shard(torn, "good", "lost1", "lost2")
+    torn.write_bytes(torn.read_bytes()[:3684])  # within the third picture: the second was not yet whole
+    counts = [{"name": f"{name}.tar", "samples": count} for name, count in zip("abc", (2, 2, 3), strict=True)]
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": counts}))
+    source = data(shards, val_images=[str(tmp_path / f"{name}.tar") for name in "abc"], workers=2)
+    monkeypatch.setattr(warnings, "showwarning", tell)
+    assert len(source.validation_images(1)) == 1
+    shown = [[name for batch in source.val_dataloader() for name in batch["name"]] for _ in range(3)]
+    assert [len(names) for names in shown] == [3, 3, 3]
+    assert source.broken_count == 4
+    lines = [line for line in told.read_text().splitlines() if "is not an image" in line or "cannot be read" in line]
+    assert sorted(line.split(".tar")[0][-1] for line in lines) == ["a", "b", "c"]
+    other = data(shards, 1, 2, val_images=str(torn))
+    assert list(other.val_dataloader()) == []
+    assert other.broken_count == 1, "the first and the third are the other rank's"
+
+
 def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "brk.tar", "bad0", "bad1")
     write_shard(tmp_path / "mixed.tar", "good", "bad")
