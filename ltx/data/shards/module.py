@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from ltx.data.crops import Cropping
 from ltx.data.folder import WholeImages
 from ltx.data.image_files import Spec, find_images
 from ltx.data.images import opened, read_image, resize
-from ltx.data.module import StreamLoader, TrainingImages
+from ltx.data.module import StreamLoader, TrainingImages, hold_out
 from ltx.data.shards.listing import Sample, Shard, Shards, counted, expand, is_shards, read_shard
 from ltx.data.shards.plan import Plan, Portion
 from ltx.errors import InputError
@@ -78,7 +77,8 @@ class ShardData(TrainingImages):
             urls = expand(self.shards)
             val: list[str] = []
             if self.val_images is None:
-                urls, val = _hold_out(urls, self.val_share, self.seed)
+                names = [url.rsplit("/", 1)[-1] for url in urls]
+                urls, val = hold_out(urls, names, self.val_share, self.seed, "shard")
             elif is_shards(self.val_images):
                 val = expand(self.val_images)
             else:
@@ -156,18 +156,6 @@ class ShardData(TrainingImages):
     def _plan(self) -> Plan:
         counts = [shard.samples for shard in self.train_shards]
         return Plan(counts, self.batch_size, self._rank[1], max(1, self.workers), self.shuffle, self.seed)
-
-
-def _hold_out(urls: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    count = max(1, round(share * len(urls))) if share > 0 else 0
-    if count >= len(urls):
-        raise InputError(f"shards: {len(urls)} shard(s) cannot be divided; give val_images, or val_share=0 for none")
-
-    def draw(url: str) -> bytes:
-        return hashlib.sha256(f"{seed}|{url.rsplit('/', 1)[-1]}".encode()).digest()
-
-    held = set(sorted(urls, key=draw)[:count])
-    return [url for url in urls if url not in held], [url for url in urls if url in held]
 
 
 class Broken:
