@@ -129,3 +129,19 @@ def feature_shapes(model: nn.Module, input_size: tuple[int, int], stages: list[i
             "choose another trunk with explainer.trunk=<timm model name>"
         ) from error
     return [tensor.shape[1:] for tensor in (*found.stages, found.final)]
+
+
+def unread_parameters(model: nn.Module, input_size: tuple[int, int], stages: list[int] | None) -> list[nn.Parameter]:
+    """The trainable parameters that neither these stages nor the final map depend on.
+
+    Layers between the final map and the classifier stay where a model's classifier is taken off: a `conv_head`, the
+    head's norm, a pooling by attention.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        return []
+    with torch.enable_grad():
+        found = features(model, trainable[0].new_zeros(1, 3, *input_size), stages)
+        total = torch.stack([tensor.sum() for tensor in (*found.stages, found.final)]).sum()
+    gradients = torch.autograd.grad(total, trainable, allow_unused=True)
+    return [parameter for parameter, gradient in zip(trainable, gradients, strict=True) if gradient is None]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,11 @@ def test_broken_and_odd_pictures(place: Path, tmp_path: Path, capfd: pytest.Capt
     only_bad = tmp_path / "bad"
     only_bad.mkdir()
     (mixed / "empty.jpg").rename(only_bad / "empty.jpg")
-    assert finetune_words(place, f"images={only_bad}", f"out={tmp_path}/none") == 2
-    assert "none of the 1 images can be read" in capfd.readouterr().err
+    with tarfile.open(tmp_path / "bad.tar", "w") as archive:
+        archive.add(only_bad / "empty.jpg", "empty.jpg")
+    for source in (only_bad, tmp_path / "bad.tar"):
+        assert finetune_words(place, f"images={source}", f"out={tmp_path}/none") == 2
+        assert "none of the 1 images can be read" in capfd.readouterr().err
 
 
 def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

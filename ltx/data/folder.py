@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ltx.data.crops import Crop, Cropping
 from ltx.data.image_files import Spec, find_images, image_root
 from ltx.data.images import opened, read_image, resize
-from ltx.data.module import StreamLoader, TrainingImages
+from ltx.data.module import StreamLoader, TrainingImages, hold_out
 from ltx.data.stored_maps import StoredMaps
 from ltx.errors import InputError
 
@@ -84,7 +83,8 @@ class FolderData(TrainingImages):
             val = find_images(self.val_images, self.out)
             _check_disjoint(train, val)
         else:
-            train, val = hold_out(train, image_root(self.images), self.val_share, self.seed)
+            names = names_below(image_root(self.images), train)
+            train, val = hold_out(train, names, self.val_share, self.seed, "image file")
         _check_readable(train, self.images)
         self.train_files, self.val_files = train, val
         self._train = Crops(train, self.cropping, self.maps)
@@ -146,18 +146,9 @@ class FolderData(TrainingImages):
 # -- which file is for what ----------------------------------------------------------------------------------------
 
 
-def hold_out(files: Sequence[Path], root: Path, share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """`files` without a share of them, and that share, both in the order of `files`."""
-    count = max(1, round(share * len(files))) if share > 0 else 0
-    if count >= len(files):
-        raise InputError(f"images: {len(files)} file(s) cannot be divided; give val_images, or val_share=0 for none")
-
-    def draw(file: Path) -> bytes:
-        name = Path(os.path.relpath(os.path.abspath(file), root)).as_posix()
-        return hashlib.sha256(f"{seed}|{name}".encode()).digest()
-
-    held = set(sorted(files, key=draw)[:count])
-    return [file for file in files if file not in held], [file for file in files if file in held]
+def names_below(root: Path, files: Sequence[Path]) -> list[str]:
+    """The files' paths below a folder, the same wherever it lies."""
+    return [Path(os.path.relpath(os.path.abspath(file), root)).as_posix() for file in files]
 
 
 def _check_disjoint(train: Sequence[Path], val: Sequence[Path]) -> None:

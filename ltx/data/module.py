@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import lightning
 import torch
@@ -13,6 +15,8 @@ from torch.utils.data import DataLoader
 from ltx.data.crops import Cropping
 from ltx.data.images import default_workers
 from ltx.errors import InputError
+
+Source = TypeVar("Source")
 
 
 class TrainingImages(lightning.LightningDataModule):
@@ -140,3 +144,31 @@ class StreamLoader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+def hold_out(
+    sources: Sequence[Source], names: Sequence[str], share: float, seed: int, kind: str
+) -> tuple[list[Source], list[Source]]:
+    """`sources` without a share of them, at least one, and that share, both in the order of `sources`.
+
+    Args:
+        names: one each; their hashes with the seed say which are held out, so that neither order nor place matters.
+        share: from 0 to below 1; 0 = none.
+        kind: what they are, for the error.
+
+    Raises:
+        InputError: none would be left to train on.
+    """
+    count = max(1, round(share * len(sources))) if share > 0 else 0
+    if count >= len(sources):
+        raise InputError(f"{len(sources)} {kind}(s) cannot be divided; give val_images, or val_share=0 for none")
+
+    def draw(place: int) -> bytes:
+        # Names of files may be any bytes, which Python keeps as surrogates.
+        return hashlib.sha256(f"{seed}|{names[place]}".encode("utf-8", "surrogateescape")).digest()
+
+    held = set(sorted(range(len(sources)), key=draw)[:count])
+    return (
+        [source for place, source in enumerate(sources) if place not in held],
+        [source for place, source in enumerate(sources) if place in held],
+    )

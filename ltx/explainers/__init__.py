@@ -9,7 +9,7 @@ from ltx.classifier import Classifier
 from ltx.config import option
 from ltx.errors import InputError, suggest
 from ltx.explainers.inr import INRExplainer
-from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.mask_network import MaskNetwork, trunk_shapes
 from ltx.explainers.unet import UNetExplainer
 from ltx.explainers.vit import ViTExplainer, is_single_resolution
 
@@ -23,7 +23,7 @@ class ExplainerConfig:
     """Which mask network to build; None leaves a choice to the network."""
 
     name: str | None = option(
-        None, help="mask network; null = vit for a classifier of one resolution, else unet", choices=[*EXPLAINERS, None]
+        None, help="mask network; null = vit for a trunk of one resolution, else unet", choices=[*EXPLAINERS, None]
     )
     variant: str | None = option(
         None,
@@ -52,7 +52,7 @@ class ExplainerConfig:
             InputError: unknown name, or a combination that the network cannot have.
         """
         if self.name is None:
-            self.name = "vit" if is_single_resolution(classifier.feature_shapes()[:-1]) else "unet"
+            self.name = "vit" if is_single_resolution(trunk_shapes(classifier, self.trunk)[:-1]) else "unet"
         if self.name not in EXPLAINERS:
             raise InputError(f"explainer.name={self.name!r} is unknown{suggest(self.name, EXPLAINERS)}")
         given = {key: value for key, value in asdict(self).items() if key != "name" and value is not None}

@@ -18,7 +18,7 @@ from ltx.classifier import Classifier, Targets
 from ltx.errors import InputError, suggest
 from ltx.explanation import Explanation
 from ltx.fill import Fill
-from ltx.trunk import Features, feature_shapes, features, supports_features
+from ltx.trunk import Features, feature_shapes, features, supports_features, unread_parameters
 
 SCOPES = ("head", "decoder", "all")
 
@@ -77,6 +77,11 @@ class MaskNetwork(nn.Module):
             if not 0 <= stage < len(shapes):
                 raise InputError(f"explainer.stages: {stage} is no stage of the trunk; it has 0 to {len(shapes) - 1}")
         self.feature_shapes = feature_shapes(source, classifier.input_size, self.stages)
+        if self.trunk is not None:
+            # Processes that train together would wait in vain for the gradients of these. The pass above comes first:
+            # in eval mode some models (LeViT) keep their attention biases from it, which makes them constants.
+            for parameter in unread_parameters(self.trunk, classifier.input_size, self.stages):
+                parameter.requires_grad_(False)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """Which of the trunk's maps (shapes `[C, h, w]`) the decoder reads when nobody says."""
@@ -322,6 +327,22 @@ class Modulation(nn.Module):
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         scale, shift = self.affine(F.gelu(query))[:, :, None, None].chunk(2, 1)
         return x * (1 + scale) + shift
+
+
+def trunk_shapes(classifier: Classifier, name: str) -> list[torch.Size]:
+    """Shapes `[C, h, w]` of each stage and, last, of the final map of a trunk (see `MaskNetwork`); `none` has none.
+
+    Draws no random numbers: the network's weights are the same whether its trunk was asked before or not.
+
+    Raises:
+        InputError: the trunk is unknown or keeps no feature maps.
+    """
+    if name == "none":
+        return []
+    if name == "shared":
+        return classifier.feature_shapes()
+    with torch.random.fork_rng(devices=[]):
+        return feature_shapes(_own_trunk(classifier, name)[0], classifier.input_size)
 
 
 def _own_trunk(classifier: Classifier, name: str) -> tuple[nn.Module, Tensor, Tensor]:

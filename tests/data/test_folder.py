@@ -1,6 +1,7 @@
 """The training stream: the same crop at the same position, for any number of ranks and after any resumption."""
 
 import itertools
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ltx.data.crops import Cropping, random_box
-from ltx.data.folder import Crops, FolderData, Stream, hold_out
+from ltx.data.folder import Crops, FolderData, Stream, names_below
+from ltx.data.module import hold_out
 from ltx.data.stored_maps import StoredMaps
 from ltx.errors import InputError
 
@@ -221,17 +223,36 @@ def test_fast_jpeg_decoding_is_close_to_the_full_one(tmp_path: Path, monkeypatch
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
+def held_out(files: list[Path], root: Path, seed: int) -> tuple[list[Path], list[Path]]:
+    return hold_out(files, names_below(root, files), 0.3, seed, "file")
+
+
 def test_held_out_files_do_not_depend_on_order_or_place(folder: Path, tmp_path: Path) -> None:
     files = sorted(folder.rglob("*.*"))
-    train, val = hold_out(files, folder, 0.3, seed=0)
+    train, val = held_out(files, folder, seed=0)
     assert (len(train), len(val)) == (5, 2)
     assert set(train) | set(val) == set(files)
-    assert set(hold_out(files[::-1], folder, 0.3, seed=0)[1]) == set(val)
+    assert set(held_out(files[::-1], folder, seed=0)[1]) == set(val)
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
-    elsewhere = hold_out(sorted(moved.rglob("*.*")), moved, 0.3, seed=0)[1]
+    elsewhere = held_out(sorted(moved.rglob("*.*")), moved, seed=0)[1]
     assert [f.relative_to(moved) for f in elsewhere] == [f.relative_to(folder) for f in val]
-    assert any(set(hold_out(files, folder, 0.3, seed)[1]) != set(val) for seed in range(1, 5))
+    assert any(set(held_out(files, folder, seed)[1]) != set(val) for seed in range(1, 5))
+
+
+def test_the_same_names_are_held_out_as_ever() -> None:
+    files = [f"n{index:02d}/é{index}.jpg" for index in range(8)]
+    assert hold_out(range(8), files, 0.3, 5, "file")[1] == [0, 1]
+    shards = [f"n{index:02d}_é{index}.jpg.tar" for index in range(8)]
+    assert hold_out(range(8), shards, 0.3, 5, "shard")[1] == [6, 7]
+
+
+def test_a_name_that_is_no_text_can_be_held_out(folder: Path) -> None:
+    (folder / "a/0.png").rename(folder / os.fsdecode(b"a/caf\xe9.png"))
+    source = data(folder, val_share=0.3)
+    source.setup()
+    assert (source.train_count, source.val_count) == (5, 2)
+    assert len([name for batch in source.train_dataloader() for name in batch["name"]]) == 20
 
 
 def test_validation_is_whole_images_in_order(folder: Path) -> None:

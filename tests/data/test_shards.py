@@ -23,6 +23,7 @@ from PIL import Image
 
 from ltx.data.folder import Crops, FolderData
 from ltx.data.shards import Plan, ShardData, counted, expand, is_shards, read_shard
+from ltx.data.shards.batches import ShardBatches
 from ltx.data.shards.making import MakeConfig, make
 from ltx.data.shards.plan import buffered_shuffle
 from ltx.errors import InputError
@@ -194,12 +195,7 @@ def test_validation_takes_whole_shards_or_files(shards: Path, photos: Path) -> N
 def test_a_broken_picture_is_named_counted_and_replaced(shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(shards, folder)
-    with tarfile.open(folder / "000001.tar", "w") as archive:
-        for key in ("good", "bad", "also"):
-            content = b"no picture" if key == "bad" else (b"".join(picture()))
-            info = tarfile.TarInfo(f"{key}.jpg")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+    write_shard(folder / "000001.tar", "good", "bad", "also")
     source = data(folder, max_steps=13)
     with pytest.warns(
         UserWarning, match=r"000001\.tar/bad\.jpg is not an image; the next image takes its place"
@@ -212,10 +208,65 @@ def test_a_broken_picture_is_named_counted_and_replaced(shards: Path, tmp_path: 
     assert sorted(seen.values()) == [1] * 24 + [2]
 
 
-def picture() -> list[bytes]:
+def write_shard(file: Path, *keys: str) -> None:
+    """A shard of one picture for each key; that of a key with "bad" in it is broken."""
     stream = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(stream, "jpeg")
-    return [stream.getvalue()]
+    with tarfile.open(file, "w") as archive:
+        for key in keys:
+            content = b"no picture" if "bad" in key else stream.getvalue()
+            info = tarfile.TarInfo(f"{key}.jpg")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_a_broken_picture_is_named_once_however_often_it_is_validated(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each validation starts other loading processes; those of several shards write into one count."""
+    told = tmp_path / "told.txt"  # by every process
+
+    def tell(message: Warning | str, *_: Any) -> None:
+        with told.open("a") as file:
+            file.write(f"{message}\n")
+
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.tar", "bad", "good")
+    torn = tmp_path / "c.tar"
+    write_shard(torn, "good", "lost1", "lost2")
+    torn.write_bytes(torn.read_bytes()[:3684])  # within the third picture: the second was not yet whole
+    counts = [{"name": f"{name}.tar", "samples": count} for name, count in zip("abc", (2, 2, 3), strict=True)]
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": counts}))
+    source = data(shards, val_images=[str(tmp_path / f"{name}.tar") for name in "abc"], workers=2)
+    monkeypatch.setattr(warnings, "showwarning", tell)
+    assert len(source.validation_images(1)) == 1
+    shown = [[name for batch in source.val_dataloader() for name in batch["name"]] for _ in range(3)]
+    assert [len(names) for names in shown] == [3, 3, 3]
+    assert source.broken_count == 4
+    lines = [line for line in told.read_text().splitlines() if "is not an image" in line or "cannot be read" in line]
+    assert sorted(line.split(".tar")[0][-1] for line in lines) == ["a", "b", "c"]
+    other = data(shards, 1, 2, val_images=str(torn))
+    assert list(other.val_dataloader()) == []
+    assert other.broken_count == 1, "the first and the third are the other rank's"
+
+
+def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
+    write_shard(tmp_path / "brk.tar", "bad0", "bad1")
+    write_shard(tmp_path / "mixed.tar", "good", "bad")
+    broken, mixed = (counted([str(tmp_path / name)]) for name in ("brk.tar", "mixed.tar"))
+    with pytest.raises(
+        InputError, match=r"none of the 2 images can be read; skipped 2 files: .*bad0\.jpg is not an im"
+    ):
+        list(ShardBatches(broken, 4, batch_size=1))
+    assert list(ShardBatches(broken, 4, batch_size=1, rank=0, ranks=2)) == []  # others may read what is whole
+    done = [name for batch, _ in ShardBatches(mixed, 4, batch_size=1) for name in (sample.name for sample in batch)]
+    rest = ShardBatches(mixed, 4, batch_size=1, done=done)
+    assert list(rest) == []
+    assert len(rest.skipped) == 1
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [{"name": "torn.tar", "samples": 3}]}))
+    (tmp_path / "torn.tar").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"none of the 3 images can be read; skipped 1 file: shard .*torn\.tar"):
+        list(ShardBatches(counted([str(tmp_path / "torn.tar")]), 4, batch_size=1))
 
 
 def test_a_torn_shard_loses_its_end_and_no_more(shards: Path, tmp_path: Path) -> None:

@@ -184,14 +184,37 @@ def test_the_evidence_is_not_rounded_to_bf16():
     assert not torch.equal(written, written.bfloat16().float())
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
-def test_every_parameter_of_a_copied_trunk_is_trained(name: str):
-    """Processes that train together wait for the gradient of each."""
-    classifier = classifier_for(name)
-    explainer, images = explainer_for(classifier, trunk="copy"), images_for(classifier)
-    explainer(images, 1).sum().backward()
-    idle = [key for key, value in explainer.named_parameters() if value.requires_grad and value.grad is None]
-    assert idle == []
+@pytest.mark.parametrize(
+    ("name", "idle", "settings"),
+    [
+        ("vit_tiny_patch16_224", [], {}),
+        ("resnet18", [], {}),
+        ("test_vit2", ["fc_norm"], {}),
+        ("test_vit2", ["fc_norm"], {"variant": "released"}),
+        ("test_vit3", ["attn_pool"], {}),
+        ("test_convnext", ["head.norm"], {}),
+        ("test_convnext", ["head.norm"], {"variant": "released"}),
+        ("test_convnext", ["head.norm"], {"name": "inr"}),
+        ("mobilenetv3_small_050", ["conv_head"], {}),
+        ("mobilenetv4_conv_small_035", ["conv_head", "norm_head"], {}),
+        ("ghostnet_050", ["conv_head"], {}),
+        ("efficientvit_b0", ["head.in_conv", "head.classifier"], {}),
+        ("efficientvit_m0", ["attention_biases"], {}),
+    ],
+)
+def test_every_parameter_of_a_copied_trunk_is_trained(name: str, idle: list[str], settings: dict[str, object]):
+    """Processes that train together wait for the gradient of each; `idle` are layers that no feature map passes."""
+    classifier = classifier_for(name, 64)
+    explainer, images = explainer_for(classifier, trunk="copy", **settings), images_for(classifier)
+    for _ in range(2):  # nothing of the first pass may be left over in the second
+        explainer.zero_grad()
+        found = explainer.predict_and_encode(images)[1]
+        explainer.decode(found, torch.tensor([1, 1])).square().sum().backward()
+    fixed = [key for key, value in explainer.trunk.named_parameters() if not value.requires_grad]
+    embedding = ("patch_embed", "pos_embed", "cls_token", "reg_token")
+    assert all(any(part in key for key in fixed) for part in idle)
+    assert all(any(part in key for part in (*idle, *embedding)) for key in fixed), fixed
+    assert [key for key, value in explainer.named_parameters() if value.requires_grad and value.grad is None] == []
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
@@ -243,11 +266,36 @@ def test_a_module_without_feature_maps_needs_a_trunk_of_its_own():
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
     classifier = Classifier(model, input_size=64)
     with pytest.raises(InputError, match=r"explainer\.trunk=<timm model name>"):
-        explainer_for(classifier, name="unet")
-    explainer = explainer_for(classifier, name="unet", trunk="resnet18")
+        explainer_for(classifier)
+    with pytest.raises(InputError, match=r"for instance explainer\.trunk=resnet18"):
+        explainer_for(classifier, trunk="copy")
+    explainer = explainer_for(classifier, trunk="resnet18")
+    assert isinstance(explainer, UNetExplainer)
     with torch.no_grad():
         assert explainer(images_for(classifier), 1).shape == (2, 1, 64, 64)
         assert not torch.allclose(explainer(images_for(classifier), 1), explainer(images_for(classifier), 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "trunk", "chosen"),
+    [
+        ("crossvit_9_240", "test_resnet", "unet"),  # CrossViT keeps no single feature map
+        ("test_resnet", "test_vit", "vit"),
+        ("test_vit", "test_resnet", "unet"),
+        ("test_vit", "copy", "vit"),
+    ],
+)
+def test_the_network_fits_the_trunk_that_is_asked_for(name: str, trunk: str, chosen: str):
+    classifier = classifier_for(name, 240 if "crossvit" in name else 64)
+    explainer, named = (explainer_for(classifier, name=given, trunk=trunk) for given in (None, chosen))
+    assert type(explainer) is type(named)
+    for key, value in named.state_dict().items():
+        assert torch.equal(explainer.state_dict()[key], value), "choosing the network must draw no random numbers"
+
+
+def test_no_trunk_needs_the_inr_of_any_classifier():
+    with pytest.raises(InputError, match=r"only explainer\.name=inr works without image features"):
+        explainer_for(classifier_for("crossvit_9_240", 240), trunk="none")
 
 
 def test_explain_tells_the_three_probabilities():

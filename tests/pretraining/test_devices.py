@@ -102,6 +102,13 @@ def test_one_and_four_processes_give_the_same_curve(place: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_two_processes_train_a_trunk_whose_head_has_layers(place: Path, tmp_path: Path) -> None:
+    settings = {"explainer.trunk": "test_convnext", "trainer.max_steps": 3}
+    run([sys.executable, "train.py", *words(place, tmp_path / "two", 2, **settings)])
+    assert len(rows(tmp_path / "two")) >= 3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_four_processes_show_each_key_once_an_epoch(place: Path, tmp_path: Path, workers: int) -> None:
     """24 samples in 8 shards, 3 an epoch and rank; each rank writes down the names that its steps saw."""

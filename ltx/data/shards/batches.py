@@ -27,6 +27,9 @@ class ShardBatches:
         size, batch_size, mode, workers: see `ImageBatches`.
         done: names (`Sample.name`) that are left out.
         rank, ranks: this process among how many.
+
+    Raises:
+        InputError: while iterating, at the end, if not one sample could be read, now or before, by the only process.
     """
 
     def __init__(
@@ -47,18 +50,21 @@ class ShardBatches:
         self.workers = workers or default_workers()
         self.done = done
         total = sum(shard.samples for shard in shards)
+        self.ranks = ranks
         self.first, self.end = total * rank // ranks, total * (rank + 1) // ranks
         self.skipped = Skipped()
+        self._readable = False  # whether a sample could be read, now or by the run that has done it
 
     def __len__(self) -> int:
         """Samples of this process's share, done or not."""
         return self.end - self.first
 
     def __iter__(self) -> Iterator[tuple[list[Sample], Tensor]]:
-        self.skipped = Skipped()
+        self.skipped, self._readable = Skipped(), False
         samples: list[Sample] = []
         pixels: list[Tensor] = []
         for sample, image in self._decoded():
+            self._readable = True
             samples.append(sample)
             pixels.append(image)
             if len(samples) == self.batch_size:
@@ -66,6 +72,8 @@ class ShardBatches:
                 samples, pixels = [], []
         if samples:
             yield samples, torch.stack(pixels).float().div_(255)
+        if self.skipped.files and not self._readable and self.ranks == 1:  # other processes may read what is whole
+            raise InputError(f"none of the {len(self)} images can be read; {self.skipped.summary(3)}")
 
     def _decoded(self) -> Iterator[tuple[Sample, Tensor]]:
         pool = ThreadPoolExecutor(self.workers)
@@ -97,7 +105,9 @@ class ShardBatches:
                 continue
             try:
                 for sample in itertools.islice(read_shard(shard.url), low, high):
-                    if sample.name not in self.done:
+                    if sample.name in self.done:
+                        self._readable = True
+                    else:
                         yield sample
             except InputError as error:
                 self.skipped.files.append((Path(shard.url), str(error)))

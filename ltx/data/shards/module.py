@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from ltx.data.crops import Cropping
 from ltx.data.folder import WholeImages
 from ltx.data.image_files import Spec, find_images
 from ltx.data.images import opened, read_image, resize
-from ltx.data.module import StreamLoader, TrainingImages
+from ltx.data.module import StreamLoader, TrainingImages, hold_out
 from ltx.data.shards.listing import Sample, Shard, Shards, counted, expand, is_shards, read_shard
 from ltx.data.shards.plan import Plan, Portion
 from ltx.errors import InputError
@@ -70,7 +69,7 @@ class ShardData(TrainingImages):
         self.train_shards: list[Shard] = []
         self.val_shards: list[Shard] = []
         self._val_files: WholeImages | None = None
-        self._broken = Broken()
+        self._train_broken, self._val_broken = Broken(), Broken()
 
     def setup(self, stage: str | None = None) -> None:
         """Find and count the shards, divide them, and check that they suffice; a second call finds nothing new."""
@@ -78,7 +77,8 @@ class ShardData(TrainingImages):
             urls = expand(self.shards)
             val: list[str] = []
             if self.val_images is None:
-                urls, val = _hold_out(urls, self.val_share, self.seed)
+                names = [url.rsplit("/", 1)[-1] for url in urls]
+                urls, val = hold_out(urls, names, self.val_share, self.seed, "shard")
             elif is_shards(self.val_images):
                 val = expand(self.val_images)
             else:
@@ -88,6 +88,9 @@ class ShardData(TrainingImages):
                 raise InputError(f"{min(both)} is in both shards and val_images; a shard may only be in one")
             self.train_shards = counted(urls, self.manifest)
             self.val_shards = counted(val, self.manifest if self.val_images is None else None) if val else []
+            self._train_broken, self._val_broken = (
+                Broken(sum(shard.samples for shard in shards)) for shards in (self.train_shards, self.val_shards)
+            )
         ranks = self._rank[1]
         if self.fewer_workers_will_do:
             self.workers = min(self.workers, max(1, len(self.train_shards) // ranks))
@@ -105,7 +108,8 @@ class ShardData(TrainingImages):
 
     @property
     def broken_count(self) -> int:
-        return self._broken.count + (self._val_files.broken if self._val_files else 0)
+        in_shards = self._train_broken.count + self._val_broken.count
+        return in_shards + (self._val_files.broken if self._val_files else 0)
 
     @property
     def identity(self) -> str:
@@ -122,7 +126,7 @@ class ShardData(TrainingImages):
         """The stream from the trainer's step on; its length is that of the whole training, as Lightning counts it."""
         rank = self._rank[0]
         crops = ShardCrops(
-            self.train_shards, self._plan(), self.cropping, rank, self._start, self._length, self._broken
+            self.train_shards, self._plan(), self.cropping, rank, self._start, self._length, self._train_broken
         )
         return StreamLoader(crops, batch_size=None, **self._loading())
 
@@ -132,15 +136,20 @@ class ShardData(TrainingImages):
             return []
         rank, ranks = self._rank
         if self._val_files is None:
-            whole = WholeShards(self.val_shards, self.size, self._broken, rank, ranks)
+            whole = WholeShards(self.val_shards, self.size, self._val_broken, rank, ranks)
             return DataLoader(whole, self.batch_size, **self._loading())
         places = range(rank, len(self._val_files), ranks)
         return DataLoader(self._val_files, self.batch_size, sampler=places, **self._loading())
 
     def validation_images(self, count: int) -> Tensor:
         self.setup()
-        source: Any = self._val_files or WholeShards(self.val_shards or self.train_shards, self.size, self._broken)
-        items = (source[index] for index in range(len(source))) if self._val_files else iter(source)
+        items: Iterator[dict[str, Any]]
+        if self._val_files:
+            items = (self._val_files[index] for index in range(len(self._val_files)))
+        elif self.val_shards:
+            items = iter(WholeShards(self.val_shards, self.size, self._val_broken))
+        else:
+            items = iter(WholeShards(self.train_shards, self.size, self._train_broken))
         shown = [item["image"] for item in itertools.islice(items, count)]
         return torch.stack(shown).float().div_(255) if shown else torch.empty(0, 3, *self.size)
 
@@ -149,36 +158,21 @@ class ShardData(TrainingImages):
         return Plan(counts, self.batch_size, self._rank[1], max(1, self.workers), self.shuffle, self.seed)
 
 
-def _hold_out(urls: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    count = max(1, round(share * len(urls))) if share > 0 else 0
-    if count >= len(urls):
-        raise InputError(f"shards: {len(urls)} shard(s) cannot be divided; give val_images, or val_share=0 for none")
-
-    def draw(url: str) -> bytes:
-        return hashlib.sha256(f"{seed}|{url.rsplit('/', 1)[-1]}".encode()).digest()
-
-    held = set(sorted(urls, key=draw)[:count])
-    return [url for url in urls if url not in held], [url for url in urls if url in held]
-
-
 class Broken:
-    """Names each picture that cannot be read once, and counts them over all loading processes."""
+    """Which of the samples in some shards cannot be read, as all loading processes found; each is named once."""
 
-    def __init__(self) -> None:
-        self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()  # one for each loading process
-        self._named: set[str] = set()
+    def __init__(self, samples: int = 0) -> None:
+        self._marks = torch.zeros(samples, dtype=torch.uint8).share_memory_()
 
     @property
     def count(self) -> int:
-        return int(self._counts.sum())
+        return int(self._marks.sum())
 
-    def tell(self, name: str, reason: str, pictures: int = 1) -> None:
-        if name in self._named:
-            return
-        self._named.add(name)
-        worker = get_worker_info()
-        self._counts[worker.id if worker is not None else 0] += pictures
-        warnings.warn(reason, stacklevel=3)
+    def tell(self, samples: slice, reason: str) -> None:
+        """Warn of samples, given by their indices, unless all of them were told of before."""
+        if not self._marks[samples].all():
+            self._marks[samples] = 1
+            warnings.warn(reason, stacklevel=3)
 
 
 class ShardCrops(IterableDataset[dict[str, Any]]):
@@ -233,7 +227,7 @@ class ShardCrops(IterableDataset[dict[str, Any]]):
             try:
                 items = [self._item(index, sample, place) for place in waiting]
             except InputError as error:
-                self.broken.tell(sample.name, f"{error}; the next image takes its place")
+                self.broken.tell(slice(index, index + 1), f"{error}; the next image takes its place")
                 continue
             yield from items
             waiting.clear()
@@ -281,10 +275,11 @@ class ShardCrops(IterableDataset[dict[str, Any]]):
                     reason = str(error)
                 except StopIteration:
                     reason = f"shard {shard.url} holds {at + 1} samples, {shard.samples} by its manifest"
+                index = self._firsts[part.shard] + inside
                 if reason:
                     lost = part.first + part.count - inside
-                    self.broken.tell(shard.url, f"{reason}; {lost} images are lost", lost)
-                yield place, self._firsts[part.shard] + inside, None if reason else found
+                    self.broken.tell(slice(index, index + lost), f"{reason}; {lost} images are lost")
+                yield place, index, None if reason else found
 
 
 class WholeShards(IterableDataset[dict[str, Any]]):
@@ -307,18 +302,21 @@ class WholeShards(IterableDataset[dict[str, Any]]):
         worker = get_worker_info()
         own, readers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         for number in range(own, len(self.shards), readers):
-            url = self.shards[number].url
+            first, shard = self._firsts[number], self.shards[number]
+            place = self.rank  # of the next sample that is this rank's
             try:
-                for inside, sample in enumerate(read_shard(url)):
-                    if inside % self.ranks == self.rank:
-                        yield from self._item(self._firsts[number] + inside, sample)
+                for inside, sample in enumerate(read_shard(shard.url)):
+                    if inside == place:
+                        place += self.ranks
+                        yield from self._item(first + inside, sample)
             except InputError as error:
-                self.broken.tell(url, f"{error}; the rest of it is skipped")
+                rest = slice(first + place, first + shard.samples, self.ranks)
+                self.broken.tell(rest, f"{error}; the rest of it is skipped")
 
     def _item(self, index: int, sample: Sample) -> Iterator[dict[str, Any]]:
         try:
             image = resize(read_image(sample.name, sample.image), self.size)
         except InputError as error:
-            self.broken.tell(sample.name, f"{error}; it is skipped")
+            self.broken.tell(slice(index, index + 1), f"{error}; it is skipped")
             return
         yield {"image": image, "index": index, "name": sample.name}
