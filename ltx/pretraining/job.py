@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import zipfile
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgr
 from torch import Tensor
 
 from ltx.attribution.teacher import TeacherMaps
-from ltx.checkpoints import CARD, CONFIG, TENSORS, load, save_checkpoint, write_beside
+from ltx.checkpoints import CARD, CONFIG, TENSORS, load, read_config, save_checkpoint, write_beside
 from ltx.config import ClassifierConfig, option
 from ltx.data.folder import FolderData
 from ltx.data.module import TrainingImages
@@ -35,6 +36,9 @@ from ltx.pretraining.operations import DataWait, Pace, Preemption
 from ltx.pretraining.sharding import GatheredValidation, strategy_for
 from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
 from ltx.pretraining.tracking import Tracker, WandbConfig, finish, share_checkpoint, share_overlays, wandb_logger
+
+TITLE = "# Explainer for "
+"""How a card begins, which tells it from a README.md of the user."""
 
 
 @dataclass
@@ -121,11 +125,13 @@ def pretrain(config: TrainConfig) -> Path:
     classifier = config.classifier.build()
     torch.manual_seed(config.seed)
     explainer = config.explainer.build(classifier)
+    resume_from = _resume_point(config, out)
     if config.init is not None:
+        if resume_from is None and out.resolve() == Path(config.init).resolve():
+            raise InputError(f"init={config.init} is out too, which a new run clears; choose another out=…")
         start_from(explainer, config.init)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
-    resume_from = _resume_point(config, out)
     objective = Objective(config.objective)
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
     if config.trainer.fold_norms:
@@ -137,10 +143,13 @@ def pretrain(config: TrainConfig) -> Path:
     module = _module(config, explainer, objective, _clean_passes(config, explainer, data))
     out.mkdir(parents=True, exist_ok=True)
     settings = asdict(config)
-    write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     logger = wandb_logger(config.wandb, settings, out)
     pace = Pace(DataWait(), config.data.batch_size * config.trainer.accumulate)
     trainer = _trainer(config, out, explainer, data, teacher, logger, settings, pace)
+    if trainer.is_global_zero:
+        if resume_from is None:
+            clear(out)
+        write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     _announce(config, explainer, data, trainer, resume_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
@@ -154,6 +163,17 @@ def pretrain(config: TrainConfig) -> Path:
     finally:
         finish(logger)
     return out
+
+
+def clear(out: Path) -> None:
+    """Remove what a former run wrote, and nothing else: none of it belongs to the settings of a new one."""
+    # The resume point first: a process that is killed in between leaves the former checkpoint with its own settings.
+    for name in ("last.ckpt", TENSORS, "metrics.csv"):
+        (out / name).unlink(missing_ok=True)
+    if (out / CARD).is_file() and (out / CARD).read_bytes().startswith(TITLE.encode()):
+        (out / CARD).unlink()
+    for picture in (out / "overlays").glob("step_*.png"):
+        picture.unlink()
 
 
 def _clean_passes(config: TrainConfig, explainer: MaskNetwork, data: TrainingImages) -> CleanPasses | None:
@@ -290,11 +310,20 @@ def _trainer(
 
 
 def _resume_point(config: TrainConfig, out: Path) -> str | None:
-    """The checkpoint to go on from, after checking that it belongs to the same settings."""
+    """The checkpoint to go on from, after checking that it belongs to the same settings.
+
+    It depends on nothing that a run writes before its first step: processes that start later answer the same.
+    """
     point = out / "last.ckpt"
-    if not config.resume or not point.is_file() or not (out / CONFIG).is_file():
+    if not config.resume or not point.is_file():
         return None
-    former = _flat(yaml.safe_load((out / CONFIG).read_text()))
+    mend = "choose another out=…, or resume=false to start anew there"
+    try:
+        former = _flat(read_config(out))
+    except InputError as error:
+        raise InputError(f"out={out} holds {point.name}, but no {CONFIG} that can be read; {mend}") from error
+    if not zipfile.is_zipfile(point):  # torch's format, whose table of contents stands at the end of the file
+        raise InputError(f"out={out}: {point.name} is not whole; {mend}")
     now = _flat(asdict(config))
     default = _flat(asdict(TrainConfig()))  # what a run had before a setting existed
     free = (
@@ -306,10 +335,7 @@ def _resume_point(config: TrainConfig, out: Path) -> str | None:
     for name in sorted(former.keys() | now.keys()):
         before = former.get(name, default.get(name))
         if before != now.get(name) and not name.startswith(free):
-            raise InputError(
-                f"out={out} holds a run with {name}={before}, now {now.get(name)}; "
-                "choose another out=…, or resume=false to start anew there"
-            )
+            raise InputError(f"out={out} holds a run with {name}={before}, now {now.get(name)}; {mend}")
     return str(point)
 
 
@@ -356,7 +382,7 @@ def card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, float], 
     """The model card: classifier, data, objective, scores and versions, in Markdown."""
     terms = {name: value for name, value in asdict(config.objective).items() if value["weight"] != 0}
     lines = [
-        f"# Explainer for {explainer.classifier.name}",
+        f"{TITLE}{explainer.classifier.name}",
         "",
         "A mask network that writes, in one forward pass, the mask of the pixels that a prediction rests on. "
         "Load it with `ltx.load(folder)`; the classifier's weights are not part of it.",

@@ -18,7 +18,7 @@ from ltx.draws import row_generators
 from ltx.explainers import ExplainerConfig
 from ltx.objectives import Objective
 from ltx.pretraining.callbacks import CollapseWarning
-from ltx.pretraining.job import pretrain
+from ltx.pretraining.job import clear, pretrain
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.mosaics import Own, mosaics
 
@@ -155,6 +155,65 @@ def test_other_settings_in_the_same_folder_are_refused(config_for: Any, photos: 
     with pytest.raises(InputError, match=r"optimiser\.lr=0\.001, now 0\.01; choose another out"):
         pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01"))
     pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01", "resume=false"))
+
+
+def test_a_new_run_in_the_same_folder_leaves_nothing_of_the_former_one(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    (out / "notes.txt").write_text("mine")
+    (out / "overlays" / "favourite.png").write_text("mine")
+    anew = config_for(photos, out, "objective.area.weight=2", "resume=false")
+
+    def dies(*_: Any) -> None:
+        raise KeyError("before the first resume point")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", dies)
+        with pytest.raises(KeyError, match="first resume point"):
+            pretrain(anew)
+    left = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert left == {"config.yaml", "notes.txt", "overlays/favourite.png"}
+    with pytest.raises(InputError, match=r"holds no explainer\.safetensors"):
+        load(out)
+    (out / "README.md").write_text("# My experiments")
+    seen: list[int] = []
+    step = LTXPretraining.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", lambda self, *a: seen.append(self.global_step) or step(self, *a))
+        pretrain(config_for(photos, out, "objective.area.weight=2"))
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_readme_that_is_no_card_is_not_cleared(tmp_path: Path):
+    (tmp_path / "README.md").write_text("# My experiments")
+    clear(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My experiments"
+
+
+def test_a_run_does_not_clear_the_weights_that_it_starts_from(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    with pytest.raises(InputError, match=r"init=.*run is out too"):
+        pretrain(config_for(photos, out, f"init={out}", "resume=false"))
+    load(out)
+
+
+def test_a_torn_file_of_a_former_run_is_named_with_its_mend(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    settings, point = (out / "config.yaml").read_bytes(), (out / "last.ckpt").read_bytes()
+    (out / "last.ckpt").write_bytes(point[: len(point) // 2])
+    with pytest.raises(InputError, match=r"last\.ckpt is not whole; .* resume=false"):
+        pretrain(config_for(photos, out))
+    (out / "last.ckpt").write_bytes(point)
+    for torn in (b"classifier: {name: ", b"", None):
+        (out / "config.yaml").unlink()
+        if torn is not None:
+            (out / "config.yaml").write_bytes(torn)
+        with pytest.raises(
+            InputError, match=r"holds last\.ckpt, but no config\.yaml that can be read; .* resume=false"
+        ):
+            pretrain(config_for(photos, out))
+        (out / "config.yaml").write_bytes(settings)
+    (out / "last.ckpt").write_bytes(b"")
+    pretrain(config_for(photos, out, "resume=false"))
 
 
 def test_a_run_can_start_from_another_ones_weights(config_for: Any, photos: Path, tmp_path: Path):
