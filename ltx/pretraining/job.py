@@ -28,7 +28,7 @@ from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling
-from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
+from ltx.pretraining.callbacks import CollapseWarning, DueValidations, MetricsFile, Overlays, ResumePoint
 from ltx.pretraining.clean_passes import CleanPasses
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
@@ -156,9 +156,6 @@ def pretrain(config: TrainConfig) -> Path:
         if trainer.is_global_zero:
             if trainer.interrupted:
                 raise KeyboardInterrupt
-            scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-            write_beside(out / CARD, card(config, explainer, scores, trainer.global_step).encode())
-            share_checkpoint(logger, config.wandb, out, scores, data.describe())
             _report(out, pace.summary, data.broken_count)
     finally:
         finish(logger)
@@ -262,9 +259,14 @@ def _trainer(
     shown = data.validation_images(run.overlays)
 
     # After the others, so that what they wrote for a step is on disk before its resume point.
-    def save(state: dict[str, Tensor]) -> None:
+    def save(trainer: lightning.Trainer, state: dict[str, Tensor]) -> None:
         tensors = {name.removeprefix("explainer."): value for name, value in state.items()}
-        save_checkpoint(out, explainer, settings, tensors=tensors)
+        if trainer.global_step < run.max_steps:
+            save_checkpoint(out, explainer, settings, tensors=tensors)
+            return
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        save_checkpoint(out, explainer, settings, card(config, explainer, scores, run.max_steps), tensors=tensors)
+        share_checkpoint(logger, config.wandb, out, scores, data.describe())
 
     resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, save)
     callbacks: list[Callback] = [
@@ -281,6 +283,7 @@ def _trainer(
         callbacks.append(TeacherFirst(teacher, data, config.teacher.max_batch, run.progress))
     if run.progress:
         callbacks.append(RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=run.log_every))
+    callbacks.append(DueValidations(run.validate_every))
     if logger is not None:
         callbacks.append(LearningRateMonitor("step"))
     micro_batches = run.max_steps * run.accumulate

@@ -82,10 +82,6 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(
     resumed = pretrain(cut)
     first, second = load(whole).state_dict(), load(resumed).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
-
-    def told(folder: Path) -> list[dict[str, str]]:
-        return [{**row, "seconds": ""} for row in csv.DictReader((folder / "metrics.csv").open())]
-
     assert told(whole) == told(resumed)
 
 
@@ -144,10 +140,52 @@ def test_a_run_from_before_a_setting_existed_goes_on(config_for: Any, photos: Pa
 
 def test_a_finished_run_is_not_trained_again(config_for: Any, photos: Path, tmp_path: Path):
     config = config_for(photos, tmp_path / "run")
-    pretrain(config)
-    before = (tmp_path / "run" / "explainer.safetensors").read_bytes()
-    pretrain(config)
-    assert (tmp_path / "run" / "explainer.safetensors").read_bytes() == before
+    shared: list[dict[str, float]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltx.pretraining.job.share_checkpoint", lambda *given: shared.append(given[3]))
+        out = pretrain(config)
+        before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        pretrain(config)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    assert len(shared) == 1
+    assert shared[0].keys() >= {"val/kept", "val/removed"}
+
+
+def told(folder: Path) -> list[dict[str, str]]:
+    return [{**row, "seconds": ""} for row in csv.DictReader((folder / "metrics.csv").open())]
+
+
+def test_the_last_step_is_validated_whatever_the_interval(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run", "trainer.max_steps=3", "trainer.validate_every=2"))
+    validated = [row for row in told(out) if row["val/loss"]]
+    assert [row["step"] for row in validated] == ["2", "3"]
+    assert [file.name for file in sorted((out / "overlays").iterdir())] == ["step_000002.png", "step_000003.png"]
+    card = (out / "README.md").read_text()
+    assert "3 steps" in card
+    assert f"| loss | {float(validated[1]['val/loss']):.4f} |" in card
+
+
+def test_a_run_that_died_in_a_validation_makes_it_again(config_for: Any, photos: Path, tmp_path: Path):
+    words = ["trainer.max_steps=4", "trainer.checkpoint_every=1", "trainer.validate_every=2"]
+    whole, cut = (config_for(photos, tmp_path / name, *words) for name in ("whole", "cut"))
+    pretrain(whole)
+    validate = LTXPretraining.validation_step
+    for at in (2, 4):  # the second one is the last step
+
+        def dies(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int, at: int = at) -> None:
+            if self.global_step == at:
+                raise KeyError("in validation")
+            validate(self, batch, batch_idx)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LTXPretraining, "validation_step", dies)
+            with pytest.raises(KeyError, match="in validation"):
+                pretrain(cut)
+    assert not (tmp_path / "cut" / "README.md").exists()
+    pretrain(cut)
+    assert told(tmp_path / "whole") == told(tmp_path / "cut")
+    for name in ("README.md", "explainer.safetensors", "overlays/step_000002.png", "overlays/step_000004.png"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
 def test_other_settings_in_the_same_folder_are_refused(config_for: Any, photos: Path, tmp_path: Path):

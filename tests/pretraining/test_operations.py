@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import signal
@@ -33,7 +34,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     source: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["trainer.checkpoint_every=100", *([f"data.shards={shards}"] if source == "shards" else [])]
+    words = ["trainer.checkpoint_every=100", "trainer.validate_every=4"]  # told to stop at a step that is due
+    words += [f"data.shards={shards}"] if source == "shards" else []
     whole = pretrain(config_for(photos, tmp_path / "whole", *words))
     step = LTXPretraining.training_step
 
@@ -54,6 +56,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     resumed = pretrain(config_for(photos, tmp_path / "cut", *words))
     first, second = load(whole).state_dict(), load(resumed).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+    rows = [
+        [{**row, "seconds": ""} for row in csv.DictReader((out / "metrics.csv").open())] for out in (whole, resumed)
+    ]
+    assert rows[0] == rows[1]
+    pictures = [sorted(file.name for file in (out / "overlays").iterdir()) for out in (whole, resumed)]
+    assert pictures[0] == pictures[1] == ["step_000004.png", "step_000006.png"]
 
 
 def test_it_says_what_it_does_and_how_fast_it_was(
