@@ -154,9 +154,11 @@ def pretrain(config: TrainConfig) -> Path:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
         if trainer.is_global_zero:
-            if trainer.interrupted:
-                raise KeyboardInterrupt
             _report(out, pace.summary, data.broken_count)
+    except SystemExit as left:
+        if isinstance(left.__context__, KeyboardInterrupt):  # Lightning makes of it a status that says nothing
+            raise KeyboardInterrupt from None
+        raise
     finally:
         finish(logger)
     return out
