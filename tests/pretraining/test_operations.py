@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import multiprocessing
 import os
 import re
 import signal
@@ -95,8 +96,27 @@ def test_a_second_interrupt_ends_it_at_once(
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_an_interrupt_leaves_the_loading_processes_to_the_step_that_ends(
+    config_for: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = LTXPretraining.training_step
+
+    def told_with_its_workers(self: LTXPretraining, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if batch_idx == 0:
+            assert multiprocessing.active_children()
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(int(process.pid or 0), signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LTXPretraining, "training_step", told_with_its_workers)
+    with pytest.raises(SystemExit) as ended:
+        pretrain(config_for(photos, tmp_path / "run", "data.workers=1", "trainer.accumulate=8"))
+    assert ended.value.code == 130
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
 @pytest.mark.slow
-def test_ctrl_c_reaches_the_loading_processes_too_and_is_saved(photos: Path, tmp_path: Path) -> None:
+def test_ctrl_c_reaches_every_process_and_is_saved(photos: Path, tmp_path: Path) -> None:
     """Two processes with a worker each, all told at once, as by a terminal."""
     out = tmp_path / "out"
     words = [
