@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import zipfile
@@ -14,19 +15,20 @@ import lightning
 import timm
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
 from torch import Tensor
 
 from ltx.attribution.teacher import TeacherMaps
 from ltx.checkpoints import CARD, CONFIG, TENSORS, load, read_config, save_checkpoint, write_beside
-from ltx.config import ClassifierConfig, option
+from ltx.config import ClassifierConfig, check_ranges, option
 from ltx.data.folder import FolderData
 from ltx.data.module import TrainingImages
 from ltx.data.shards import ShardData
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
-from ltx.objectives import Objective, ObjectiveConfig
+from ltx.objectives import TERMS, Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling
 from ltx.pretraining.callbacks import CollapseWarning, DueValidations, MetricsFile, Overlays, ResumePoint
 from ltx.pretraining.clean_passes import CleanPasses
@@ -65,6 +67,11 @@ class DataConfig:
     )
     mosaic: float = option(0.25, help="share of images that become mosaics of two or four photographs (if conditioned)")
 
+    def __post_init__(self) -> None:
+        check_ranges("data.", self, mosaic=(0, 1))
+        if len(self.crop_scale) != 2:
+            raise InputError(f"data.crop_scale={self.crop_scale}; give two shares of the area, low and high")
+
 
 @dataclass
 class TrainerConfig:
@@ -89,6 +96,11 @@ class TrainerConfig:
     overlays: int = option(6, help="validation images whose masks are drawn after each validation")
     progress: bool = option(True, help="show a progress bar")
 
+    def __post_init__(self) -> None:
+        some = (1, math.inf)
+        check_ranges("trainer.", self, nodes=some, validate_every=some, checkpoint_every=some, log_every=some)
+        check_ranges("trainer.", self, overlays=(0, math.inf))
+
 
 @dataclass
 class TrainConfig:
@@ -111,6 +123,9 @@ class TrainConfig:
     resume: bool = option(True, help="go on from OUT/last.ckpt where there is one; false = start anew")
     out: str = option("runs/train", help="folder of everything that is written")
 
+    def __post_init__(self) -> None:
+        check_ranges("", self, seed=(0, math.inf))
+
 
 def pretrain(config: TrainConfig) -> Path:
     """Train an explainer and write its checkpoint folder; goes on where an earlier run of the same command stopped.
@@ -122,6 +137,11 @@ def pretrain(config: TrainConfig) -> Path:
         InputError: settings that cannot work, a folder with a run of other settings, a loss that is not finite.
     """
     out = Path(config.out)
+    objective = Objective(config.objective)
+    if not any(objective.uses(name) for name in TERMS):
+        raise InputError(
+            "every objective.*.weight is 0, so that nothing is learned; set objective.keep.weight=1, or so"
+        )
     classifier = config.classifier.build()
     torch.manual_seed(config.seed)
     explainer = config.explainer.build(classifier)
@@ -132,7 +152,6 @@ def pretrain(config: TrainConfig) -> Path:
         start_from(explainer, config.init)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
-    objective = Objective(config.objective)
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
     if config.trainer.fold_norms:
         classifier.fold_norms()
@@ -258,7 +277,6 @@ def _trainer(
     pace: Pace,
 ) -> lightning.Trainer:
     run = config.trainer
-    shown = data.validation_images(run.overlays)
 
     # After the others, so that what they wrote for a step is on disk before its resume point.
     def save(trainer: lightning.Trainer, state: dict[str, Tensor]) -> None:
@@ -271,8 +289,11 @@ def _trainer(
         share_checkpoint(logger, config.wandb, out, scores, data.describe())
 
     resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, save)
-    callbacks: list[Callback] = [
-        Overlays(out / "overlays", explainer, shown, None if logger is None else partial(share_overlays, logger)),
+    callbacks: list[Callback] = []
+    if run.overlays:
+        show = None if logger is None else partial(share_overlays, logger)
+        callbacks.append(Overlays(out / "overlays", explainer, data.validation_images(run.overlays), show))
+    callbacks += [
         MetricsFile(out / "metrics.csv", run.log_every),
         CollapseWarning(),
         pace,
@@ -289,29 +310,35 @@ def _trainer(
     if logger is not None:
         callbacks.append(LearningRateMonitor("step"))
     micro_batches = run.max_steps * run.accumulate
-    return lightning.Trainer(
-        accelerator=run.accelerator,
-        devices=run.devices,
-        num_nodes=run.nodes,
-        strategy=strategy_for(run.strategy),
-        max_epochs=1,  # the loader holds the whole training, so that a resumed run is in the same epoch
-        max_steps=run.max_steps,
-        accumulate_grad_batches=run.accumulate,
-        gradient_clip_val=run.clip,
-        precision="bf16-mixed" if run.precision == "bf16" else "32-true",
-        val_check_interval=min(run.validate_every * run.accumulate, micro_batches),
-        check_val_every_n_epoch=1,
-        num_sanity_val_steps=0,
-        log_every_n_steps=run.log_every,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=run.progress,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        profiler=pace.wait,
-        logger=logger if logger is not None else False,
-        default_root_dir=out,
-    )
+    try:
+        return lightning.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.nodes,
+            strategy=strategy_for(run.strategy),
+            max_epochs=1,  # the loader holds the whole training, so that a resumed run is in the same epoch
+            max_steps=run.max_steps,
+            accumulate_grad_batches=run.accumulate,
+            gradient_clip_val=run.clip,
+            precision="bf16-mixed" if run.precision == "bf16" else "32-true",
+            val_check_interval=min(run.validate_every * run.accumulate, micro_batches),
+            check_val_every_n_epoch=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=run.log_every,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=run.progress,
+            enable_model_summary=False,
+            callbacks=callbacks,
+            profiler=pace.wait,
+            logger=logger if logger is not None else False,
+            default_root_dir=out,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:  # each for other values of these settings
+        raise InputError(
+            f"trainer.accelerator={run.accelerator}, trainer.devices={run.devices}, trainer.nodes={run.nodes}: "
+            f"{' '.join(str(error).split()).rstrip('.')}; give a number of devices that this machine has, or auto"
+        ) from error
 
 
 def _resume_point(config: TrainConfig, out: Path) -> str | None:

@@ -256,12 +256,64 @@ def test_a_torn_file_of_a_former_run_is_named_with_its_mend(config_for: Any, pho
 
 def test_a_run_can_start_from_another_ones_weights(config_for: Any, photos: Path, tmp_path: Path):
     first = pretrain(config_for(photos, tmp_path / "first"))
-    words = [f"init={first}", "optimiser.lr=0", "optimiser.weight_decay=0", "objective.area.weight=2"]
+    words = [f"init={first}", "optimiser.lr=1e-12", "optimiser.weight_decay=0", "objective.area.weight=2"]
     second = pretrain(config_for(photos, tmp_path / "second", *words))
     before, after = load(first).state_dict(), load(second).state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(torch.allclose(before[key], after[key], rtol=1e-6, atol=1e-9) for key in before)
     with pytest.raises(InputError, match="holds another mask network"):
         pretrain(config_for(photos, tmp_path / "third", f"init={first}", "explainer.width=8"))
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        *(
+            (f"trainer.{name}=0", "give 1 or more")
+            for name in ("nodes", "validate_every", "checkpoint_every", "log_every")
+        ),
+        ("trainer.overlays=-1", "give 0 or more"),
+        ("data.mosaic=1.5", "give a number from 0 to 1"),
+        ("data.mosaic=-0.5", "give a number from 0 to 1"),
+        ("data.crop_scale=[0.5]", "give two shares of the area"),
+        ("data.crop_scale=[0.1,0.5,1.0]", "give two shares of the area"),
+        ("seed=-1", "give 0 or more"),
+        ("optimiser.lr=0", "give a number above 0"),
+        ("optimiser.lr=nan", "give a number above 0"),
+        ("optimiser.trunk_lr=-1.0", "give 0 or more"),
+        ("optimiser.weight_decay=-1.0", "give 0 or more"),
+        ("optimiser.warmup=2.0", "give a number from 0 to 1"),
+        ("optimiser.floor=-1.0", "give a number from 0 to 1"),
+        ("explainer.width=0", "give 1 or more"),
+        ("explainer.stages=[]", "reads no feature maps"),
+    ],
+)
+def test_a_number_out_of_its_range_is_one_line(config_for: Any, photos: Path, tmp_path: Path, word: str, told: str):
+    with pytest.raises(InputError) as refused:
+        config_for(photos, tmp_path / "run", word)
+    line = str(refused.value).replace(", ", ",").replace(".0;", ";")
+    assert line.startswith(word.removesuffix(".0"))
+    assert told in str(refused.value)
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "word", ["trainer.devices=0", "trainer.devices=abc", "trainer.devices=[0,0]", "trainer.devices="]
+)
+def test_impossible_devices_are_one_line(config_for: Any, photos: Path, tmp_path: Path, word: str):
+    with pytest.raises(InputError, match=r"^trainer\.accelerator=cpu, trainer\.devices=.*; give a number of devices"):
+        pretrain(config_for(photos, tmp_path / "run", word))
+
+
+def test_an_objective_of_nothing_is_refused(config_for: Any, photos: Path, tmp_path: Path):
+    words = [f"objective.{name}.weight=0" for name in ("keep", "remove", "area")]
+    with pytest.raises(InputError, match=r"every objective\.\*\.weight is 0"):
+        pretrain(config_for(photos, tmp_path / "run", *words, "objective.smoothness.weight=[[0,0],[1,0]]"))
+
+
+def test_a_run_can_do_without_overlays(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run", "trainer.overlays=0", "trainer.max_steps=1"))
+    assert not (out / "overlays").exists()
+    assert "| kept |" in (out / "README.md").read_text()
 
 
 def test_nan_stops_with_the_step_and_the_term(
