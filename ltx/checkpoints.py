@@ -97,10 +97,10 @@ def load(
     config = read_config(folder)
     try:
         with safe_open(folder / TENSORS, framework="pt") as stored:
-            about = json.loads((stored.metadata() or {}).get("made_for", "{}"))
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint={folder}: {TENSORS} cannot be read ({error}); copy or train it again") from error
+    about = made_for(folder)
     if classifier is None:
         settings: ClassifierConfig = _group(config, "classifier", ClassifierConfig, folder)
         settings.precision = precision
@@ -130,6 +130,20 @@ def located(path: str | Path) -> Path:
     folder = Path(path)
     ships = not folder.exists() and folder.parent == Path(SHIPPED.name)
     return SHIPPED / folder.name if ships else folder
+
+
+def made_for(folder: Path) -> dict[str, Any]:
+    """What the tensors of a checkpoint say of the classifier that they were made for; empty where they say nothing.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    try:
+        with safe_open(folder / TENSORS, framework="pt") as stored:
+            about: dict[str, Any] = json.loads((stored.metadata() or {}).get("made_for", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InputError(f"checkpoint={folder}: {TENSORS} cannot be read ({error}); copy or train it again") from error
+    return about
 
 
 def identity(folder: Path) -> str:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import errno
 import io
+import math
 import shutil
 import sys
 import textwrap
@@ -73,6 +74,24 @@ def check_arguments(owner: str, function: Callable[..., Any], allowed: Iterable[
         if not fits:
             kind = "number" if float in arms else "whole number"
             raise InputError(f"{owner}: {name}={value!r} is no {kind}")
+
+
+def check_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> None:
+    """Check numbers of a dataclass's instance, where a user gave them.
+
+    Args:
+        group: what stands before their names on the command line, with its dot.
+        ranges: the lowest and the highest allowed value, by name; None is in every range.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if value is None or low <= value <= high:
+            continue
+        mend = f"{low:g} or more" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+        raise InputError(f"{group}{name}={value}; give {mend}")
 
 
 @dataclasses.dataclass

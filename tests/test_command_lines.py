@@ -254,6 +254,18 @@ def test_another_network_in_the_same_folder_is_no_continuation(
     assert "holds explanations made with explainer_fingerprint=" in capfd.readouterr().err
 
 
+def test_a_run_does_not_go_on_with_other_weights_of_the_classifier(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(place / "weights.safetensors", weights)
+    words = [f"data.images={place}/good", f"out={tmp_path}/run", f"classifier.weights={weights}"]
+    assert called(pretrain, TrainConfig, [*SMALL, *words]) == 0
+    save_file({name: value + 0.01 for name, value in load_file(weights).items()}, weights)
+    assert called(pretrain, TrainConfig, [*SMALL, *words]) == 2
+    assert "holds a run with other weights of resnet10t" in capfd.readouterr().err.splitlines()[-1]
+
+
 def test_a_checkpoint_carries_the_names_of_its_classes(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "names.txt").write_text("cat\ndog\nbird\nfish\n")
     monkeypatch.chdir(tmp_path)
@@ -309,15 +321,22 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(
 
     import ltx.pretraining.job as job
 
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+    save, saved = job.save_checkpoint, []
 
-    words = [f"data.images={place}/good", f"out={place}/checkpoint", "resume=false"]
-    before = (place / "checkpoint" / "explainer.safetensors").read_bytes()
-    monkeypatch.setattr(job, "save_checkpoint", full)
-    assert pretrain_words(place, *words) == 1
+    def full(folder: Path, *args: Any, **kwargs: Any) -> None:
+        if saved:
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+        save(folder, *args, **kwargs)
+        saved.append((folder / "explainer.safetensors").read_bytes())
+
+    out = tmp_path / "run"
+    words = [f"data.images={place}/good", f"out={out}", "trainer.max_steps=4", "trainer.checkpoint_every=2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "save_checkpoint", full)
+        assert pretrain_words(place, *words) == 1
     assert capfd.readouterr().err.strip().splitlines()[-1].endswith("No space left on device")
-    assert (place / "checkpoint" / "explainer.safetensors").read_bytes() == before
+    assert (out / "explainer.safetensors").read_bytes() == saved[0]
+    assert pretrain_words(place, *words, succeeds=True) == 0, "it goes on from there"
 
 
 @pytest.mark.parametrize(("script", "key"), [("train.py", "objective.area.weight"), ("finetune.py", "select_by")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -133,7 +134,16 @@ class TrainingImages(lightning.LightningDataModule):
             )
 
     def _loading(self) -> dict[str, Any]:
-        return {"num_workers": self.workers, "pin_memory": torch.cuda.is_available()}
+        return {
+            "num_workers": self.workers,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _ignore_interrupts,
+        }
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # A terminal sends Ctrl-C to workers too, which the training still needs for the step that it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class StreamLoader(DataLoader[Any]):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import asdict, dataclass
 
 from ltx.classifier import Classifier
-from ltx.config import option
+from ltx.config import check_ranges, option
 from ltx.errors import InputError, suggest
 from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import MaskNetwork, trunk_shapes
@@ -44,6 +45,13 @@ class ExplainerConfig:
     temperature: float | None = option(
         None, help="inr: softness of borders, in standard deviations of the scores; null = 0.05"
     )
+
+    def __post_init__(self) -> None:
+        check_ranges("explainer.", self, width=(1, math.inf))
+        if self.stages == []:
+            raise InputError(
+                "explainer.stages=[] reads no feature maps; give one or more, or null for the network's own"
+            )
 
     def build(self, classifier: Classifier) -> MaskNetwork:
         """The mask network for `classifier`.

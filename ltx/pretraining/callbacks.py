@@ -24,7 +24,7 @@ from ltx.explanation import Explanation, overlay_grid
 class MetricsFile(lightning.Callback):
     """Appends a row to `metrics.csv` every `every` steps and after each validation.
 
-    A resumed run drops the rows after its starting point first, so that no step stands twice.
+    A resumed run drops the rows after its resume point first, so that no step stands twice.
     """
 
     def __init__(self, file: Path, every: int) -> None:
@@ -39,7 +39,8 @@ class MetricsFile(lightning.Callback):
             return
         with self.file.open(newline="") as stream:
             reader = csv.DictReader(stream)
-            rows = [row for row in reader if int(row["step"]) <= trainer.global_step]
+            # The validation of a step comes after its resume point: `DueValidations` makes it again.
+            rows = [row for row in reader if int(row["step"]) + bool(row.get("val/loss")) <= trainer.global_step]
             self._columns = list(reader.fieldnames or [])
         self._write(rows)
 
@@ -81,14 +82,44 @@ class MetricsFile(lightning.Callback):
         os.replace(beside, self.file)
 
 
-class ResumePoint(lightning.Callback):
-    """Every `every` steps, and at the end, writes the trainer's state to `last.ckpt` and gives `save` the tensors.
+class DueValidations(lightning.Callback):
+    """Validates where Lightning would not: after the last step, and where a run goes on from a step that was due.
 
-    Both are written beside and renamed: a killed process leaves the former ones. The tensors are those of the whole
-    network, also where every device holds a part of it.
+    A resume point is written before its step is validated, and Lightning holds that validation for done. Comes after
+    the callbacks that write at validations, which must have started.
+
+    Args:
+        every: steps between validations.
     """
 
-    def __init__(self, file: Path, every: int, save: Callable[[dict[str, Tensor]], None]) -> None:
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.global_step == 0 or trainer.global_step % self.every:
+            return
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        validation.restarting = False  # its counters are those of the one before
+        trainer.validating = True
+        validation.run()
+        trainer.training = True
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # validates first
+
+
+class ResumePoint(lightning.Callback):
+    """Every `every` steps, and at the end, writes the trainer's state to `last.ckpt` and has `save` write the tensors.
+
+    Both are written beside and renamed: a killed process leaves the former ones. That of the last step comes after its
+    validation, and `last.ckpt` after all that `save` writes: a run that it calls finished lacks nothing. The tensors
+    are those of the whole network, also where every device holds a part of it.
+    """
+
+    def __init__(self, file: Path, every: int, save: Callable[[lightning.Trainer, dict[str, Tensor]], None]) -> None:
         self.file = file
         self.every = every
         self.save = save
@@ -98,10 +129,12 @@ class ResumePoint(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        due = step % self.every == 0 or step >= trainer.max_steps
+        due = trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps
         if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.write(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.write(trainer)
 
     def write(self, trainer: lightning.Trainer) -> None:
         """Save this step, between two optimiser steps, unless it is saved already; on every rank."""
@@ -111,8 +144,8 @@ class ResumePoint(lightning.Callback):
         beside = self.file.with_name(self.file.name + ".part")
         trainer.save_checkpoint(beside)
         if trainer.is_global_zero:
+            self.save(trainer, self._tensors)
             os.replace(beside, self.file)
-            self.save(self._tensors)
         self._tensors = {}
 
     def on_save_checkpoint(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
+import zipfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,21 +15,23 @@ import lightning
 import timm
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
 from torch import Tensor
 
 from ltx.attribution.teacher import TeacherMaps
-from ltx.checkpoints import CARD, CONFIG, TENSORS, load, save_checkpoint, write_beside
-from ltx.config import ClassifierConfig, option
+from ltx.checkpoints import CARD, CONFIG, TENSORS, load, made_for, read_config, save_checkpoint, write_beside
+from ltx.classifier import Classifier
+from ltx.config import ClassifierConfig, check_ranges, option
 from ltx.data.folder import FolderData
 from ltx.data.module import TrainingImages
 from ltx.data.shards import ShardData
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
-from ltx.objectives import Objective, ObjectiveConfig
+from ltx.objectives import TERMS, Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling
-from ltx.pretraining.callbacks import CollapseWarning, MetricsFile, Overlays, ResumePoint
+from ltx.pretraining.callbacks import CollapseWarning, DueValidations, MetricsFile, Overlays, ResumePoint
 from ltx.pretraining.clean_passes import CleanPasses
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
@@ -35,6 +39,9 @@ from ltx.pretraining.operations import DataWait, Pace, Preemption
 from ltx.pretraining.sharding import GatheredValidation, strategy_for
 from ltx.pretraining.teacher import TeacherConfig, TeacherFirst
 from ltx.pretraining.tracking import Tracker, WandbConfig, finish, share_checkpoint, share_overlays, wandb_logger
+
+TITLE = "# Explainer for "
+"""How a card begins, which tells it from a README.md of the user."""
 
 
 @dataclass
@@ -61,6 +68,11 @@ class DataConfig:
     )
     mosaic: float = option(0.25, help="share of images that become mosaics of two or four photographs (if conditioned)")
 
+    def __post_init__(self) -> None:
+        check_ranges("data.", self, mosaic=(0, 1))
+        if len(self.crop_scale) != 2:
+            raise InputError(f"data.crop_scale={self.crop_scale}; give two shares of the area, low and high")
+
 
 @dataclass
 class TrainerConfig:
@@ -85,6 +97,11 @@ class TrainerConfig:
     overlays: int = option(6, help="validation images whose masks are drawn after each validation")
     progress: bool = option(True, help="show a progress bar")
 
+    def __post_init__(self) -> None:
+        some = (1, math.inf)
+        check_ranges("trainer.", self, nodes=some, validate_every=some, checkpoint_every=some, log_every=some)
+        check_ranges("trainer.", self, overlays=(0, math.inf))
+
 
 @dataclass
 class TrainConfig:
@@ -107,6 +124,9 @@ class TrainConfig:
     resume: bool = option(True, help="go on from OUT/last.ckpt where there is one; false = start anew")
     out: str = option("runs/train", help="folder of everything that is written")
 
+    def __post_init__(self) -> None:
+        check_ranges("", self, seed=(0, math.inf))
+
 
 def pretrain(config: TrainConfig) -> Path:
     """Train an explainer and write its checkpoint folder; goes on where an earlier run of the same command stopped.
@@ -118,6 +138,11 @@ def pretrain(config: TrainConfig) -> Path:
         InputError: settings that cannot work, a folder with a run of other settings, a loss that is not finite.
     """
     out = Path(config.out)
+    objective = Objective(config.objective)
+    if not any(objective.uses(name) for name in TERMS):
+        raise InputError(
+            "every objective.*.weight is 0, so that nothing is learned; set objective.keep.weight=1, or so"
+        )
     classifier = config.classifier.build()
     if config.classifier.class_names is not None:
         # The checkpoint goes where the file of the names is not.
@@ -125,12 +150,13 @@ def pretrain(config: TrainConfig) -> Path:
         config = replace(config, classifier=own_names)
     torch.manual_seed(config.seed)
     explainer = config.explainer.build(classifier)
+    resume_from = _resume_point(config, out, classifier)
     if config.init is not None:
+        if resume_from is None and out.resolve() == Path(config.init).resolve():
+            raise InputError(f"init={config.init} is out too, which a new run clears; choose another out=…")
         start_from(explainer, config.init)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
-    resume_from = _resume_point(config, out)
-    objective = Objective(config.objective)
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
     if config.trainer.fold_norms:
         classifier.fold_norms()
@@ -141,23 +167,36 @@ def pretrain(config: TrainConfig) -> Path:
     module = _module(config, explainer, objective, _clean_passes(config, explainer, data))
     out.mkdir(parents=True, exist_ok=True)
     settings = asdict(config)
-    write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     logger = wandb_logger(config.wandb, settings, out)
     pace = Pace(DataWait(), config.data.batch_size * config.trainer.accumulate)
     trainer = _trainer(config, out, explainer, data, teacher, logger, settings, pace)
+    if trainer.is_global_zero:
+        if resume_from is None:
+            clear(out)
+        write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     _announce(config, explainer, data, trainer, resume_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
         if trainer.is_global_zero:
-            if trainer.interrupted:
-                raise KeyboardInterrupt
-            scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-            write_beside(out / CARD, card(config, explainer, scores, trainer.global_step).encode())
-            share_checkpoint(logger, config.wandb, out, scores, data.describe())
             _report(out, pace.summary, data.broken_count)
+    except SystemExit as left:
+        if isinstance(left.__context__, KeyboardInterrupt):  # Lightning makes of it a status that says nothing
+            raise KeyboardInterrupt from None
+        raise
     finally:
         finish(logger)
     return out
+
+
+def clear(out: Path) -> None:
+    """Remove what a former run wrote, and nothing else: none of it belongs to the settings of a new one."""
+    # The resume point first: a process that is killed in between leaves the former checkpoint with its own settings.
+    for name in ("last.ckpt", TENSORS, "metrics.csv"):
+        (out / name).unlink(missing_ok=True)
+    if (out / CARD).is_file() and (out / CARD).read_bytes().startswith(TITLE.encode()):
+        (out / CARD).unlink()
+    for picture in (out / "overlays").glob("step_*.png"):
+        picture.unlink()
 
 
 def _clean_passes(config: TrainConfig, explainer: MaskNetwork, data: TrainingImages) -> CleanPasses | None:
@@ -243,16 +282,23 @@ def _trainer(
     pace: Pace,
 ) -> lightning.Trainer:
     run = config.trainer
-    shown = data.validation_images(run.overlays)
 
     # After the others, so that what they wrote for a step is on disk before its resume point.
-    def save(state: dict[str, Tensor]) -> None:
+    def save(trainer: lightning.Trainer, state: dict[str, Tensor]) -> None:
         tensors = {name.removeprefix("explainer."): value for name, value in state.items()}
-        save_checkpoint(out, explainer, settings, tensors=tensors)
+        if trainer.global_step < run.max_steps:
+            save_checkpoint(out, explainer, settings, tensors=tensors)
+            return
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        save_checkpoint(out, explainer, settings, card(config, explainer, scores, run.max_steps), tensors=tensors)
+        share_checkpoint(logger, config.wandb, out, scores, data.describe())
 
     resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, save)
-    callbacks: list[Callback] = [
-        Overlays(out / "overlays", explainer, shown, None if logger is None else partial(share_overlays, logger)),
+    callbacks: list[Callback] = []
+    if run.overlays:
+        show = None if logger is None else partial(share_overlays, logger)
+        callbacks.append(Overlays(out / "overlays", explainer, data.validation_images(run.overlays), show))
+    callbacks += [
         MetricsFile(out / "metrics.csv", run.log_every),
         CollapseWarning(),
         pace,
@@ -265,40 +311,56 @@ def _trainer(
         callbacks.append(TeacherFirst(teacher, data, config.teacher.max_batch, run.progress))
     if run.progress:
         callbacks.append(RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=run.log_every))
+    callbacks.append(DueValidations(run.validate_every))
     if logger is not None:
         callbacks.append(LearningRateMonitor("step"))
     micro_batches = run.max_steps * run.accumulate
-    return lightning.Trainer(
-        accelerator=run.accelerator,
-        devices=run.devices,
-        num_nodes=run.nodes,
-        strategy=strategy_for(run.strategy),
-        max_epochs=1,  # the loader holds the whole training, so that a resumed run is in the same epoch
-        max_steps=run.max_steps,
-        accumulate_grad_batches=run.accumulate,
-        gradient_clip_val=run.clip,
-        precision="bf16-mixed" if run.precision == "bf16" else "32-true",
-        val_check_interval=min(run.validate_every * run.accumulate, micro_batches),
-        check_val_every_n_epoch=1,
-        num_sanity_val_steps=0,
-        log_every_n_steps=run.log_every,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=run.progress,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        profiler=pace.wait,
-        logger=logger if logger is not None else False,
-        default_root_dir=out,
-    )
+    try:
+        return lightning.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.nodes,
+            strategy=strategy_for(run.strategy),
+            max_epochs=1,  # the loader holds the whole training, so that a resumed run is in the same epoch
+            max_steps=run.max_steps,
+            accumulate_grad_batches=run.accumulate,
+            gradient_clip_val=run.clip,
+            precision="bf16-mixed" if run.precision == "bf16" else "32-true",
+            val_check_interval=min(run.validate_every * run.accumulate, micro_batches),
+            check_val_every_n_epoch=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=run.log_every,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=run.progress,
+            enable_model_summary=False,
+            callbacks=callbacks,
+            profiler=pace.wait,
+            logger=logger if logger is not None else False,
+            default_root_dir=out,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:  # each for other values of these settings
+        raise InputError(
+            f"trainer.accelerator={run.accelerator}, trainer.devices={run.devices}, trainer.nodes={run.nodes}: "
+            f"{' '.join(str(error).split()).rstrip('.')}; give a number of devices that this machine has, or auto"
+        ) from error
 
 
-def _resume_point(config: TrainConfig, out: Path) -> str | None:
-    """The checkpoint to go on from, after checking that it belongs to the same settings."""
+def _resume_point(config: TrainConfig, out: Path, classifier: Classifier) -> str | None:
+    """The checkpoint to go on from, after checking that it belongs to the same settings and the same classifier.
+
+    It depends on nothing that a run writes before its first step: processes that start later answer the same.
+    """
     point = out / "last.ckpt"
-    if not config.resume or not point.is_file() or not (out / CONFIG).is_file():
+    if not config.resume or not point.is_file():
         return None
-    former = _flat(yaml.safe_load((out / CONFIG).read_text()))
+    mend = "choose another out=…, or resume=false to start anew there"
+    try:
+        former = _flat(read_config(out))
+    except InputError as error:
+        raise InputError(f"out={out} holds {point.name}, but no {CONFIG} that can be read; {mend}") from error
+    if not zipfile.is_zipfile(point):  # torch's format, whose table of contents stands at the end of the file
+        raise InputError(f"out={out}: {point.name} is not whole; {mend}")
     now = _flat(asdict(config))
     default = _flat(asdict(TrainConfig()))  # what a run had before a setting existed
     free = (
@@ -310,10 +372,9 @@ def _resume_point(config: TrainConfig, out: Path) -> str | None:
     for name in sorted(former.keys() | now.keys()):
         before = former.get(name, default.get(name))
         if before != now.get(name) and not name.startswith(free):
-            raise InputError(
-                f"out={out} holds a run with {name}={before}, now {now.get(name)}; "
-                "choose another out=…, or resume=false to start anew there"
-            )
+            raise InputError(f"out={out} holds a run with {name}={before}, now {now.get(name)}; {mend}")
+    if (out / TENSORS).is_file() and made_for(out).get("fingerprint") != classifier.fingerprint():
+        raise InputError(f"out={out} holds a run with other weights of {classifier.name}; {mend}")
     return str(point)
 
 
@@ -360,7 +421,7 @@ def card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, float], 
     """The model card: classifier, data, objective, scores and versions, in Markdown."""
     terms = {name: value for name, value in asdict(config.objective).items() if value["weight"] != 0}
     lines = [
-        f"# Explainer for {explainer.classifier.name}",
+        f"{TITLE}{explainer.classifier.name}",
         "",
         "A mask network that writes, in one forward pass, the mask of the pixels that a prediction rests on. "
         "Load it with `ltx.load(folder)`; the classifier's weights are not part of it.",

@@ -11,7 +11,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from ltx.config import option
+from ltx.config import check_ranges, option
 from ltx.draws import Source, row_generators
 from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
@@ -34,6 +34,13 @@ class OptimiserConfig:
     weight_decay: float = option(0.01, help="decoupled weight decay")
     warmup: float = option(0.05, help="share of the steps that warm up")
     floor: float = option(0.02, help="learning rate at the end, as a share of the peak")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"optimiser.lr={self.lr}; give a number above 0")
+        check_ranges(
+            "optimiser.", self, trunk_lr=(0, math.inf), weight_decay=(0, math.inf), warmup=(0, 1), floor=(0, 1)
+        )
 
     def factor(self, progress: float) -> float:
         """The learning rate at a progress in [0, 1], as a share of its peak."""

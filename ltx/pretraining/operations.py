@@ -13,44 +13,46 @@ import lightning
 import torch
 from lightning.pytorch.profilers import Profiler
 
-PREEMPTED = 128 + signal.SIGTERM
-"""Exit status after a SIGTERM: the job is not done, and the same command goes on."""
-
 
 class Preemption(lightning.Callback):
-    """On SIGTERM (a scheduler's notice) calls `save` after the running optimiser step and exits with status 143.
+    """On SIGTERM (a scheduler's notice) or SIGINT (Ctrl-C) calls `save` after the running optimiser step and exits.
 
-    The ranks agree on the step, so that it does not matter which of them were told. Lightning's own handler, which
-    leaves in the middle of a step and without a checkpoint, is replaced while training.
+    The status is 128 plus the signal's number, 143 or 130: the job is not done, and the same command goes on. The ranks
+    agree on the step, so that it does not matter which of them were told. Python's handler answers a second Ctrl-C.
+    Lightning's own handling, which leaves in the middle of a step and without a checkpoint, is replaced while training.
     """
 
     def __init__(self, save: Callable[[lightning.Trainer], None]) -> None:
         self.save = save
-        self._told = False
-        self._former: Any = None
+        self._told = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        # After Lightning has set its own; signals can only be handled in the main thread, where trainings run.
-        self._former = signal.signal(signal.SIGTERM, self._tell)
-
-    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
+        # After Lightning has set its own, and before it restores the former ones, whatever ends the training. Signals
+        # can only be handled in the main thread, where trainings run.
+        signal.signal(signal.SIGTERM, self._tell)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in a shell's background: stays ignored
+            signal.signal(signal.SIGINT, self._tell)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step >= trainer.max_steps:
             return
-        if trainer.strategy.reduce_boolean_decision(self._told, all=False):
+        agreed = trainer.strategy.reduce_boolean_decision
+        if agreed(bool(self._told), all=False):
+            number = signal.SIGTERM if agreed(self._told == signal.SIGTERM, all=False) else signal.SIGINT
             self.save(trainer)
             if trainer.is_global_zero:
-                print(f"stopped by SIGTERM after step {trainer.global_step}; the same command goes on", flush=True)
+                print(
+                    f"stopped by {number.name} after step {trainer.global_step}; the same command goes on", flush=True
+                )
             # Not `trainer.should_stop`, which validates first: schedulers wait for half a minute only.
-            raise SystemExit(PREEMPTED)
+            raise SystemExit(128 + number)
 
-    def _tell(self, *_: Any) -> None:
-        self._told = True
+    def _tell(self, number: int, _: Any) -> None:
+        self._told = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class DataWait(Profiler):

@@ -18,7 +18,7 @@ from ltx.draws import row_generators
 from ltx.explainers import ExplainerConfig
 from ltx.objectives import Objective
 from ltx.pretraining.callbacks import CollapseWarning
-from ltx.pretraining.job import pretrain
+from ltx.pretraining.job import clear, pretrain
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.mosaics import Own, mosaics
 
@@ -82,10 +82,6 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(
     resumed = pretrain(cut)
     first, second = load(whole).state_dict(), load(resumed).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
-
-    def told(folder: Path) -> list[dict[str, str]]:
-        return [{**row, "seconds": ""} for row in csv.DictReader((folder / "metrics.csv").open())]
-
     assert told(whole) == told(resumed)
 
 
@@ -144,10 +140,52 @@ def test_a_run_from_before_a_setting_existed_goes_on(config_for: Any, photos: Pa
 
 def test_a_finished_run_is_not_trained_again(config_for: Any, photos: Path, tmp_path: Path):
     config = config_for(photos, tmp_path / "run")
-    pretrain(config)
-    before = (tmp_path / "run" / "explainer.safetensors").read_bytes()
-    pretrain(config)
-    assert (tmp_path / "run" / "explainer.safetensors").read_bytes() == before
+    shared: list[dict[str, float]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltx.pretraining.job.share_checkpoint", lambda *given: shared.append(given[3]))
+        out = pretrain(config)
+        before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        pretrain(config)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    assert len(shared) == 1
+    assert shared[0].keys() >= {"val/kept", "val/removed"}
+
+
+def told(folder: Path) -> list[dict[str, str]]:
+    return [{**row, "seconds": ""} for row in csv.DictReader((folder / "metrics.csv").open())]
+
+
+def test_the_last_step_is_validated_whatever_the_interval(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run", "trainer.max_steps=3", "trainer.validate_every=2"))
+    validated = [row for row in told(out) if row["val/loss"]]
+    assert [row["step"] for row in validated] == ["2", "3"]
+    assert [file.name for file in sorted((out / "overlays").iterdir())] == ["step_000002.png", "step_000003.png"]
+    card = (out / "README.md").read_text()
+    assert "3 steps" in card
+    assert f"| loss | {float(validated[1]['val/loss']):.4f} |" in card
+
+
+def test_a_run_that_died_in_a_validation_makes_it_again(config_for: Any, photos: Path, tmp_path: Path):
+    words = ["trainer.max_steps=4", "trainer.checkpoint_every=1", "trainer.validate_every=2"]
+    whole, cut = (config_for(photos, tmp_path / name, *words) for name in ("whole", "cut"))
+    pretrain(whole)
+    validate = LTXPretraining.validation_step
+    for at in (2, 4):  # the second one is the last step
+
+        def dies(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int, at: int = at) -> None:
+            if self.global_step == at:
+                raise KeyError("in validation")
+            validate(self, batch, batch_idx)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LTXPretraining, "validation_step", dies)
+            with pytest.raises(KeyError, match="in validation"):
+                pretrain(cut)
+    assert not (tmp_path / "cut" / "README.md").exists()
+    pretrain(cut)
+    assert told(tmp_path / "whole") == told(tmp_path / "cut")
+    for name in ("README.md", "explainer.safetensors", "overlays/step_000002.png", "overlays/step_000004.png"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
 def test_other_settings_in_the_same_folder_are_refused(config_for: Any, photos: Path, tmp_path: Path):
@@ -157,14 +195,125 @@ def test_other_settings_in_the_same_folder_are_refused(config_for: Any, photos: 
     pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01", "resume=false"))
 
 
+def test_a_new_run_in_the_same_folder_leaves_nothing_of_the_former_one(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    (out / "notes.txt").write_text("mine")
+    (out / "overlays" / "favourite.png").write_text("mine")
+    anew = config_for(photos, out, "objective.area.weight=2", "resume=false")
+
+    def dies(*_: Any) -> None:
+        raise KeyError("before the first resume point")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", dies)
+        with pytest.raises(KeyError, match="first resume point"):
+            pretrain(anew)
+    left = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert left == {"config.yaml", "notes.txt", "overlays/favourite.png"}
+    with pytest.raises(InputError, match=r"holds no explainer\.safetensors"):
+        load(out)
+    (out / "README.md").write_text("# My experiments")
+    seen: list[int] = []
+    step = LTXPretraining.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", lambda self, *a: seen.append(self.global_step) or step(self, *a))
+        pretrain(config_for(photos, out, "objective.area.weight=2"))
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_readme_that_is_no_card_is_not_cleared(tmp_path: Path):
+    (tmp_path / "README.md").write_text("# My experiments")
+    clear(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My experiments"
+
+
+def test_a_run_does_not_clear_the_weights_that_it_starts_from(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    with pytest.raises(InputError, match=r"init=.*run is out too"):
+        pretrain(config_for(photos, out, f"init={out}", "resume=false"))
+    load(out)
+
+
+def test_a_torn_file_of_a_former_run_is_named_with_its_mend(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    settings, point = (out / "config.yaml").read_bytes(), (out / "last.ckpt").read_bytes()
+    (out / "last.ckpt").write_bytes(point[: len(point) // 2])
+    with pytest.raises(InputError, match=r"last\.ckpt is not whole; .* resume=false"):
+        pretrain(config_for(photos, out))
+    (out / "last.ckpt").write_bytes(point)
+    for torn in (b"classifier: {name: ", b"", None):
+        (out / "config.yaml").unlink()
+        if torn is not None:
+            (out / "config.yaml").write_bytes(torn)
+        with pytest.raises(
+            InputError, match=r"holds last\.ckpt, but no config\.yaml that can be read; .* resume=false"
+        ):
+            pretrain(config_for(photos, out))
+        (out / "config.yaml").write_bytes(settings)
+    (out / "last.ckpt").write_bytes(b"")
+    pretrain(config_for(photos, out, "resume=false"))
+
+
 def test_a_run_can_start_from_another_ones_weights(config_for: Any, photos: Path, tmp_path: Path):
     first = pretrain(config_for(photos, tmp_path / "first"))
-    words = [f"init={first}", "optimiser.lr=0", "optimiser.weight_decay=0", "objective.area.weight=2"]
+    words = [f"init={first}", "optimiser.lr=1e-12", "optimiser.weight_decay=0", "objective.area.weight=2"]
     second = pretrain(config_for(photos, tmp_path / "second", *words))
     before, after = load(first).state_dict(), load(second).state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(torch.allclose(before[key], after[key], rtol=1e-6, atol=1e-9) for key in before)
     with pytest.raises(InputError, match="holds another mask network"):
         pretrain(config_for(photos, tmp_path / "third", f"init={first}", "explainer.width=8"))
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        *(
+            (f"trainer.{name}=0", "give 1 or more")
+            for name in ("nodes", "validate_every", "checkpoint_every", "log_every")
+        ),
+        ("trainer.overlays=-1", "give 0 or more"),
+        ("data.mosaic=1.5", "give a number from 0 to 1"),
+        ("data.mosaic=-0.5", "give a number from 0 to 1"),
+        ("data.crop_scale=[0.5]", "give two shares of the area"),
+        ("data.crop_scale=[0.1,0.5,1.0]", "give two shares of the area"),
+        ("seed=-1", "give 0 or more"),
+        ("optimiser.lr=0", "give a number above 0"),
+        ("optimiser.lr=nan", "give a number above 0"),
+        ("optimiser.trunk_lr=-1.0", "give 0 or more"),
+        ("optimiser.weight_decay=-1.0", "give 0 or more"),
+        ("optimiser.warmup=2.0", "give a number from 0 to 1"),
+        ("optimiser.floor=-1.0", "give a number from 0 to 1"),
+        ("explainer.width=0", "give 1 or more"),
+        ("explainer.stages=[]", "reads no feature maps"),
+    ],
+)
+def test_a_number_out_of_its_range_is_one_line(config_for: Any, photos: Path, tmp_path: Path, word: str, told: str):
+    with pytest.raises(InputError) as refused:
+        config_for(photos, tmp_path / "run", word)
+    line = str(refused.value).replace(", ", ",").replace(".0;", ";")
+    assert line.startswith(word.removesuffix(".0"))
+    assert told in str(refused.value)
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "word", ["trainer.devices=0", "trainer.devices=abc", "trainer.devices=[0,0]", "trainer.devices="]
+)
+def test_impossible_devices_are_one_line(config_for: Any, photos: Path, tmp_path: Path, word: str):
+    with pytest.raises(InputError, match=r"^trainer\.accelerator=cpu, trainer\.devices=.*; give a number of devices"):
+        pretrain(config_for(photos, tmp_path / "run", word))
+
+
+def test_an_objective_of_nothing_is_refused(config_for: Any, photos: Path, tmp_path: Path):
+    words = [f"objective.{name}.weight=0" for name in ("keep", "remove", "area")]
+    with pytest.raises(InputError, match=r"every objective\.\*\.weight is 0"):
+        pretrain(config_for(photos, tmp_path / "run", *words, "objective.smoothness.weight=[[0,0],[1,0]]"))
+
+
+def test_a_run_can_do_without_overlays(config_for: Any, photos: Path, tmp_path: Path):
+    out = pretrain(config_for(photos, tmp_path / "run", "trainer.overlays=0", "trainer.max_steps=1"))
+    assert not (out / "overlays").exists()
+    assert "| kept |" in (out / "README.md").read_text()
 
 
 def test_nan_stops_with_the_step_and_the_term(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +19,12 @@ import torch
 from torch import Tensor
 
 from ltx import Classifier, InputError, load
+from ltx.config import run
 from ltx.data.shards.making import MakeConfig, make
-from ltx.pretraining.job import pretrain
+from ltx.pretraining.job import TrainConfig, pretrain
 from ltx.pretraining.ltx import LTXPretraining
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -24,36 +33,122 @@ def shards(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-@pytest.mark.parametrize("source", ["files", "shards"])
-def test_sigterm_saves_and_the_same_command_goes_on(
+@pytest.mark.parametrize(
+    ("source", "told", "status"),
+    [("files", signal.SIGTERM, 143), ("shards", signal.SIGTERM, 143), ("files", signal.SIGINT, 130)],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
     config_for: Any,
     photos: Path,
     shards: Path,
     tmp_path: Path,
     source: str,
+    told: signal.Signals,
+    status: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["trainer.checkpoint_every=100", *([f"data.shards={shards}"] if source == "shards" else [])]
+    words = ["trainer.checkpoint_every=100", "trainer.validate_every=4"]  # told to stop at a step that is due
+    words += [f"data.shards={shards}"] if source == "shards" else []
     whole = pretrain(config_for(photos, tmp_path / "whole", *words))
     step = LTXPretraining.training_step
 
     def told_to_stop(self: LTXPretraining, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if self.global_step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), told)
         return step(self, batch, batch_idx)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LTXPretraining, "training_step", told_to_stop)
         with pytest.raises(SystemExit) as ended:
             pretrain(config_for(photos, tmp_path / "cut", *words))
-    assert ended.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert "stopped by SIGTERM after step 4" in capsys.readouterr().out
+    assert ended.value.code == status
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert f"stopped by {told.name} after step 4" in capsys.readouterr().out
     assert torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"] == 4
     resumed = pretrain(config_for(photos, tmp_path / "cut", *words))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     first, second = load(whole).state_dict(), load(resumed).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+    rows = [
+        [{**row, "seconds": ""} for row in csv.DictReader((out / "metrics.csv").open())] for out in (whole, resumed)
+    ]
+    assert rows[0] == rows[1]
+    pictures = [sorted(file.name for file in (out / "overlays").iterdir()) for out in (whole, resumed)]
+    assert pictures[0] == pictures[1] == ["step_000004.png", "step_000006.png"]
+
+
+def test_a_second_interrupt_ends_it_at_once(
+    config_for: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(self: LTXPretraining, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError
+
+    monkeypatch.setattr(LTXPretraining, "training_step", impatient)
+    before = signal.getsignal(signal.SIGINT)
+    config = config_for(photos, tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        run(lambda _: pretrain(config), TrainConfig, "train.py", "", [])
+    assert ended.value.code == 130
+    assert signal.getsignal(signal.SIGINT) == before
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_an_interrupt_leaves_the_loading_processes_to_the_step_that_ends(
+    config_for: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = LTXPretraining.training_step
+
+    def told_with_its_workers(self: LTXPretraining, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if batch_idx == 0:
+            assert multiprocessing.active_children()
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(int(process.pid or 0), signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LTXPretraining, "training_step", told_with_its_workers)
+    with pytest.raises(SystemExit) as ended:
+        pretrain(config_for(photos, tmp_path / "run", "data.workers=1", "trainer.accumulate=8"))
+    assert ended.value.code == 130
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_every_process_and_is_saved(photos: Path, tmp_path: Path) -> None:
+    """Two processes with a worker each, all told at once, as by a terminal."""
+    out = tmp_path / "out"
+    words = [
+        *("classifier.name=resnet10t", "classifier.weights=random", "classifier.num_classes=4"),
+        *("classifier.input_size=64", f"data.images={photos}", "data.workers=1", "data.batch_size=4"),
+        *("trainer.max_steps=4000", "trainer.validate_every=4000", "trainer.log_every=1", "trainer.accelerator=cpu"),
+        *("trainer.devices=2", "trainer.progress=false", "trainer.checkpoint_every=4000", f"out={out}"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(
+        [sys.executable, "train.py", *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 300
+        while not (out / "metrics.csv").exists() or len((out / "metrics.csv").read_text().splitlines()) < 4:
+            assert job.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        os.killpg(job.pid, signal.SIGINT)
+        told, _ = job.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 130
+    step = re.search(r"stopped by SIGINT after step (\d+); the same command goes on", told)
+    assert step is not None
+    assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == int(step[1])
 
 
 def test_it_says_what_it_does_and_how_fast_it_was(
