@@ -42,7 +42,7 @@ def save_checkpoint(
     half: bool = False,
     tensors: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write `explainer.safetensors`, `config.yaml` and, if given, the card `README.md`, each beside and then renamed.
+    """Write `explainer.safetensors`, `config.yaml` and, if given, the card `README.md`, all beside and then renamed.
 
     Args:
         config: the resolved configuration; its groups `classifier` and `explainer` rebuild the network.
@@ -64,11 +64,14 @@ def save_checkpoint(
         "reading": reading(classifier),
         "answers": answers(classifier),
     }
-    write_beside(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+    contents = {folder / CONFIG: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()}
     if card is not None:
-        write_beside(folder / CARD, card.encode())
+        contents[folder / CARD] = card.encode()
     # One entry: safetensors writes several in no fixed order, and the same network should be the same bytes.
-    write_beside(folder / TENSORS, save(tensors, metadata={"made_for": json.dumps(about)}))
+    contents[folder / TENSORS] = save(tensors, metadata={"made_for": json.dumps(about)})
+    written = [(_written_beside(file, content), file) for file, content in contents.items()]
+    for beside, file in written:  # only now: a full disk leaves no other network's settings beside a network
+        os.replace(beside, file)
 
 
 def load(
@@ -171,12 +174,16 @@ def write_beside(file: Path, content: bytes) -> None:
 
     The other name is the process's own: ranks that write the same file at once do not take it from one another.
     """
+    os.replace(_written_beside(file, content), file)
+
+
+def _written_beside(file: Path, content: bytes) -> Path:
     beside = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}.part")
     with beside.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(beside, file)
+    return beside
 
 
 def _same_classifier(folder: Path, about: dict[str, Any], classifier: Classifier) -> None:

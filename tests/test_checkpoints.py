@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,22 @@ def test_round_trip_is_exact(tmp_path: Path, weights: Path):
         assert torch.equal(again(images), explainer(images))
     assert not again.training
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.yaml", "explainer.safetensors"]
+
+
+def test_a_full_disk_leaves_the_former_checkpoint_whole(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch):
+    explainer, folder = saved(tmp_path, weights)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    synced: list[int] = []
+
+    def full(number: int) -> None:
+        synced.append(number)
+        if len(synced) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(folder, explainer, {"other": "settings"}, "# another card\n")
+    assert {name: (folder / name).read_bytes() for name in before} == before
 
 
 def test_rounded_weights_of_the_same_classifier_are_accepted_with_a_warning(tmp_path: Path, weights: Path):

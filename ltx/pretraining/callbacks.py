@@ -177,10 +177,12 @@ class CollapseWarning(lightning.Callback):
 class Overlays(lightning.Callback):
     """Writes the masks of the same few validation images after each validation: `overlays/step_000100.png`.
 
+    A run drops the pictures of steps after its resume point first, which a former one left.
+
     Args:
         folder: where the pictures go.
         explainer: the network in training.
-        images: `[B, 3, H, W]` in [0, 1].
+        images: `[B, 3, H, W]` in [0, 1]; none = no pictures.
         show: called with (explanation of the images, step), for a logger that shows them.
     """
 
@@ -197,8 +199,15 @@ class Overlays(lightning.Callback):
         self.show = show
 
     @rank_zero_only
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        for picture in self.folder.glob("step_*.png"):
+            step = picture.stem.removeprefix("step_")
+            if step.isdigit() and int(step) > trainer.global_step:
+                picture.unlink()
+
+    @rank_zero_only
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not len(self.images):
             return
         with torch.no_grad():
             found = self.explainer.explain(self.images.to(module.device))

@@ -14,13 +14,12 @@ from typing import Any
 import lightning
 import timm
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
 from torch import Tensor
 
 from ltx.attribution.teacher import TeacherMaps
-from ltx.checkpoints import CARD, CONFIG, TENSORS, load, made_for, read_config, save_checkpoint, write_beside
+from ltx.checkpoints import CARD, CONFIG, TENSORS, load, made_for, read_config, save_checkpoint
 from ltx.classifier import Classifier
 from ltx.config import ClassifierConfig, check_ranges, option
 from ltx.data.folder import FolderData
@@ -152,8 +151,6 @@ def pretrain(config: TrainConfig) -> Path:
     explainer = config.explainer.build(classifier)
     resume_from = _resume_point(config, out, classifier)
     if config.init is not None:
-        if resume_from is None and out.resolve() == Path(config.init).resolve():
-            raise InputError(f"init={config.init} is out too, which a new run clears; choose another out=…")
         start_from(explainer, config.init)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
@@ -169,11 +166,7 @@ def pretrain(config: TrainConfig) -> Path:
     settings = asdict(config)
     logger = wandb_logger(config.wandb, settings, out)
     pace = Pace(DataWait(), config.data.batch_size * config.trainer.accumulate)
-    trainer = _trainer(config, out, explainer, data, teacher, logger, settings, pace)
-    if trainer.is_global_zero:
-        if resume_from is None:
-            clear(out)
-        write_beside(out / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    trainer = _trainer(config, out, explainer, data, teacher, logger, settings, pace, resume_from is None)
     _announce(config, explainer, data, trainer, resume_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
@@ -189,14 +182,10 @@ def pretrain(config: TrainConfig) -> Path:
 
 
 def clear(out: Path) -> None:
-    """Remove what a former run wrote, and nothing else: none of it belongs to the settings of a new one."""
-    # The resume point first: a process that is killed in between leaves the former checkpoint with its own settings.
-    for name in ("last.ckpt", TENSORS, "metrics.csv"):
-        (out / name).unlink(missing_ok=True)
+    """Remove the resume point and the card of a former run, and nothing else."""
+    (out / "last.ckpt").unlink(missing_ok=True)
     if (out / CARD).is_file() and (out / CARD).read_bytes().startswith(TITLE.encode()):
         (out / CARD).unlink()
-    for picture in (out / "overlays").glob("step_*.png"):
-        picture.unlink()
 
 
 def _clean_passes(config: TrainConfig, explainer: MaskNetwork, data: TrainingImages) -> CleanPasses | None:
@@ -280,11 +269,16 @@ def _trainer(
     logger: Tracker | None,
     settings: dict[str, Any],
     pace: Pace,
+    anew: bool,
 ) -> lightning.Trainer:
     run = config.trainer
 
     # After the others, so that what they wrote for a step is on disk before its resume point.
     def save(trainer: lightning.Trainer, state: dict[str, Tensor]) -> None:
+        nonlocal anew
+        if anew:  # now that other settings take their place; a run that dies sooner leaves the former one whole
+            clear(out)
+            anew = False
         tensors = {name.removeprefix("explainer."): value for name, value in state.items()}
         if trainer.global_step < run.max_steps:
             save_checkpoint(out, explainer, settings, tensors=tensors)
@@ -294,11 +288,9 @@ def _trainer(
         share_checkpoint(logger, config.wandb, out, scores, data.describe())
 
     resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, save)
-    callbacks: list[Callback] = []
-    if run.overlays:
-        show = None if logger is None else partial(share_overlays, logger)
-        callbacks.append(Overlays(out / "overlays", explainer, data.validation_images(run.overlays), show))
-    callbacks += [
+    shown = data.validation_images(run.overlays)
+    callbacks: list[Callback] = [
+        Overlays(out / "overlays", explainer, shown, None if logger is None else partial(share_overlays, logger)),
         MetricsFile(out / "metrics.csv", run.log_every),
         CollapseWarning(),
         pace,
@@ -349,7 +341,7 @@ def _trainer(
 def _resume_point(config: TrainConfig, out: Path, classifier: Classifier) -> str | None:
     """The checkpoint to go on from, after checking that it belongs to the same settings and the same classifier.
 
-    It depends on nothing that a run writes before its first step: processes that start later answer the same.
+    It depends on nothing that is written before the first step: processes that start later answer the same.
     """
     point = out / "last.ckpt"
     if not config.resume or not point.is_file():

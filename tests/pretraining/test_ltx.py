@@ -195,43 +195,59 @@ def test_other_settings_in_the_same_folder_are_refused(config_for: Any, photos: 
     pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01", "resume=false"))
 
 
+def dies(*_: Any) -> None:
+    raise KeyError("before the first resume point")
+
+
 def test_a_new_run_in_the_same_folder_leaves_nothing_of_the_former_one(config_for: Any, photos: Path, tmp_path: Path):
     out = pretrain(config_for(photos, tmp_path / "run"))
     (out / "notes.txt").write_text("mine")
     (out / "overlays" / "favourite.png").write_text("mine")
-    anew = config_for(photos, out, "objective.area.weight=2", "resume=false")
+    step, seen = LTXPretraining.training_step, list[int]()
 
-    def dies(*_: Any) -> None:
-        raise KeyError("before the first resume point")
+    def stops(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        seen.append(self.global_step)
+        return dies() if self.global_step == 2 else step(self, batch, batch_idx)  # type: ignore[return-value]
 
+    anew = ["objective.area.weight=2", "trainer.max_steps=4", "trainer.validate_every=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", stops)
+        with pytest.raises(KeyError):
+            pretrain(config_for(photos, out, *anew, "resume=false"))
+    left = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    pictures = {"overlays/step_000001.png", "overlays/step_000002.png"}
+    assert left - pictures == {
+        *("config.yaml", "explainer.safetensors", "last.ckpt", "metrics.csv", "notes.txt", "overlays/favourite.png")
+    }
+    pretrain(config_for(photos, out, *anew))
+    assert seen == [0, 1, 2]
+    pictures = {f"step_{step:06d}.png" for step in range(1, 5)}
+    assert {file.name for file in (out / "overlays").glob("step*")} == pictures
+
+
+@pytest.mark.parametrize("init", [False, True])
+def test_a_new_run_that_dies_early_leaves_the_former_checkpoint(
+    config_for: Any, photos: Path, tmp_path: Path, init: bool
+):
+    """Of the former settings: another network under the same name would be taken for the new run's."""
+    out = pretrain(config_for(photos, tmp_path / "run"))
+    names = ("config.yaml", "explainer.safetensors", "last.ckpt", "README.md")
+    before = [(out / name).read_bytes() for name in names]
+    words = ["objective.area.weight=2", *([f"init={out}"] if init else [])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LTXPretraining, "training_step", dies)
         with pytest.raises(KeyError, match="first resume point"):
-            pretrain(anew)
-    left = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
-    assert left == {"config.yaml", "notes.txt", "overlays/favourite.png"}
-    with pytest.raises(InputError, match=r"holds no explainer\.safetensors"):
-        load(out)
-    (out / "README.md").write_text("# My experiments")
-    seen: list[int] = []
-    step = LTXPretraining.training_step
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LTXPretraining, "training_step", lambda self, *a: seen.append(self.global_step) or step(self, *a))
-        pretrain(config_for(photos, out, "objective.area.weight=2"))
-    assert seen == [0, 1, 2, 3, 4, 5]
+            pretrain(config_for(photos, out, *words, "resume=false"))
+    assert [(out / name).read_bytes() for name in names] == before
+    with pytest.raises(InputError, match=r"holds a run with .*resume=false to start anew"):
+        pretrain(config_for(photos, out, *words))
 
 
-def test_a_readme_that_is_no_card_is_not_cleared(tmp_path: Path):
-    (tmp_path / "README.md").write_text("# My experiments")
+def test_what_is_not_of_a_former_run_is_not_cleared(tmp_path: Path):
+    for name in ("last.ckpt", "README.md", "results.csv"):
+        (tmp_path / name).write_text("# My experiments")
     clear(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "# My experiments"
-
-
-def test_a_run_does_not_clear_the_weights_that_it_starts_from(config_for: Any, photos: Path, tmp_path: Path):
-    out = pretrain(config_for(photos, tmp_path / "run"))
-    with pytest.raises(InputError, match=r"init=.*run is out too"):
-        pretrain(config_for(photos, out, f"init={out}", "resume=false"))
-    load(out)
+    assert {file.name for file in tmp_path.iterdir()} == {"README.md", "results.csv"}
 
 
 def test_a_torn_file_of_a_former_run_is_named_with_its_mend(config_for: Any, photos: Path, tmp_path: Path):
