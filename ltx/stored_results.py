@@ -14,7 +14,8 @@ import numpy as np
 
 from ltx.checkpoints import write_beside
 from ltx.errors import InputError
-from ltx.explanation import TEXT, Explanation
+from ltx.explanation import Explanation
+from ltx.result_files import TEXT
 
 FOLDER = "maps"
 

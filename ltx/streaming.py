@@ -19,8 +19,9 @@ from ltx.data.images import Fit, ImageBatches, Skipped
 from ltx.data.shards import counted, expand, is_shards
 from ltx.data.shards.batches import ShardBatches
 from ltx.errors import InputError
-from ltx.explanation import Explanation, finished, result_stems
+from ltx.explanation import Explanation
 from ltx.progress import progress_bar
+from ltx.result_files import finished, result_stems
 from ltx.stored_results import MapShards, finished_maps
 
 SETTINGS = "settings.yaml"

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from ltx.config import run
 from ltx.finetuning import FinetuneConfig, finetune_files
-from ltx.pretraining.job import TrainConfig, pretrain
+from ltx.pretraining.job import pretrain
+from ltx.pretraining.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -13,7 +13,7 @@ from ltx.errors import InputError
 from ltx.fill import Fill
 from ltx.finetuning import FinetuneConfig
 from ltx.objectives import Objective
-from ltx.pretraining.job import TrainConfig
+from ltx.pretraining.settings import TrainConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ltx.errors import InputError
-from ltx.explanation import Explanation, finished, overlay, overlay_grid, result_stems
+from ltx.explanation import Explanation, overlay, overlay_grid
+from ltx.result_files import finished, result_stems
 
 
 def explanation(count: int = 2, masked: bool = True, **changes: Any) -> Explanation:

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from ltx import InputError, load
 from ltx.config import parse
-from ltx.pretraining.job import TrainConfig, pretrain
+from ltx.pretraining.job import pretrain
+from ltx.pretraining.settings import TrainConfig
 
 
 class Registry:

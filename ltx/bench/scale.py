@@ -28,7 +28,8 @@ MODELS = ["vit_base_patch16_224", "deit_tiny_patch16_224", "tf_efficientnet_lite
 VARIANTS = ["fp32", "bf16", "fp32+compile", "bf16+compile"]
 IMAGENET = 1_281_167
 TRAINING = (
-    "from ltx.config import parse; from ltx.pretraining.job import TrainConfig, pretrain; import sys; "
+    "from ltx.config import parse; from ltx.pretraining.job import pretrain; "
+    "from ltx.pretraining.settings import TrainConfig; import sys; "
     "pretrain(parse(TrainConfig, sys.argv[1:], 'train.py', ''))"
 )
 PACE = re.compile(r"([\d.]+) images/s in training, ([\d.]+)% of the time waiting for data, peak memory ([\d.]+) GiB")

@@ -13,8 +13,8 @@ from ltx.checkpoints import write_beside
 from ltx.evaluation.figures import draw_curves, draw_gallery
 from ltx.evaluation.plan import Evaluation
 from ltx.evaluation.results import Results, Score, gather
-from ltx.explanation import TEXT
 from ltx.metrics import PerImageMetric
+from ltx.result_files import TEXT
 
 LISTED = 20  # skipped files that scores.md names
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ltx.config import parse
-from ltx.pretraining.job import TrainConfig
+from ltx.pretraining.settings import TrainConfig
 
 
 @pytest.fixture

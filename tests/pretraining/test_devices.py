@@ -116,7 +116,8 @@ def test_four_processes_show_each_key_once_an_epoch(place: Path, tmp_path: Path,
     script.write_text(
         "import json, os, sys\n"
         "from ltx.config import parse\n"
-        "from ltx.pretraining.job import TrainConfig, pretrain\n"
+        "from ltx.pretraining.job import pretrain\n"
+        "from ltx.pretraining.settings import TrainConfig\n"
         "from ltx.pretraining.ltx import LTXPretraining\n"
         "step = LTXPretraining.training_step\n"
         "def recorded(self, batch, batch_idx):\n"
@@ -193,7 +194,8 @@ def test_a_divided_explainer_trains_saves_and_goes_on_as_a_whole_one(place: Path
     script.write_text(
         "import os, sys\n"
         "from ltx.config import parse\n"
-        "from ltx.pretraining.job import TrainConfig, pretrain\n"
+        "from ltx.pretraining.job import pretrain\n"
+        "from ltx.pretraining.settings import TrainConfig\n"
         "from ltx.pretraining.ltx import LTXPretraining\n"
         "step = LTXPretraining.training_step\n"
         "def watched(self, batch, batch_idx):\n"

@@ -19,8 +19,9 @@ from ltx.finetuning import trained_areas
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling
 from ltx.pretraining.inr import INRPretraining
-from ltx.pretraining.job import TrainConfig, pretrain
+from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import OptimiserConfig
+from ltx.pretraining.settings import TrainConfig
 
 
 def test_a_run_trains_is_loaded_again_and_finetuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -22,8 +22,9 @@ from torch import Tensor
 from ltx import Classifier, InputError, load
 from ltx.config import run
 from ltx.data.shards.making import MakeConfig, make
-from ltx.pretraining.job import TrainConfig, pretrain
+from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import LTXPretraining
+from ltx.pretraining.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent.parent
 

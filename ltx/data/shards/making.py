@@ -24,7 +24,7 @@ from ltx.data.image_files import find_images, image_root, read_labels
 from ltx.data.images import as_rgb, default_workers, opened
 from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
 from ltx.errors import InputError
-from ltx.explanation import result_stems
+from ltx.result_files import result_stems
 
 PLAN = "making.json"
 

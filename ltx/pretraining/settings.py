@@ -1,0 +1,100 @@
+"""The settings of a training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ltx.config import ClassifierConfig, check_ranges, option
+from ltx.errors import InputError
+from ltx.explainers import ExplainerConfig
+from ltx.objectives import ObjectiveConfig
+from ltx.objectives.areas import AreaSampling
+from ltx.pretraining.ltx import OptimiserConfig
+from ltx.pretraining.teacher import TeacherConfig
+from ltx.pretraining.tracking import WandbConfig
+
+
+@dataclass
+class DataConfig:
+    """Which images train and validate, and how they are cropped."""
+
+    images: Any = option(
+        "scikit-image", help="training images: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image"
+    )
+    shards: Any = option(
+        None, help="training images in webdataset shards instead: paths or URLs as {000000..001281}.tar, or a list"
+    )
+    manifest: str | None = option(None, help="counts of the shards; null = manifest.json beside them, else counted")
+    shuffle: int = option(1000, help="images that each worker holds for shuffling, where they come from shards")
+    val_images: Any = option(None, help="validation images (or shards); null = hold out val_share of the training's")
+    val_share: float = option(0.2, help="share (of images, or of whole shards) held out where val_images is null")
+    batch_size: int = option(16, help="images for each device and micro-batch")
+    workers: int | None = option(None, help="loading processes of each device; null = one a core, 8 at most")
+    crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop")
+    flip: bool = option(True, help="mirror half of the training images")
+    crops: int | None = option(None, help="crops of an image, which come again in turn; null = always another one")
+    cache: str | None = option(
+        None, help="folder for the classifier's passes over these crops (and a shared trunk's features); null = none"
+    )
+    mosaic: float = option(0.25, help="share of images that become mosaics of two or four photographs (if conditioned)")
+
+    def __post_init__(self) -> None:
+        check_ranges("data.", self, mosaic=(0, 1))
+        if len(self.crop_scale) != 2:
+            raise InputError(f"data.crop_scale={self.crop_scale}; give two shares of the area, low and high")
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what, and what is written on the way."""
+
+    max_steps: int = option(60, help="optimiser steps")
+    accumulate: int = option(1, help="micro-batches for each optimiser step")
+    clip: float = option(1.0, help="largest norm of the gradient")
+    precision: str = option("fp32", help="of the explainer; masks and losses stay fp32", choices=["fp32", "bf16"])
+    accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
+    devices: Any = option("auto", help="number of devices, or auto")
+    nodes: int = option(1, help="machines")
+    strategy: str = option(
+        "ddp", help="all of the explainer on each device, or (fsdp) a share of it", choices=["ddp", "fsdp"]
+    )
+    fold_norms: bool = option(True, help="fold the classifier's batch normalisation into its convolutions; faster")
+    compile: bool = option(False, help="compile the classifier's passes over composites (torch.compile)")
+    checkpoint_activations: bool = option(False, help="keep less of the classifier's passes, and compute it again")
+    validate_every: int = option(20, help="steps between validations")
+    checkpoint_every: int = option(50, help="steps between resume points: the most that a killed run loses")
+    log_every: int = option(10, help="steps between rows of metrics.csv")
+    overlays: int = option(6, help="validation images whose masks are drawn after each validation")
+    progress: bool = option(True, help="show a progress bar")
+
+    def __post_init__(self) -> None:
+        some = (1, math.inf)
+        check_ranges("trainer.", self, nodes=some, validate_every=some, checkpoint_every=some, log_every=some)
+        check_ranges("trainer.", self, overlays=(0, math.inf))
+
+
+@dataclass
+class TrainConfig:
+    """Pretrain an explainer."""
+
+    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
+    explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
+    objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
+    teacher: TeacherConfig = option(TeacherConfig, help="an attribution method that teaches the order of the scores")
+    areas: AreaSampling = option(AreaSampling, help="areas asked for in training, explainer.name=inr")
+    fill: Any = option(
+        ["black", "blur"], help="what replaces removed pixels: black, mean, blur, noise, random, or a list to draw from"
+    )
+    data: DataConfig = option(DataConfig, help="images")
+    optimiser: OptimiserConfig = option(OptimiserConfig, help="AdamW, warm-up and cosine")
+    trainer: TrainerConfig = option(TrainerConfig, help="the run")
+    wandb: WandbConfig = option(WandbConfig, help="sharing through wandb")
+    init: str | None = option(None, help="checkpoint folder whose weights the explainer starts from; null = anew")
+    seed: int = option(0, help="of every random draw")
+    resume: bool = option(True, help="go on from OUT/last.ckpt where there is one; false = start anew")
+    out: str = option("runs/train", help="folder of everything that is written")
+
+    def __post_init__(self) -> None:
+        check_ranges("", self, seed=(0, math.inf))
