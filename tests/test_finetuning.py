@@ -33,6 +33,19 @@ def pictures(count: int = 3) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
 
 
+def without_kinks(explainer: MaskNetwork) -> MaskNetwork:
+    """The explainer and its classifier with softplus for ReLU and ReLU6.
+
+    The order in which a batch is summed rounds a value across a kink now and then, which turns a path of the gradient
+    on or off: up to 8e-4 of a parameter's largest gradient with one thread, 5e-6 with two.
+    """
+    for module in list(explainer.modules()):
+        for key, child in module.named_children():
+            if isinstance(child, torch.nn.ReLU | torch.nn.ReLU6):
+                setattr(module, key, torch.nn.Softplus())
+    return explainer
+
+
 CASES = [
     ("resnet18", {}, "decoder"),
     ("resnet18", {}, "head"),
@@ -68,7 +81,7 @@ def test_many_at_once_equal_one_by_one(name: str, settings: dict[str, object], s
 )
 def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[str, object], scope: str):
     """Stacked parameters in one pass, against `backward` through the network itself, one image after the other."""
-    explainer, images = small(name, **settings), pictures(2)
+    explainer, images = without_kinks(small(name, **settings)), pictures(2)
     targets = torch.tensor([1, 3])
 
     def loss(scores: torch.Tensor, rows: slice, clean: torch.Tensor) -> torch.Tensor:
