@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -134,7 +135,8 @@ def attribute(
         return images[:, :1]
     if "max_batch" in known:
         options["max_batch"] = max_batch
-    with classifier.unfolded():  # methods look for the model's own modules
+    # Methods of attention and features look for the model's own modules, which a folded copy does not run.
+    with nullcontext() if METHODS[method].needs == "pixels" else classifier.unfolded():
         chosen = _targets(classifier, images, targets, max_batch)
         function = METHODS[method].function
         parts = images.split(max_batch)

@@ -49,7 +49,7 @@ def attribute_files(config: AttributeConfig) -> None:
             `ltx.streaming.explain_files`.
     """
     check_options(config.method, config.options)
-    classifier = config.classifier.build().to(pick_device(config.device))
+    classifier = config.classifier.build().to(pick_device(config.device)).fold_norms()
     refusal = METHODS[config.method].refusal(classifier, config.options)
     if refusal:
         raise refuse(classifier, f"method={config.method} does not work: {refusal}")

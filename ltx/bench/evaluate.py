@@ -46,7 +46,7 @@ def measure(config: BenchConfig) -> None:
     if min(config.count, config.repeats) < 1:
         raise InputError("count and repeats must be positive")
     device = pick_device(config.device)
-    classifier = config.classifier.build().to(device)
+    classifier = config.classifier.build().to(device).fold_norms()
     max_batch = config.max_batch or default_max_batch(device)
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]

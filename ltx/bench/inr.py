@@ -71,7 +71,7 @@ def measure(config: BenchConfig) -> None:
         amortised = INRExplainer(config.classifier.build().to(device), nested=True).to(device).eval()
     else:
         amortised = amortised_inr(config.checkpoint, config.classifier, device)
-    classifier = amortised.classifier
+    classifier = amortised.classifier.fold_norms()
     methods, left_out = build_methods(config.compare, classifier, 0, False, 64) if config.compare else ([], {})
     files = find_images(config.images)
     files = [files[index * len(files) // config.count] for index in range(config.count)]

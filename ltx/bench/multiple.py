@@ -64,6 +64,7 @@ def measure(config: BenchConfig) -> None:
     if config.checkpoint is not None:
         explainer = amortised_inr(config.checkpoint, config.classifier, device)
     classifier = config.classifier.build().to(device) if explainer is None else explainer.classifier
+    classifier.fold_norms()
     images, targets, tried = sufficient_pairs(classifier, config)
     print(
         f"{classifier.name}, {device}: {len(images)} of {config.mosaics} mosaics of two photographs of one predicted "

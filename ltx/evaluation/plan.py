@@ -81,11 +81,12 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
     if not files:
         raise InputError(f"images={config.images} are the masks of masks={masks}; give the folder of the photographs")
     device = pick_device(config.device)
-    classifier = config.classifier.build().to(device)
+    classifier = config.classifier.build().to(device).fold_norms()
     max_batch = config.max_batch or default_max_batch(device)
     if config.target not in ("predicted", "label"):
         classifier.class_index(config.target)
-    second = config.second.build().to(device) if config.second.name and "transfer" in names else None
+    transfer = config.second.name and "transfer" in names
+    second = config.second.build().to(device).fold_norms() if transfer else None
     settings = Settings(max_batch, config.seed, config.fills, second)
     protocols = [PROTOCOLS[name](settings) for name in names]
     has_masks = config.masks is not None and "mosaic" not in names
