@@ -17,6 +17,7 @@ from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import MaskedBatch, Objective, Verdict, classify
+from ltx.objectives.areas import rows_of_areas
 from ltx.pretraining.clean_passes import CleanPasses
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
 from ltx.pretraining.sharding import shard
@@ -115,8 +116,9 @@ class LTXPretraining(lightning.LightningModule):
         generator = row_generators(self.seed, batch["position"])
         images, mixed = mosaics(batch["image"], self.mosaic, generator)
         keys = repeated(batch, mixed)
+        areas = self.areas_in_training(images, generator)
         own = own_logits(self.explainer.classifier, batch["image"], mixed)
-        judged, verdict = self.judge(images, generator, own, batch.get("map"), batch.get("map_target"), keys)
+        judged, verdict = self.judge(images, generator, areas, own, batch.get("map"), batch.get("map_target"), keys)
         loss = verdict.loss.mean()
         refuse_nan(verdict, batch["name"], self.global_step)
         # The trainer would go on telling the last value of a term whose weight has become 0.
@@ -132,7 +134,7 @@ class LTXPretraining(lightning.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]
         generator = row_generators(self.seed, batch["index"])
-        judged, verdict = self.judge(images, generator)
+        judged, verdict = self.judge(images, generator, self.areas_in_validation(images))
         logits = verdict.logits
         if not {"kept", "removed"} <= logits.keys():
             logits = classify(judged, {"kept": judged.mask, "removed": 1 - judged.mask})
@@ -140,7 +142,7 @@ class LTXPretraining(lightning.LightningModule):
         log = {f"val/{name}": value.mean() for name, value in verdict.terms.items()}
         log |= {f"val/{name}": value for name, value in mask_statistics(judged.mask).items()}
         for name in ("kept", "removed"):
-            log[f"val/{name}"] = (self._probability(logits[name], judged.targets) / whole).mean()
+            log |= self.shares(name, self._probability(logits[name], judged.targets) / whole)
         log["val/loss"] = verdict.loss.mean()
         # Lightning averages the counts over the ranks too, and would cut the mean of whole numbers to a whole number.
         self.log_dict(log, batch_size=float(len(images)), sync_dist=True, on_epoch=True)  # type: ignore[arg-type]
@@ -149,6 +151,7 @@ class LTXPretraining(lightning.LightningModule):
         self,
         images: Tensor,
         generator: Source,
+        areas: Tensor | None = None,
         own: Own | None = None,
         maps: Tensor | None = None,
         map_targets: Tensor | None = None,
@@ -158,11 +161,15 @@ class LTXPretraining(lightning.LightningModule):
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
+            areas: the areas `[B, A]` of the masks; None = one mask of each image, of the network's choice.
             own: which of the images are mosaics, and the logits of the photograph that is looked for in each of them;
                 None = no mosaics.
             maps: a teacher's maps of the images before they were mixed, `[B, 1, h, w]`; None = no teacher.
             map_targets: the classes that `maps` explain, `[B]`.
             keys: which crop each image is, see `CleanPasses`; None = crops that do not come again.
+
+        Returns:
+            The batch of `B` rows (`B·A` with areas), and its verdict.
         """
         if keys is None or self.clean_passes is None:
             clean, found = self.explainer.predict_and_encode(images)
@@ -170,7 +177,7 @@ class LTXPretraining(lightning.LightningModule):
             clean, found = self.clean_passes(images, keys)
         clean = clean if own is None else own.asked(clean)
         targets = clean.argmax(1)
-        scores = self.explainer.decode(found, targets)
+        scores = self.explainer.decode(found, targets, areas)
         # Masks, composites and losses stay in fp32 whatever the trainer's precision.
         with torch.autocast(self.device.type, enabled=False):
             judged = MaskedBatch(
@@ -180,11 +187,26 @@ class LTXPretraining(lightning.LightningModule):
                 targets=targets,
                 clean=clean,
                 scores=scores.float(),
-                mask=self.explainer.upsample(scores),
+                mask=self.explainer.masks(scores, areas),
                 generator=generator,
                 teacher=taught_maps(maps, map_targets, targets, None if own is None else own.mixed),
             )
+            judged = judged if areas is None else rows_of_areas(judged, areas)
             return judged, self.objective(judged, self.global_step / self.max_steps)
+
+    # A network that takes areas is asked for several masks of each image: see `INRPretraining`.
+
+    def areas_in_training(self, images: Tensor, generator: Source) -> Tensor | None:
+        """The areas `[B, A]` that a step asks for; None = the network chooses the area of its one mask."""
+        return None
+
+    def areas_in_validation(self, images: Tensor) -> Tensor | None:
+        """The areas `[B, A]` that validation asks for."""
+        return None
+
+    def shares(self, name: str, share: Tensor) -> dict[str, Tensor]:
+        """What validation tells of shares `[B]` of the class's probability, those kept or those left by removal."""
+        return {f"val/{name}": share.mean()}
 
     def configure_optimizers(self) -> Any:
         return self.optimiser.build(self.explainer, self.max_steps)

@@ -101,11 +101,11 @@ def test_one_pass_finds_the_square_that_decides():
         classifier, trunk="resnet10t", conditioned=False, nested=True, width=32, depth=3, points=16
     )
     module = INRPretraining(
-        explainer,
-        Objective(ObjectiveConfig()),
-        Fill("black"),
-        OptimiserConfig(lr=3e-3, trunk_lr=1e-3),
         AreaSampling(2, 0.03, 0.3),
+        explainer=explainer,
+        objective=Objective(ObjectiveConfig()),
+        fill=Fill("black"),
+        optimiser=OptimiserConfig(lr=3e-3, trunk_lr=1e-3),
         max_steps=60,
         mosaic=0,
     )
@@ -122,7 +122,7 @@ def test_one_pass_finds_the_square_that_decides():
 
     for _ in range(60):
         images, _ = draw(8)
-        _, verdict = module.judge(images, module.areas.draw(images, generator), generator)
+        _, verdict = module.judge(images, generator, module.areas_in_training(images, generator))
         adamw.zero_grad()
         verdict.loss.mean().backward()
         adamw.step()

@@ -122,7 +122,7 @@ def test_the_teacher_says_nothing_of_mosaics_and_of_other_classes():
     explained = predicted.clone()
     explained[1] = (explained[1] + 1) % 6
     own = Own(torch.tensor([False, False, True, False]), classifier(images[2:3]))
-    judged, _ = module.judge(images, torch.Generator().manual_seed(0), own, maps, explained)
+    judged, _ = module.judge(images, torch.Generator().manual_seed(0), None, own, maps, explained)
     assert judged.teacher is not None
     assert torch.equal(judged.teacher[[0, 3]], maps[[0, 3]])
     assert not judged.teacher[[1, 2]].any()

@@ -58,7 +58,7 @@ def test_a_mosaic_is_asked_about_its_own_photograph():
     both, mixed = mosaics(images, 0.6, torch.Generator().manual_seed(1))
     assert 0 < int(mixed.sum()) < 8
     own = own_logits(classifier, images, mixed)
-    judged, _ = module.judge(both, torch.Generator().manual_seed(0), own)
+    judged, _ = module.judge(both, torch.Generator().manual_seed(0), own=own)
     assert torch.allclose(judged.clean, classifier(images), atol=1e-5)
     assert torch.equal(judged.targets, classifier(images).argmax(1))
     assert own_logits(classifier, images, torch.zeros(8, dtype=torch.bool)) is None
