@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from ltx.errors import InputError
 
 Fit = Literal["squash", "centre"]
+Source = TypeVar("Source")
 
 EXIF_ORIENTATION = 0x0112
 
@@ -203,36 +205,53 @@ class ImageBatches:
 
     def __iter__(self) -> Iterator[tuple[list[Path], Tensor]]:
         self.skipped = Skipped()
-        names: list[Path] = []
-        pixels: list[Tensor] = []
-        for path, image in self._read():
-            names.append(path)
-            pixels.append(image)
-            if len(names) == self.batch_size:
-                yield names, torch.stack(pixels).float().div_(255)
-                names, pixels = [], []
-        if names:
-            yield names, torch.stack(pixels).float().div_(255)
+        yield from decoded_batches(
+            self.paths,
+            lambda path: resize(read_image(path), self.size, self.mode),
+            self.batch_size,
+            self.workers,
+            lambda path, reason: self.skipped.files.append((path, reason)),
+        )
         if self.paths and len(self.skipped) == len(self.paths) and not self.all_may_fail:
             raise InputError(f"none of the {len(self.paths)} images can be read; {self.skipped.summary(3)}")
 
-    def _read(self) -> Iterator[tuple[Path, Tensor]]:
-        pool = ThreadPoolExecutor(self.workers)
-        waiting: deque[tuple[Path, Future[Tensor]]] = deque()
-        remaining = iter(self.paths)
-        try:
-            while True:
-                while len(waiting) < self.batch_size + self.workers and (path := next(remaining, None)) is not None:
-                    waiting.append((path, pool.submit(lambda p: resize(read_image(p), self.size, self.mode), path)))
-                if not waiting:
-                    return
-                path, future = waiting.popleft()
+
+def decoded_batches(
+    sources: Iterable[Source],
+    decode: Callable[[Source], Tensor],
+    batch_size: int,
+    workers: int,
+    refused: Callable[[Source, str], None],
+) -> Iterator[tuple[list[Source], Tensor]]:
+    """Sources and their pixels, float32 `[B, 3, H, W]` in [0, 1], in order; every batch but the last is full.
+
+    Threads decode ahead by one batch, so that memory does not grow with the number of sources.
+
+    Args:
+        decode: gives the pixels of a source, uint8 `[3, H, W]`; called by several threads.
+        refused: is told of each source that `decode` raises an `InputError` for, and why; it is left out.
+    """
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[tuple[Source, Future[Tensor]]] = deque()
+    remaining = iter(sources)
+    batch: list[tuple[Source, Tensor]] = []
+    try:
+        while True:
+            for source in islice(remaining, batch_size + workers - len(waiting)):
+                waiting.append((source, pool.submit(decode, source)))
+            if waiting:
+                source, future = waiting.popleft()
                 try:
-                    yield path, future.result()
+                    batch.append((source, future.result()))
                 except InputError as error:
-                    self.skipped.files.append((path, str(error)))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                    refused(source, str(error))
+            if len(batch) == batch_size or (batch and not waiting):
+                yield [known for known, _ in batch], torch.stack([pixels for _, pixels in batch]).float().div_(255)
+                batch = []
+            if not waiting:
+                return
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def default_workers() -> int:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Container, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ltx.data.images import Fit, Skipped, default_workers, read_image, resize
+from ltx.data.images import Fit, Skipped, decoded_batches, default_workers, read_image, resize
 from ltx.data.shards.listing import Sample, Shard, read_shard
 from ltx.errors import InputError
 
@@ -61,40 +58,18 @@ class ShardBatches:
 
     def __iter__(self) -> Iterator[tuple[list[Sample], Tensor]]:
         self.skipped, self._readable = Skipped(), False
-        samples: list[Sample] = []
-        pixels: list[Tensor] = []
-        for sample, image in self._decoded():
+        encoded = self._encoded()
+        for batch in decoded_batches(encoded, self._decode, self.batch_size, self.workers, self._refused):
             self._readable = True
-            samples.append(sample)
-            pixels.append(image)
-            if len(samples) == self.batch_size:
-                yield samples, torch.stack(pixels).float().div_(255)
-                samples, pixels = [], []
-        if samples:
-            yield samples, torch.stack(pixels).float().div_(255)
+            yield batch
         if self.skipped.files and not self._readable and self.ranks == 1:  # other processes may read what is whole
             raise InputError(f"none of the {len(self)} images can be read; {self.skipped.summary(3)}")
 
-    def _decoded(self) -> Iterator[tuple[Sample, Tensor]]:
-        pool = ThreadPoolExecutor(self.workers)
-        waiting: deque[tuple[Sample, Future[Tensor]]] = deque()
-        remaining = self._encoded()
-        try:
-            while True:
-                for sample in itertools.islice(remaining, self.batch_size + self.workers - len(waiting)):
-                    waiting.append((sample, pool.submit(self._decode, sample)))
-                if not waiting:
-                    return
-                sample, future = waiting.popleft()
-                try:
-                    yield sample, future.result()
-                except InputError as error:
-                    self.skipped.files.append((Path(sample.name), str(error)))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
     def _decode(self, sample: Sample) -> Tensor:
         return resize(read_image(sample.name, sample.image), self.size, self.mode)
+
+    def _refused(self, sample: Sample, reason: str) -> None:
+        self.skipped.files.append((Path(sample.name), reason))
 
     def _encoded(self) -> Iterator[Sample]:
         start = 0
