@@ -290,6 +290,22 @@ def test_a_torn_shard_loses_its_end_and_no_more(shards: Path, tmp_path: Path) ->
     assert any(f"{lost} images are lost" in str(warning.message) for warning in told)
 
 
+def test_a_shard_that_ends_between_two_samples_is_no_whole_one(shards: Path, tmp_path: Path) -> None:
+    """The tar format needs no end: what was cut there looks whole, and only the count tells."""
+    write_shard(tmp_path / "cut.tar", "good0", "good1")
+    write_shard(tmp_path / "long.tar", "good2", "good3")
+    counts = [{"name": "cut.tar", "samples": 4}, {"name": "long.tar", "samples": 1}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": counts}))
+    source = data(shards, val_images=[str(tmp_path / "cut.tar"), str(tmp_path / "long.tar")])
+    with pytest.warns(UserWarning, match=r"cut\.tar holds 2 samples, 4 by its manifest; the rest of it is skipped"):
+        shown = [Path(name).stem for batch in source.val_dataloader() for name in batch["name"]]
+    assert shown == ["good0", "good1", "good2"]
+    assert source.broken_count == 2
+    explained = ShardBatches(counted([str(tmp_path / "cut.tar"), str(tmp_path / "long.tar")]), 4, batch_size=2)
+    assert [Path(sample.name).stem for batch, _ in explained for sample in batch] == ["good0", "good1", "good2"]
+    assert "4 by its manifest" in explained.skipped.summary()
+
+
 # -- which shards --------------------------------------------------------------------------------------------------
 
 

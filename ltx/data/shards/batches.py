@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ltx.data.images import Fit, Skipped, decoded_batches, default_workers, read_image, resize
-from ltx.data.shards.listing import Sample, Shard, read_shard
+from ltx.data.shards.listing import Sample, Shard
 from ltx.errors import InputError
 
 
@@ -79,7 +79,7 @@ class ShardBatches:
             if low >= high:
                 continue
             try:
-                for sample in itertools.islice(read_shard(shard.url), low, high):
+                for sample in itertools.islice(shard.read(), low, high):
                     if sample.name in self.done:
                         self._readable = True
                     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 import re
@@ -34,6 +35,19 @@ class Shard:
 
     url: str
     samples: int
+
+    def read(self) -> Iterator[Sample]:
+        """Its samples in order, no more than it should hold, as one sequential read.
+
+        Raises:
+            InputError: it cannot be read that far, or ends before; what came is whole.
+        """
+        count = 0
+        for sample in itertools.islice(read_shard(self.url), self.samples):
+            count += 1
+            yield sample
+        if count < self.samples:
+            raise InputError(f"shard {self.url} holds {count} samples, {self.samples} by its manifest")
 
 
 @dataclass(frozen=True)

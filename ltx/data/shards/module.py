@@ -16,7 +16,7 @@ from ltx.data.folder import WholeImages
 from ltx.data.image_files import Spec, find_images
 from ltx.data.images import opened, read_image, resize
 from ltx.data.module import StreamLoader, TrainingImages, hold_out
-from ltx.data.shards.listing import Sample, Shard, Shards, counted, expand, is_shards, read_shard
+from ltx.data.shards.listing import Sample, Shard, Shards, counted, expand, is_shards
 from ltx.data.shards.plan import Plan, Portion
 from ltx.errors import InputError
 
@@ -264,7 +264,7 @@ class ShardCrops(IterableDataset[dict[str, Any]]):
             if not places:
                 continue  # its samples were all shown before the resumption
             shard = self.shards[part.shard]
-            samples = enumerate(read_shard(shard.url))
+            samples = enumerate(shard.read())
             at, found, reason = -1, None, ""
             for place in places:
                 inside = part.first + place - part.at
@@ -273,8 +273,6 @@ class ShardCrops(IterableDataset[dict[str, Any]]):
                         at, found = next(samples)
                 except InputError as error:
                     reason = str(error)
-                except StopIteration:
-                    reason = f"shard {shard.url} holds {at + 1} samples, {shard.samples} by its manifest"
                 index = self._firsts[part.shard] + inside
                 if reason:
                     lost = part.first + part.count - inside
@@ -305,7 +303,7 @@ class WholeShards(IterableDataset[dict[str, Any]]):
             first, shard = self._firsts[number], self.shards[number]
             place = self.rank  # of the next sample that is this rank's
             try:
-                for inside, sample in enumerate(read_shard(shard.url)):
+                for inside, sample in enumerate(shard.read()):
                     if inside == place:
                         place += self.ranks
                         yield from self._item(first + inside, sample)
