@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling, draw_jitter, rows_of_areas
 from ltx.stacked import Copies
-from ltx.streaming import WRITTEN, explain_files
+from ltx.streaming import WRITTEN, ExplainConfig, explain_files
 
 SELECTIONS = ("positive", "negative", "deletion", "insertion")
 TRUNK_LR = 1e-4
@@ -294,17 +294,13 @@ class LoadedClassifierConfig:
 
 
 @dataclass
-class FinetuneConfig:
+class FinetuneConfig(ExplainConfig):
     """Adapt an explainer to each image and write the explanations."""
 
     checkpoint: str = option(
         "checkpoints/tf_efficientnet_lite0",
         help="folder that train.py wrote, one that ships in checkpoints/, or wandb:ENTITY/PROJECT/NAME:ALIAS",
     )
-    images: Any = option(
-        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
-    )
-    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
     steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
     lr: float | None = option(None, help="learning rate of AdamW; null = 1e-3, of a siren 3e-4, with scope=all 1e-4")
@@ -316,18 +312,7 @@ class FinetuneConfig:
         choices=[*SELECTIONS, None],
     )
     classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
-    batch_size: int = option(16, help="images adapted at once")
-    fit: str = option(
-        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
-    )
-    save: str = option(
-        "pictures",
-        help="pictures = a .png and an .npz for each; maps = float16 maps in tar files, for data sets and torchrun",
-        choices=["pictures", "maps"],
-    )
-    device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
     seed: int = option(0, help="of the draws of fills and terms")
-    out: str = option("runs/explanations", help="folder of the results; a repeated command goes on there")
 
 
 def finetune_files(config: FinetuneConfig) -> Path:
@@ -360,19 +345,9 @@ def finetune_files(config: FinetuneConfig) -> Path:
             names,
         )
 
-    irrelevant = ("images", "target", "out", "device", "batch_size", "classifier", "save")
-    settings = {key: value for key, value in asdict(config).items() if key not in irrelevant}
+    own = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
+    settings = {key: value for key, value in asdict(config).items() if key in own - {"classifier"}}
     settings["explainer_fingerprint"] = identity(folder)[:16]  # another network may stand there by the next time
-    count = explain_files(
-        config.images,
-        explain,
-        explainer.classifier,
-        config.out,
-        config.target,
-        config.batch_size,
-        config.fit,  # type: ignore[arg-type]
-        settings=settings,
-        save=config.save,
-    )
+    count = explain_files(config, explain, explainer.classifier, settings)
     print(f"{count} explanations in {config.out}: {WRITTEN[config.save]}")
     return Path(config.out)

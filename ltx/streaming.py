@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ltx.checkpoints import write_beside
 from ltx.classifier import Classifier, Target
+from ltx.config import option
 from ltx.data.image_files import find_images, image_root
 from ltx.data.images import Fit, ImageBatches, Skipped
 from ltx.data.shards import counted, expand, is_shards
@@ -54,33 +55,39 @@ class _Source:
     skipped: Callable[[], Skipped]
 
 
-def explain_files(
-    images: Any,
-    explain: Explain,
-    classifier: Classifier,
-    out: str | Path,
-    target: Target | Sequence[Target] = "predicted",
-    batch_size: int = 16,
-    fit: Fit = "squash",
-    workers: int | None = None,
-    settings: dict[str, Any] | None = None,
-    save: str = "pictures",
-) -> int:
+@dataclass
+class ExplainConfig:
+    """What is explained, and where the results go."""
+
+    images: Any = option(
+        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
+    )
+    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
+    batch_size: int = option(16, help="images at once")
+    fit: str = option(
+        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
+    )
+    save: str = option(
+        "pictures",
+        help="pictures = a .png and an .npz for each; maps = float16 maps in tar files, for data sets and torchrun",
+        choices=["pictures", "maps"],
+    )
+    device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
+    out: str = option("runs/explanations", help="folder of the results; a repeated command goes on there")
+
+
+def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifier, settings: dict[str, Any]) -> int:
     """Explain files or shards batch by batch and write each explanation as soon as it is there.
 
     Under `torchrun` each process explains its share, the same one whatever is done already, and writes its own results.
 
     Args:
-        images: see `ltx.data.images.find_images`; or shards, see `ltx.data.shards.expand`.
+        config: which images, see `ltx.data.images.find_images` and `ltx.data.shards.expand`; and how they are read and
+            written, see `ltx.data.images.resize`, `Explanation.save` and `MapShards`. Images that `out` holds already
+            are not explained again.
         explain: makes the explanation of a batch.
         classifier: says the images' size and checks the targets before any work.
-        out: folder of the results; images that it holds already are not explained again.
-        target: `predicted`, a class by index or name, or one for each image in the order of the files.
-        batch_size: images at once.
-        fit: how a picture becomes the classifier's size, see `ltx.data.images.resize`.
-        workers: reading threads.
         settings: what determines the results beside the classifier; a folder with results of others is refused.
-        save: `pictures` = see `Explanation.save`; `maps` = float16 maps in tar files, see `MapShards`.
 
     Returns:
         How many explanations the folder holds.
@@ -89,19 +96,20 @@ def explain_files(
         InputError: no images, not one readable, a target that is no class, results of other settings in `out`, or
             several processes that were to write pictures.
     """
-    out = Path(out)
+    out, target, save = Path(config.out), config.target, config.save
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if ranks > 1 and save != "maps":
         raise InputError(f"save={save} is for one process; {ranks} processes write save=maps")
     if not isinstance(target, (int, str, Sequence)) or isinstance(target, bool):
         raise InputError(f"target={target} is no class; give predicted, an index, a name, or a list with one an image")
-    make = _shards if is_shards(images) else _files
+    make = _shards if is_shards(config.images) else _files
     found = finished_maps if save == "maps" else finished
-    source = make(images, target, classifier, out, batch_size, fit, workers, rank, ranks, found)
+    source = make(config, classifier, rank, ranks, found(out))
     asked = target if isinstance(target, (int, str)) else list(target)
     determined_by = {
         "target": asked,
-        **(settings or {}),
+        **settings,
+        "fit": config.fit,
         "classifier_fingerprint": classifier.fingerprint(),
         "precision": classifier.precision,
         **({} if save == "pictures" else {"save": save}),
@@ -127,32 +135,22 @@ def explain_files(
     return len(found(out))
 
 
-def _files(
-    images: Any,
-    target: Target | Sequence[Target],
-    classifier: Classifier,
-    out: Path,
-    batch_size: int,
-    fit: Fit,
-    workers: int | None,
-    rank: int,
-    ranks: int,
-    found: Callable[[Path], set[str]],
-) -> _Source:
-    paths = find_images(images, out)
+def _files(config: ExplainConfig, classifier: Classifier, rank: int, ranks: int, done: set[str]) -> _Source:
+    paths, target = find_images(config.images, Path(config.out)), config.target
     asked: list[Target] = [target] * len(paths) if isinstance(target, (int, str)) else list(target)
     if len(asked) != len(paths):
         raise InputError(f"target lists {len(asked)} classes for {len(paths)} images; give one, or one for each image")
     for one in {repr(one): one for one in asked if one != "predicted"}.values():
         classifier.class_index(one)
     by_path = dict(zip(paths, asked, strict=True))
-    done, own = found(out), paths[rank::ranks]
+    own = paths[rank::ranks]
     names = [str(path) for path in paths]
     # Results of other images, which an earlier command left here, must not be replaced.
-    stems = dict(zip(paths, result_stems(names, image_root(images), done.difference(names)), strict=True))
+    stems = dict(zip(paths, result_stems(names, image_root(config.images), done.difference(names)), strict=True))
     left = [path for path in own if str(path) not in done]
     others = ranks > 1 or len(left) < len(own)
-    reader = ImageBatches(left, classifier.input_size, batch_size, fit, workers, all_may_fail=others)
+    fit: Fit = config.fit  # type: ignore[assignment]
+    reader = ImageBatches(left, classifier.input_size, config.batch_size, fit, all_may_fail=others)
     batches = (
         _Batch(pixels, [str(p) for p in part], [stems[p] for p in part], [by_path[p] for p in part])
         for part, pixels in reader
@@ -160,27 +158,18 @@ def _files(
     return _Source(len(own), len(own) - len(left), batches, lambda: reader.skipped)
 
 
-def _shards(
-    images: Any,
-    target: Target | Sequence[Target],
-    classifier: Classifier,
-    out: Path,
-    batch_size: int,
-    fit: Fit,
-    workers: int | None,
-    rank: int,
-    ranks: int,
-    found: Callable[[Path], set[str]],
-) -> _Source:
+def _shards(config: ExplainConfig, classifier: Classifier, rank: int, ranks: int, done: set[str]) -> _Source:
+    target = config.target
     if not isinstance(target, (int, str)):
         raise InputError("target must be one for all images where they come from shards")
     if target != "predicted":
         classifier.class_index(target)
-    done = found(out)
-    urls = expand(images)
+    urls = expand(config.images)
     others = {_shard(name) for name in done}.difference(urls)
     folders = dict(zip(urls, result_stems(urls, others=others), strict=True))
-    reader = ShardBatches(counted(urls), classifier.input_size, batch_size, fit, workers, done, rank, ranks)
+    fit: Fit = config.fit  # type: ignore[assignment]
+    size = classifier.input_size
+    reader = ShardBatches(counted(urls), size, config.batch_size, fit, done=done, rank=rank, ranks=ranks)
     batches = (
         _Batch(
             pixels,

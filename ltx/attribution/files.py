@@ -13,31 +13,17 @@ from ltx.attribution import METHODS, attribute, check_options, refuse
 from ltx.classifier import Target, pick_device
 from ltx.config import ClassifierConfig, option
 from ltx.explanation import Explanation
-from ltx.streaming import WRITTEN, explain_files
+from ltx.streaming import WRITTEN, ExplainConfig, explain_files
 
 
 @dataclass
-class AttributeConfig:
+class AttributeConfig(ExplainConfig):
     """Which method explains what, and where the maps go."""
 
     method: str = option("iia2", help="attribution method", choices=list(METHODS))
     options: dict[str, Any] = option({}, help="the method's own options, as options.steps=5 options.variant=released")
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
-    images: Any = option(
-        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
-    )
-    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
-    batch_size: int = option(16, help="images at once")
     max_batch: int = option(64, help="rows (path points x images) of one forward pass; bounds memory")
-    fit: str = option(
-        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
-    )
-    save: str = option(
-        "pictures",
-        help="pictures = a .png and an .npz for each; maps = float16 maps in tar files, for data sets and torchrun",
-        choices=["pictures", "maps"],
-    )
-    device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
     out: str = option("runs/attributions", help="folder of the results; a repeated command goes on there")
 
 
@@ -71,16 +57,6 @@ def attribute_files(config: AttributeConfig) -> None:
             names=names,
         )
 
-    settings = {key: asdict(config)[key] for key in ("method", "options", "classifier", "fit")}
-    count = explain_files(
-        config.images,
-        explain,
-        classifier,
-        config.out,
-        config.target,
-        config.batch_size,
-        config.fit,  # type: ignore[arg-type]
-        settings=settings,
-        save=config.save,
-    )
+    settings = {key: asdict(config)[key] for key in ("method", "options", "classifier")}
+    count = explain_files(config, explain, classifier, settings)
     print(f"{count} maps in {config.out}: {WRITTEN[config.save]}")
