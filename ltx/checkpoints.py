@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from ltx.config import ClassifierConfig
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.sharing import SCHEME, fetch
+from ltx.whole_files import write_together
 
 TENSORS, CONFIG, CARD = "explainer.safetensors", "config.yaml", "README.md"
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
@@ -69,9 +68,7 @@ def save_checkpoint(
         contents[folder / CARD] = card.encode()
     # One entry: safetensors writes several in no fixed order, and the same network should be the same bytes.
     contents[folder / TENSORS] = save(tensors, metadata={"made_for": json.dumps(about)})
-    written = [(_written_beside(file, content), file) for file, content in contents.items()]
-    for beside, file in written:  # only now: a full disk leaves no other network's settings beside a network
-        os.replace(beside, file)
+    write_together(contents)  # a full disk leaves no other network's settings beside a network
 
 
 def load(
@@ -167,23 +164,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"checkpoint={folder}: {CONFIG} is no mapping of settings")
     return config
-
-
-def write_beside(file: Path, content: bytes) -> None:
-    """Write a file under another name, flush it to the disk, and rename it: there is never half a file.
-
-    The other name is the process's own: ranks that write the same file at once do not take it from one another.
-    """
-    os.replace(_written_beside(file, content), file)
-
-
-def _written_beside(file: Path, content: bytes) -> Path:
-    beside = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}.part")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return beside
 
 
 def _same_classifier(folder: Path, about: dict[str, Any], classifier: Classifier) -> None:

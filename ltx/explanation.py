@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ltx.areas import AreaMasks
 from ltx.errors import InputError
-from ltx.result_files import RECORD, TEXT, beside, repair, result_stems
+from ltx.result_files import RECORD, TEXT, repair, result_stems
+from ltx.whole_files import beside
 
 COLOURS = "inferno"  # perceptually uniform, and black where nothing is kept
 

@@ -7,9 +7,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ltx.errors import InputError
 
@@ -103,12 +102,3 @@ def repair(file: Path) -> None:
             position = start
         if position < end:
             record.truncate(position)
-
-
-@contextmanager
-def beside(file: Path) -> Iterator[BinaryIO]:
-    """A stream of a file that takes its name when it is whole."""
-    part = file.with_name(f".{file.name}.part")
-    with part.open("wb") as stream:
-        yield stream
-    os.replace(part, file)

@@ -12,10 +12,10 @@ from types import TracebackType
 
 import numpy as np
 
-from ltx.checkpoints import write_beside
 from ltx.errors import InputError
 from ltx.explanation import Explanation
 from ltx.result_files import TEXT
+from ltx.whole_files import write_beside
 
 FOLDER = "maps"
 

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from ltx.checkpoints import write_beside
 from ltx.classifier import Classifier, Target
 from ltx.config import option
 from ltx.data.image_files import find_images, image_root
@@ -24,6 +23,7 @@ from ltx.explanation import Explanation
 from ltx.progress import progress_bar
 from ltx.result_files import finished, result_stems
 from ltx.stored_results import MapShards, finished_maps
+from ltx.whole_files import write_beside
 
 SETTINGS = "settings.yaml"
 WRITTEN = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.errors import InputError
+from ltx.whole_files import beside
 
 
 class StoredMaps:
@@ -35,11 +35,9 @@ class StoredMaps:
     def write(self, image: str | Path, values: Tensor, target: int) -> None:
         """Keep the map `values` `[h, w]` of an image, as float16, and the class that it explains."""
         file = self._file(image)
-        beside = file.with_name(f"{file.name}.{os.getpid()}.part")  # several processes may fill one folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
+        with beside(file) as stream:
             np.savez(stream, map=values.half().cpu().numpy(), target=np.int64(target))
-        os.replace(beside, file)
 
     def lookup(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx.checkpoints import write_beside
+from ltx.whole_files import write_beside
 
 ABOUT = "about"
 

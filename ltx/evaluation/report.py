@@ -9,12 +9,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ltx.checkpoints import write_beside
 from ltx.evaluation.figures import draw_curves, draw_gallery
 from ltx.evaluation.plan import Evaluation
 from ltx.evaluation.results import Results, Score, gather
 from ltx.metrics import PerImageMetric
 from ltx.result_files import TEXT
+from ltx.whole_files import write_beside
 
 LISTED = 20  # skipped files that scores.md names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import time
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ltx.explainers import MaskNetwork
 from ltx.explanation import Explanation, overlay_grid
+from ltx.whole_files import beside, write_beside
 
 
 class MetricsFile(lightning.Callback):
@@ -74,12 +76,11 @@ class MetricsFile(lightning.Callback):
         self._write([*rows, row])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        beside = self.file.with_name(self.file.name + ".part")
-        with beside.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(beside, self.file)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_beside(self.file, text.getvalue().encode())
 
 
 class DueValidations(lightning.Callback):
@@ -141,11 +142,11 @@ class ResumePoint(lightning.Callback):
         if trainer.global_step == self._saved_at:
             return
         self._saved_at = trainer.global_step
-        beside = self.file.with_name(self.file.name + ".part")
-        trainer.save_checkpoint(beside)
+        part = self.file.with_name(self.file.name + ".part")  # one name for all ranks
+        trainer.save_checkpoint(part)
         if trainer.is_global_zero:
             self.save(trainer, self._tensors)
-            os.replace(beside, self.file)
+            os.replace(part, self.file)
         self._tensors = {}
 
     def on_save_checkpoint(
@@ -221,8 +222,7 @@ class Overlays(lightning.Callback):
         picture = overlay_grid(self.images, found.maps.cpu(), titles)
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"step_{trainer.global_step:06d}.png"
-        beside = file.with_suffix(".png.part")
-        Image.fromarray(picture).save(beside, format="png")
-        os.replace(beside, file)
+        with beside(file) as stream:
+            Image.fromarray(picture).save(stream, format="png")
         if self.show is not None:
             self.show(found, trainer.global_step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ltx.checkpoints import write_beside
 from ltx.config import option
 from ltx.data.image_files import find_images, image_root, read_labels
 from ltx.data.images import as_rgb, default_workers, opened
 from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
 from ltx.errors import InputError
 from ltx.result_files import result_stems
+from ltx.whole_files import beside, write_beside
 
 PLAN = "making.json"
 
@@ -91,20 +90,19 @@ def make(config: MakeConfig) -> Path:
 
 def _write(place: Path, entries: list[tuple[str, Path, int | None]], side: int | None, quality: int) -> list[str]:
     """One shard; returns why pictures were left out. Pillow and files work beside other threads."""
-    beside, skipped = place.with_name(f"{place.name}.part"), []
-    with beside.open("wb") as stream:
-        with webdataset.TarWriter(stream, encoder=False, mtime=0, format="PAX_FORMAT") as archive:
-            for key, file, label in entries:
-                try:
-                    suffix, image = _encoded(file, side, quality)
-                except InputError as error:
-                    skipped.append(str(error))
-                    continue
-                fields: dict[str, Any] = {"__key__": key, suffix: image}
-                archive.write(fields if label is None else fields | {"cls": str(label).encode()})
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, place)
+    skipped = []
+    with (
+        beside(place) as stream,
+        webdataset.TarWriter(stream, encoder=False, mtime=0, format="PAX_FORMAT") as archive,
+    ):
+        for key, file, label in entries:
+            try:
+                suffix, image = _encoded(file, side, quality)
+            except InputError as error:
+                skipped.append(str(error))
+                continue
+            fields: dict[str, Any] = {"__key__": key, suffix: image}
+            archive.write(fields if label is None else fields | {"cls": str(label).encode()})
     return skipped
 
 

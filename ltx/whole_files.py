@@ -1,0 +1,48 @@
+"""Files that are there as a whole or not at all, whatever ends the process that writes them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def beside(file: Path) -> Iterator[BinaryIO]:
+    """A stream whose content takes the name `file` once all of it is on the disk.
+
+    It is written under a hidden name that is the process's own: ranks that write the same file at once do not take it
+    from one another. An error removes it; a killed process leaves it behind.
+    """
+    part = file.with_name(f".{file.name}.{platform.node()}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+            _flush(stream)
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_beside(file: Path, content: bytes) -> None:
+    """Write a file through `beside`."""
+    with beside(file) as stream:
+        stream.write(content)
+
+
+def write_together(contents: dict[Path, bytes]) -> None:
+    """Write files that belong together: none takes its name before all of them are on the disk."""
+    with ExitStack() as stack:
+        for file, content in reversed(contents.items()):  # the stack ends with the first
+            stream = stack.enter_context(beside(file))
+            stream.write(content)
+            _flush(stream)
+
+
+def _flush(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
