@@ -24,9 +24,14 @@ def test_processes_that_write_the_same_file_at_once(tmp_path: Path):
 def test_an_error_leaves_what_was_there(tmp_path: Path):
     file = tmp_path / "map.npz"
     write_beside(file, b"before")
-    with pytest.raises(ValueError, match="half"), beside(file) as stream:
-        stream.write(b"after")
-        raise ValueError("half")
+
+    def write_half() -> None:
+        with beside(file) as stream:
+            stream.write(b"after")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
     assert file.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [file]
 
