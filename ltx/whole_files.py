@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ def beside(file: Path) -> Iterator[BinaryIO]:
     It is written under a hidden name that is the process's own: ranks that write the same file at once do not take it
     from one another. An error removes it; a killed process leaves it behind.
     """
-    part = file.with_name(f".{file.name}.{platform.node()}.{os.getpid()}.part")
+    # A digest: the names together could be longer than a file's name may be.
+    own = hashlib.sha256(f"{platform.node()} {os.getpid()} {file.name}".encode(errors="surrogateescape")).hexdigest()
+    part = file.with_name(f".{own[:16]}.part")
     try:
         with part.open("wb") as stream:
             yield stream

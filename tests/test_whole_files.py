@@ -36,6 +36,12 @@ def test_an_error_leaves_what_was_there(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path):
+    file = tmp_path / ("n" * 251 + ".png")
+    write_beside(file, b"picture")
+    assert file.read_bytes() == b"picture"
+
+
 def test_files_that_belong_together_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config, tensors = tmp_path / "config.yaml", tmp_path / "explainer.safetensors"
     write_together({config: b"old settings", tensors: b"old network"})
