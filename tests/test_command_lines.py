@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_inputs import write_photographs, write_weights
 
 from ltx.config import run
 from ltx.finetuning import FinetuneConfig, finetune_files
@@ -44,14 +45,9 @@ SMALL = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with weights, photographs (good and bad), and a trained checkpoint."""
     folder = tmp_path_factory.mktemp("place")
-    torch.manual_seed(0)
-    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
+    write_weights(folder)
     (folder / "names.txt").write_text("cat\ndog\nbird\nfish\n")
-    (folder / "good" / "deep").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for index in range(5):
-        pixels = Image.fromarray(random.integers(0, 256, (70, 90, 3), dtype=np.uint8))
-        pixels.save(folder / "good" / ("deep" if index % 2 else ".") / f"{index}.jpg")
+    write_photographs(folder / "good", ["0.jpg", "deep/1.jpg", "2.jpg", "deep/3.jpg", "4.jpg"], (70, 90))
     pretrain_words(folder, f"data.images={folder}/good", f"out={folder}/checkpoint", succeeds=True)
     return folder
 

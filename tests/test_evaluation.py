@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from small_inputs import write_weights
 from torch import multiprocessing
 
 from ltx import Classifier, InputError
@@ -41,8 +40,7 @@ METRICS = ["POS", "NEG", "DEL", "INS", "ADP", "PIC"]
 def place(tmp_path_factory) -> Path:
     """Weights of a small classifier, six photographs with labels and masks, and a checkpoint."""
     folder = tmp_path_factory.mktemp("place")
-    torch.manual_seed(0)
-    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
+    write_weights(folder)
     random = np.random.default_rng(0)
     for name in ("images", "masks"):
         (folder / name).mkdir()

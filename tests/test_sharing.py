@@ -6,13 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import timm
 import torch
 import wandb
-from PIL import Image
-from safetensors.torch import save_file
+from small_inputs import write_photographs, write_weights
 
 from ltx import InputError, load
 from ltx.config import parse
@@ -52,12 +49,8 @@ class Stored:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    torch.manual_seed(0)
-    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
-    (folder / "photos").mkdir()
-    random = np.random.default_rng(0)
-    for index in range(5):
-        Image.fromarray(random.integers(0, 256, (70, 70, 3), dtype=np.uint8)).save(folder / "photos" / f"{index}.png")
+    write_weights(folder)
+    write_photographs(folder / "photos", (f"{index}.png" for index in range(5)), (70, 70))
     settings = {
         **{"classifier.name": "resnet10t", "classifier.num_classes": 4, "classifier.input_size": 64},
         **{"classifier.weights": folder / "weights.safetensors", "data.images": folder / "photos", "data.workers": 0},

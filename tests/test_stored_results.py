@@ -16,10 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-from PIL import Image
-from safetensors.torch import save_file
+from small_inputs import write_photographs, write_weights
 
 from ltx import Explanation, InputError
 from ltx.attribution.files import AttributeConfig, attribute_files
@@ -98,13 +96,8 @@ def test_a_torn_tar_is_cut_to_what_is_whole(tmp_path: Path, seed: int) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    torch.manual_seed(0)
-    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
-    (folder / "photos").mkdir()
-    pixels = np.random.default_rng(0)
-    for index in range(11):
-        noise = Image.fromarray(pixels.integers(0, 256, (40, 40, 3), dtype=np.uint8))
-        noise.save(folder / "photos" / f"{index:04d}.jpg")
+    write_weights(folder)
+    write_photographs(folder / "photos", (f"{index:04d}.jpg" for index in range(11)), (40, 40))
     make(MakeConfig(images=str(folder / "photos"), out=str(folder / "shards"), per_shard=4))
     return folder
 
@@ -140,11 +133,7 @@ def test_ranks_divide_the_work_and_another_number_goes_on(
 
 @pytest.mark.slow
 def test_two_processes_killed_three_times_leave_one_result_each(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    pixels = np.random.default_rng(1)
-    for index in range(2000):
-        noise = Image.fromarray(pixels.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-        noise.save(tmp_path / "photos" / f"{index:04d}.png")
+    write_photographs(tmp_path / "photos", (f"{index:04d}.png" for index in range(2000)), (16, 16), seed=1)
     make(MakeConfig(images=str(tmp_path / "photos"), out=str(tmp_path / "shards"), per_shard=300))
     out = tmp_path / "out"
     command = [

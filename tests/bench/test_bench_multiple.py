@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_inputs import write_photographs
 from torch import Tensor, nn
 
 from ltx import InputError
@@ -22,12 +23,7 @@ TINY += ["classifier.input_size=32", "device=cpu", "steps=2", "most=2", "share=0
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for index in range(4):
-        Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return folder
+    return write_photographs(tmp_path / "photographs", (f"{index}.png" for index in range(4)), (40, 40))
 
 
 class Contrast(nn.Module):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_inputs import write_photographs
 
 from ltx.data.folder import Crops, FolderData
 from ltx.data.shards import Plan, ShardData, counted, expand, is_shards, read_shard
@@ -33,13 +34,8 @@ COUNTS = [3, 5, 1, 4, 6, 2, 4, 3]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(0)
-    for index in range(28):
-        file = folder / f"class.{index % 2}" / f"{index:02d}.v1.jpg"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(file)
-    return folder
+    names = (f"class.{index % 2}/{index:02d}.v1.jpg" for index in range(28))
+    return write_photographs(tmp_path_factory.mktemp("photos"), names, (24, 30))
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_inputs import write_photographs
 
 from ltx.config import parse
 from ltx.pretraining.settings import TrainConfig
@@ -15,13 +14,7 @@ from ltx.pretraining.settings import TrainConfig
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for index in range(10):
-        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        coarse.resize((80, 72), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
-    return folder
+    return write_photographs(tmp_path / "photos", (f"{index}.png" for index in range(10)), (72, 80), cells=(5, 5))
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from small_inputs import write_photographs, write_weights
 
 from ltx import load
 from ltx.data.shards.making import MakeConfig, make
@@ -31,13 +30,8 @@ PEAK_LR = 1e-3
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    torch.manual_seed(0)
-    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), folder / "weights.safetensors")
-    (folder / "photos").mkdir()
-    random = np.random.default_rng(0)
-    for index in range(24):
-        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        coarse.resize((50, 44), Image.Resampling.BICUBIC).save(folder / "photos" / f"{index:02d}.png")
+    write_weights(folder)
+    write_photographs(folder / "photos", (f"{index:02d}.png" for index in range(24)), (44, 50), cells=(5, 5))
     make(MakeConfig(images=str(folder / "photos"), out=str(folder / "shards"), per_shard=3))
     return folder
 

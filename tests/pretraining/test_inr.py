@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_inputs import write_photographs
 from torch import Tensor, nn
 
 from ltx import Classifier, Fill, InputError, finetune, load
@@ -32,12 +32,7 @@ def test_a_run_trains_is_loaded_again_and_finetuned(tmp_path: Path, monkeypatch:
         build(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Classifier, "__init__", seeded)
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    random = np.random.default_rng(0)
-    for index in range(6):
-        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        coarse.resize((80, 72), Image.Resampling.BICUBIC).save(photos / f"{index}.png")
+    photos = write_photographs(tmp_path / "photos", (f"{index}.png" for index in range(6)), (72, 80), cells=(5, 5))
     words = [
         "classifier.name=resnet18",
         "classifier.weights=random",

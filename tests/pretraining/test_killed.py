@@ -10,12 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import timm
 import torch
-from PIL import Image
-from safetensors.torch import save_file
+from small_inputs import write_photographs, write_weights
 
 from ltx import load
 
@@ -56,13 +53,8 @@ def steps_logged(out: Path) -> int:
 
 @pytest.mark.slow
 def test_sigkill_at_ten_random_moments(tmp_path: Path):
-    torch.manual_seed(0)
-    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), tmp_path / "weights.safetensors")
-    (tmp_path / "photos").mkdir()
-    pixels = np.random.default_rng(0)
-    for index in range(8):
-        noise = Image.fromarray(pixels.integers(0, 256, (70, 80, 3), dtype=np.uint8))
-        noise.save(tmp_path / "photos" / f"{index}.png")
+    write_weights(tmp_path)
+    write_photographs(tmp_path / "photos", (f"{index}.png" for index in range(8)), (70, 80))
     out, moments = tmp_path / "killed", random.Random(0)
     reached, told = 0, []
     for _ in range(KILLS):
