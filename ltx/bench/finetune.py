@@ -46,7 +46,7 @@ def measure(config: BenchConfig) -> None:
         explainer = config.explainer.build(config.classifier.build().to(device)).to(device).eval()
     else:
         explainer = load(config.checkpoint, device=device, weights=config.weights)
-    classifier = explainer.classifier
+    classifier = explainer.classifier.fold_norms()  # as finetune.py does
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]
     images = load_images(files, classifier.input_size).to(device)

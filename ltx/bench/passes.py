@@ -13,15 +13,17 @@ from ltx.classifier import Classifier
 
 @contextmanager
 def passes_counted(classifier: Classifier) -> Iterator[list[int]]:
-    """Counts the images that the classifier sees; those of an optimiser's steps go backwards too."""
+    """Counts the images that the classifier sees, its folded copy too; those of an optimiser's steps go backwards."""
     seen = [0]
 
     def count(_: Any, inputs: tuple[Tensor, ...]) -> None:
         seen[0] += len(inputs[0])
 
-    first = next(module for module in classifier.model.modules() if not list(module.children()))
-    handle = first.register_forward_pre_hook(count)
+    models = {classifier.model, classifier._frozen()}  # methods that hook the model run it, the others its copy
+    firsts = [next(module for module in model.modules() if not list(module.children())) for model in models]
+    handles = [first.register_forward_pre_hook(count) for first in firsts]
     try:
         yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
