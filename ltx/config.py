@@ -94,6 +94,24 @@ def check_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> No
         raise InputError(f"{group}{name}={value}; give {mend}")
 
 
+def check_choices(group: str, settings: Any) -> None:
+    """Check what a dataclass's instance says against the `choices` of its options.
+
+    The command line does so too; Python and the file of a checkpoint come past it.
+
+    Args:
+        group: what stands before the names, with its dot.
+
+    Raises:
+        InputError: a value that is no choice.
+    """
+    for field in dataclasses.fields(settings):
+        choices, value = field.metadata.get("choices"), getattr(settings, field.name)
+        if choices and value not in choices:
+            mend = f"{suggest(str(value), choices)}; allowed: {', '.join(map(str, choices))}"
+            raise InputError(f"{group}{field.name}={value!r} is unknown{mend}")
+
+
 @dataclasses.dataclass
 class ClassifierConfig:
     """The explained model; see `ltx.Classifier` for the meaning of each key."""

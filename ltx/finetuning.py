@@ -101,6 +101,8 @@ def finetune(
         raise InputError(f"lr={lr}; give a positive learning rate")
     classifier, fill = explainer.classifier, fill if isinstance(fill, Fill) else Fill(fill)
     objective = Objective(trained_objective(explainer)) if objective is None else objective
+    if steps and not any(weight for name, weight in objective.weights(1.0).items() if name != "teacher"):
+        raise InputError("finetuning has no teacher, and no other term of the objective weighs at the training's end")
     was_training = explainer.training
     explainer.eval()
     begun = time.perf_counter()
@@ -260,9 +262,12 @@ def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) 
         area_weight: another weight for its area term; None = as it was.
 
     Raises:
-        InputError: the checkpoint's configuration holds no such objective.
+        InputError: the checkpoint's configuration holds no such objective; or a weight for a network whose masks have
+            the area they are asked for.
     """
     config: ObjectiveConfig = _trained(explainer, "objective", ObjectiveConfig)
+    if area_weight is not None and explainer.takes_areas:
+        raise InputError(f"area_weight={area_weight}: an INR's masks have the area they are asked for; leave it out")
     if area_weight is not None:
         config.area.weight = area_weight
     return config
@@ -304,7 +309,9 @@ class FinetuneConfig(ExplainConfig):
     steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
     lr: float | None = option(None, help="learning rate of AdamW; null = 1e-3, of a siren 3e-4, with scope=all 1e-4")
-    area_weight: float | None = option(None, help="weight of the objective's area term; null = as in training")
+    area_weight: float | None = option(
+        None, help="weight of the objective's area term (not of an INR); null = as in training"
+    )
     fill: Any = option("black", help="what replaces removed pixels: black, mean, blur, noise, random or a list")
     select_by: str | None = option(
         None,

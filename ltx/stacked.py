@@ -58,7 +58,7 @@ class Copies:
             if name in adapted
         }
         # Random features differ from one start to the next, and are not learned.
-        differ = [name for name in self.fixed if any(not torch.equal(start[name], own[0][name]) for start in own[1:])]
+        differ = [name for name in self.fixed if any(not torch.equal(start[name], self.fixed[name]) for start in own)]
         self.constants = {name: torch.stack([start[name].detach() for start in own]) for name in differ}
 
     def scores(self, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:

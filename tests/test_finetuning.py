@@ -198,3 +198,12 @@ def test_the_default_objective_is_the_one_of_the_training():
     assert torch.equal(inherited, finetune(explainer, images, 0, steps=4, lr=1e-3, objective=Objective(config)).maps)
     explainer.made_with = {}
     assert not torch.equal(inherited, finetune(explainer, images, 0, steps=4, lr=1e-3).maps)
+
+
+def test_an_objective_of_a_teacher_alone_is_refused():
+    explainer = small()
+    explainer.made_with = {"objective": {name: {"weight": 0.0} for name in ("keep", "remove", "area", "smoothness")}}
+    explainer.made_with["objective"]["teacher"] = {"weight": 1.0}
+    with pytest.raises(InputError, match="finetuning has no teacher"):
+        finetune(explainer, pictures(1), 0, steps=1)
+    assert len(finetune(explainer, pictures(1), 0, steps=0).maps) == 1

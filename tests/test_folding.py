@@ -1,5 +1,7 @@
 """Frozen normalisation inside convolutions: the same function."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -77,6 +79,21 @@ def test_attribution_reads_the_model_itself(lite0: Classifier):
     folded = Classifier().fold_norms()
     assert "gradcam" in supported_methods(folded)
     assert torch.allclose(attribute("gradcam", folded, images), expected, atol=1e-6)
+
+
+def test_attention_is_found_whether_the_norms_are_folded_or_not():
+    """A hybrid's convolutional stem is folded, and its attention blocks are another copy's then."""
+    torch.manual_seed(0)
+    model = with_statistics(timm.create_model("vit_small_resnet26d_224", num_classes=5, img_size=64))
+    plain, fewer = (Classifier(model, input_size=64, num_classes=5) for _ in range(2))
+    fewer.model = copy.deepcopy(model)  # what was found of a model is remembered
+    fewer.fold_norms()
+    assert fewer._frozen() is not fewer.model
+    assert supported_methods(fewer) == supported_methods(plain)
+    assert "gae" in supported_methods(fewer)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = [attribute("iia2", classifier, images, 1, steps=1) for classifier in (fewer, plain)]
+    assert torch.allclose(*maps, rtol=1e-4, atol=1e-6)
 
 
 def test_attribution_of_pixels_runs_the_folded_copy(lite0: Classifier):

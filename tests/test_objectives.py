@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,6 +119,12 @@ def test_smoothness_counts_the_one_edge():
         assert value(Smoothness(power=power), batch_for(left_half())) == pytest.approx(1 / 3, rel=1e-3)
 
 
+def test_smoothness_of_a_grid_of_one_row():
+    batch = replace(batch_for(left_half()), scores=torch.tensor([[[[-9.0, -9.0, 9.0]]]]))
+    assert value(Smoothness(), batch) == pytest.approx(1 / 2, rel=1e-3)
+    assert value(Smoothness(), replace(batch, scores=torch.zeros(1, 1, 1, 1))) == 0
+
+
 def test_ranking_shows_the_composites_of_deletion_and_insertion():
     torch.manual_seed(0)
     scores = torch.rand(1, 1, 4, 4)
@@ -229,6 +236,12 @@ def test_impossible_settings_are_refused():
     for term in (Ranking, Teacher):
         with pytest.raises(InputError, match="temperature=0"):
             term(temperature=0)
+    with pytest.raises(InputError, match=r"objective\.smoothness\.power=0\.5"):
+        Smoothness(power=0.5)
+    with pytest.raises(InputError, match=r"objective\.keep\.kind='crossentropy' is unknown.*mean cross_entropy"):
+        ObjectiveConfig(keep=Keep(kind="crossentropy"))
+    with pytest.raises(InputError, match=r"objective\.ranking\.kind='prob' is unknown.*allowed: log, probability"):
+        ObjectiveConfig(ranking=Ranking(kind="prob"))
 
 
 def test_shared_draws_make_a_batch_its_images():

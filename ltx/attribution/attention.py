@@ -146,7 +146,8 @@ def _probe(classifier: Classifier) -> str:
     if not layers:
         return f"{name} has no chain of blocks with one self-attention each"
     zeros = torch.zeros(1, 3, *classifier.input_size, device=classifier.device)
-    with torch.no_grad(), unfused(model), captured(layers) as attention:
+    # A folded copy runs other modules than those that are hooked.
+    with torch.no_grad(), classifier.unfolded(), unfused(model), captured(layers) as attention:
         classifier(zeros)
     missing = [block for block in range(len(layers)) if block not in attention]
     if missing:

@@ -111,7 +111,7 @@ class INRExplainer(MaskNetwork):
         channels = [shape[0] for shape in self.feature_shapes]
         self.norms = nn.ModuleList(nn.GroupNorm(1, count) for count in channels)
         self.project = nn.ModuleList(nn.Conv2d(count, code, kernel_size=1) for count in channels)
-        self.evidence = ClassEvidence(self.classifier, channels[-1]) if self.conditioned else None
+        self.evidence = ClassEvidence(self.classifier, channels[-1]) if self.starts_at_evidence else None
         self.query = ClassQuery(self.classifier, code) if self.conditioned else None
         self.modulate = Modulation(code, code) if self.conditioned else None
         self.mix = nn.Sequential(

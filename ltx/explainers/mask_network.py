@@ -60,6 +60,9 @@ class MaskNetwork(nn.Module):
         self.stages: list[int] | None = None
         self.feature_shapes: list[torch.Size] = []
         self.shares_trunk = trunk == "shared"
+        # The class's head row says what the final map of another trunk shows no more than what a token's patches show.
+        pooled_copy = trunk == "copy" and classifier.num_prefix_tokens == 0
+        self.starts_at_evidence = conditioned and (self.shares_trunk or pooled_copy)
         self.trunk: nn.Module | None = None
         if trunk == "none":
             if not self.takes_areas:
@@ -269,13 +272,20 @@ class ClassQuery(nn.Module):
         if rows is None:
             self.rows = nn.Parameter(torch.randn(classifier.num_classes, width))
         else:
-            # What tells a class from the others matters, not what all rows have in common.
-            rows = rows - rows.mean(0)
+            rows = own_part(classifier, rows)
             self.register_buffer("rows", rows / rows.std(1, keepdim=True).clamp_min(1e-6), persistent=False)
         self.project = nn.Linear(self.rows.shape[1], width)
 
     def forward(self, targets: Tensor) -> Tensor:
         return self.project(self.rows[targets])
+
+
+def own_part(classifier: Classifier, rows: Tensor) -> Tensor:
+    """Head rows `[K, D]` without what all classes share.
+
+    A softmax does not see what is added to all logits. The classes of a sigmoid head are each on their own.
+    """
+    return rows - rows.mean(0) if classifier.head == "softmax" else rows
 
 
 class ClassEvidence(nn.Module):
@@ -293,7 +303,8 @@ class ClassEvidence(nn.Module):
         super().__init__()
         rows = classifier.class_weights()
         fits = rows is not None and rows.shape[1] == channels
-        self.register_buffer("rows", rows - rows.mean(0) if rows is not None and fits else None, persistent=False)
+        own = own_part(classifier, rows) if rows is not None and fits else None
+        self.register_buffer("rows", own, persistent=False)
 
     def forward(self, final: Tensor, targets: Tensor) -> Tensor:
         if self.rows is None:

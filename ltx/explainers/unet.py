@@ -61,7 +61,7 @@ class UNetExplainer(MaskNetwork):
             pyramid = [0, *(shape[0] for shape in maps[:-1]), deepest]
             self.decoder = UnetDecoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
-            if self.evidence is not None:
+            if self.starts_at_evidence:
                 self.skip = evidence_skip()
                 nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
@@ -89,6 +89,8 @@ class UNetExplainer(MaskNetwork):
         evidence = self.evidence(found.final, targets)
         deep.append(nn.functional.interpolate(evidence, last.shape[-2:]))
         logits = self.head(self._decoded(deep, skips, targets))
+        if not self.starts_at_evidence:
+            return logits
         return logits + nn.functional.interpolate(self.skip(evidence), logits.shape[-2:], mode="bilinear")
 
     def _decoded(self, deep: list[Tensor], skips: list[Tensor], targets: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class ViTExplainer(MaskNetwork):
             self.final_norm = nn.GroupNorm(1, final[0])
             self.evidence = ClassEvidence(classifier, channels) if conditioned else None
             self.project = nn.Linear(sum(shape[0] for shape in (*maps, final)) + int(conditioned), width)
+            if width < 1 or width % max(1, width // 64):
+                raise InputError(f"explainer.width={width}; give a multiple of 64, a number of channels for each head")
             self.blocks = nn.Sequential(*(Block(width, max(1, width // 64), mlp_ratio=2) for _ in range(depth)))
         self.query = ClassQuery(classifier, width) if conditioned else None
         self.modulate = Modulation(width, width) if conditioned else None
@@ -67,7 +69,7 @@ class ViTExplainer(MaskNetwork):
         else:
             last = nn.Linear(width, 1)
             self.head = nn.Sequential(nn.LayerNorm(width), last)
-            if conditioned and self.shares_trunk:  # of another trunk, the class's head row says little
+            if self.starts_at_evidence:
                 self.skip = evidence_skip()
                 nn.init.normal_(last.weight, std=0.01)
 
@@ -96,7 +98,7 @@ class ViTExplainer(MaskNetwork):
         if self.variant == "decoder":
             x = self.blocks(x)
         logits = self.head(x).transpose(1, 2).unflatten(2, (height, width))
-        return logits if evidence is None or not self.shares_trunk else logits + self.skip(evidence)
+        return logits + self.skip(evidence) if evidence is not None and self.starts_at_evidence else logits
 
     def _normalised(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, C, h, w]` through the classifier's last norm."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx.classifier import Classifier
+from ltx.errors import InputError
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
@@ -77,6 +78,8 @@ def shuffle(module: nn.Module, name: str, seed: int) -> None:
 
 def other_classes(targets: Tensor, count: int, seed: int, names: list[str]) -> Tensor:
     """A random class `[B]` for each image that is not its target; the draw depends on the image's name."""
+    if count < 2:
+        raise InputError("protocol=sensitivity asks about another class, and the classifier has one; leave it out")
     draws = [int(torch.randint(count - 1, (1,), generator=generator(seed, "logit", name))) for name in names]
     return (targets + 1 + torch.tensor(draws, device=targets.device)) % count
 

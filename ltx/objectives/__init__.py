@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ltx.config import option
+from ltx.config import check_choices, option
 from ltx.objectives.area import Area
 from ltx.objectives.keep import Keep
 from ltx.objectives.ranking import Ranking
@@ -30,6 +30,10 @@ class ObjectiveConfig:
     smoothness: Smoothness = option(Smoothness, help="neighbouring places agree")
     ranking: Ranking = option(Ranking, help="the order of the scores is right at every area")
     teacher: Teacher = option(Teacher, help="the scores are ordered as a teacher's map, in training only")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_choices(f"objective.{field.name}.", getattr(self, field.name))
 
 
 TERMS = tuple(field.name for field in fields(ObjectiveConfig))
@@ -69,9 +73,13 @@ class Objective:
         """Whether the term's weight is other than 0 at any time."""
         return ever_weighs(self.terms[name].weight)
 
+    def weights(self, progress: float) -> dict[str, float]:
+        """Each term's weight at a progress of training in [0, 1]."""
+        return {name: scheduled(term.weight, progress, name) for name, term in self.terms.items()}
+
     def __call__(self, batch: MaskedBatch, progress: float = 0.0) -> Verdict:
         """Judge a batch at a progress of training in [0, 1], which the schedules of the weights depend on."""
-        weights = {name: scheduled(term.weight, progress, name) for name, term in self.terms.items()}
+        weights = self.weights(progress)
         asked = {name: term.masks(batch) for name, term in self.terms.items() if weights[name] != 0}
         masks = {name: mask for wanted in asked.values() if wanted is not None for name, mask in wanted.items()}
         logits = classify(batch, masks)

@@ -25,8 +25,8 @@ class Ranking:
     Monte-Carlo estimate of the areas above insertion's and under deletion's curve. Logarithms care most for what is
     kept at small areas, which they never forgive; probabilities weigh both curves as the metrics do. `removed` above 1
     trades insertion for deletion: an order cannot be the best for both where scattered pixels destroy a prediction
-    sooner than its object does. With `hard`, the composites are those that the metrics show (a mask of zeros and
-    ones) and the gradient is the soft mask's (straight-through).
+    sooner than its object does. With `hard`, masks are zeros and ones on the scores' grid, nearly what
+    the metrics show, and the gradient is the soft mask's (straight-through).
     """
 
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]")
@@ -35,7 +35,7 @@ class Ranking:
     high: float = option(0.9, help="largest area")
     temperature: float = option(0.2, help="softness of the masks, in standard deviations of the scores")
     kind: str = option("log", help="log-probabilities or probabilities", choices=["log", "probability"])
-    hard: bool = option(False, help="composites of zeros and ones, gradient of the soft mask")
+    hard: bool = option(False, help="masks of zeros and ones on their grid, gradient of the soft mask")
     removed: float = option(1.0, help="weight of the removed composites beside the kept ones, 0 or more")
     noise: float = option(0.0, help="uniform noise added to the standardised scores, half width")
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ltx.config import option
+from ltx.config import check_ranges, option
 from ltx.objectives.terms import MaskedBatch
 
 
 @dataclass
 class Smoothness:
-    """Total variation of the mask on its own grid: mean of |m(p) - m(q)|^power over neighbours p, q."""
+    """Total variation of the mask on its own grid: mean of |m(p) - m(q)|^power over neighbours p, q.
+
+    Of a network that takes areas: of the sigmoid of its scores, whatever the area.
+    """
 
     weight: Any = option(0.1, help="weight, or [[progress, weight], …]")
     power: float = option(2.0, help="1 = anisotropic total variation; 2 punishes steep edges more than long ones")
+
+    def __post_init__(self) -> None:
+        check_ranges("objective.smoothness.", self, power=(1, math.inf))  # below, equal neighbours have no gradient
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {}
 
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         mask = batch.scores.float().sigmoid()
-        across = (mask[..., :, 1:] - mask[..., :, :-1]).abs().pow(self.power).mean((1, 2, 3))
-        down = (mask[..., 1:, :] - mask[..., :-1, :]).abs().pow(self.power).mean((1, 2, 3))
-        return across + down
+        across, down = mask.diff(dim=3), mask.diff(dim=2)
+        steps = [each.abs().pow(self.power).mean((1, 2, 3)) for each in (across, down) if each.shape[2:].numel()]
+        return torch.stack(steps).sum(0) if steps else torch.zeros_like(mask[:, 0, 0, 0])

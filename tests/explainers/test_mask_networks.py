@@ -9,6 +9,7 @@ import torch
 
 from ltx import Classifier, InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork, UNetExplainer, ViTExplainer
+from ltx.explainers.mask_network import ClassEvidence, ClassQuery
 from ltx.trunk import written_into_token
 
 FAMILIES = {
@@ -234,6 +235,39 @@ def test_training_begins_at_the_evidence_of_the_class(name: str):
         torch.testing.assert_close(logits, wanted, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+def test_evidence_of_a_sigmoid_class_is_its_own(classes: int):
+    """Independent labels: what they have in common is evidence of each, and of an only one there is no other."""
+    torch.manual_seed(0)
+    classifier = Classifier("resnet18", weights="random", num_classes=classes, input_size=64, head="sigmoid")
+    evidence = ClassEvidence(classifier, 512)
+    final = torch.rand(1, 512, 2, 2)
+    rows = classifier.class_weights()
+    assert rows is not None
+    for label in range(classes):
+        expected = torch.einsum("bchw,c->bhw", final, rows[label])
+        expected = (expected - expected.mean()) / expected.std()
+        assert torch.allclose(evidence(final, torch.tensor([label]))[:, 0], expected, atol=1e-4)
+    assert float(ClassQuery(classifier, 8).rows.abs().sum()) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "begins"),
+    [
+        ("resnet18", {"trunk": "copy"}, True),
+        ("resnet18", {"trunk": "resnet34"}, False),
+        ("vit_tiny_patch16_224", {"trunk": "copy"}, False),
+        ("resnet18", {"name": "inr", "trunk": "copy"}, True),
+        ("vit_tiny_patch16_224", {"name": "inr", "trunk": "copy"}, False),
+    ],
+)
+def test_only_a_map_that_the_head_reads_begins_the_training(name: str, settings: dict[str, object], begins: bool):
+    """Products of a token head's row with patch tokens order pixels backwards, those with other trunks not at all."""
+    explainer = explainer_for(classifier_for(name), **settings)
+    assert any(key.startswith("skip.") for key in explainer.state_dict()) == begins
+    assert torch.isfinite(explainer(images_for(explainer.classifier))).all()
+
+
 def test_scopes():
     copied = explainer_for(classifier_for("resnet18"), trunk="copy")
     head, decoder, every = (set(copied.scope(name)) for name in ("head", "decoder", "all"))
@@ -255,6 +289,7 @@ def test_scopes():
         ("resnet18", {"trunk": "resnet81"}, "did you mean resnet18"),
         ("resnet18", {"stages": [1, 9]}, "9 is no stage of the trunk"),
         ("resnet18", {"depth": 3}, "explainer.depth=3 is for explainer.name=vit"),
+        ("vit_tiny_patch16_224", {"width": 200}, "explainer.width=200; give a multiple of 64"),
     ],
 )
 def test_impossible_combinations_say_what_to_do(name: str, settings: dict[str, object], words: str):

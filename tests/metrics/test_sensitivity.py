@@ -5,7 +5,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from ltx import Classifier
+from ltx import Classifier, InputError
 from ltx.metrics import PROTOCOLS
 from ltx.metrics.rank_correlation import rank_correlation
 from ltx.metrics.sensitivity import cascade, other_classes
@@ -83,6 +83,8 @@ def test_the_other_class_is_never_the_target():
     others = other_classes(targets, 4, 0, [str(i) for i in range(200)])
     assert (others != targets).all()
     assert set(others.tolist()) == {0, 1, 2, 3}
+    with pytest.raises(InputError, match="the classifier has one"):
+        other_classes(targets[:1], 1, 0, ["a"])
 
 
 def test_stability_of_smooth_and_of_random_methods(scores, layered):
