@@ -165,10 +165,11 @@ class Classifier:
 
     @contextmanager
     def unfolded(self) -> Iterator[None]:
-        """The model itself runs within, whether or not its normalisation was folded."""
+        """The model itself runs within, whether or not its normalisation was folded, and not compiled."""
         held, self._folded = self._folded, None
         try:
-            yield
+            with torch.compiler.set_stance("force_eager"):  # hooks and attention maps are not what was compiled
+                yield
         finally:
             self._folded = held
 
@@ -324,11 +325,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count():  # of all processes, none may touch another's device
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from error
-    device = torch.device(name)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return device
+    return torch.device(name)

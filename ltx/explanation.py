@@ -131,12 +131,12 @@ class Explanation:
             for index, stem in enumerate(stems):
                 picture, arrays = out / f"{stem}.png", out / f"{stem}.npz"
                 picture.parent.mkdir(parents=True, exist_ok=True)
-                with beside(arrays) as file:
+                with beside(arrays, flushed=False) as file:
                     np.savez_compressed(file, allow_pickle=False, **cpu.arrays(index))
-                with beside(picture) as file:
+                with beside(picture, flushed=False) as file:
                     cpu.plot(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
                 if self.by_area is not None:
-                    with beside(out / f"{stem}.areas.png") as file:
+                    with beside(out / f"{stem}.areas.png", flushed=False) as file:
                         cpu.plot_areas(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
                 record.write(json.dumps(cpu.record(index), ensure_ascii=False) + "\n")
                 record.flush()

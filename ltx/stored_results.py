@@ -103,9 +103,8 @@ def finished_maps(out: str | Path) -> set[str]:
     """
     done = set()
     for place in sorted((Path(out) / FOLDER).glob("*.jsonl")):
-        for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-            if not line.endswith("\n"):
-                continue  # being written, or torn by a kill
+        *lines, _ = place.read_bytes().split(b"\n")  # what follows the last is being written, or torn by a kill
+        for number, line in enumerate(lines, start=1):
             try:
                 done.add(json.loads(line)["image"])
             except (ValueError, KeyError, TypeError) as error:
@@ -116,7 +115,7 @@ def finished_maps(out: str | Path) -> set[str]:
 def _mend(place: Path) -> None:
     """Cut a tar and its record to what both hold whole, and end the tar as a tar ends."""
     record = place.with_suffix(".jsonl")
-    lines = record.read_bytes().splitlines(keepends=True) if record.exists() else []
+    lines = record.read_bytes().splitlines(keepends=True) if record.exists() else []  # of bytes: at line feeds alone
     whole = [line for line in lines if line.endswith(b"\n")]
     try:
         with tarfile.open(place) as archive:

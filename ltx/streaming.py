@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ltx.data.shards.batches import ShardBatches
 from ltx.errors import InputError
 from ltx.explanation import Explanation
 from ltx.progress import progress_bar
+from ltx.ranks import launched_ranks
 from ltx.result_files import finished, result_stems
 from ltx.stored_results import MapShards, finished_maps
 from ltx.whole_files import write_beside
@@ -97,7 +97,7 @@ def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifie
             several processes that were to write pictures.
     """
     out, target, save = Path(config.out), config.target, config.save
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, ranks = launched_ranks()
     if ranks > 1 and save != "maps":
         raise InputError(f"save={save} is for one process; {ranks} processes write save=maps")
     if not isinstance(target, (int, str, Sequence)) or isinstance(target, bool):

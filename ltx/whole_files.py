@@ -12,11 +12,15 @@ from typing import BinaryIO
 
 
 @contextmanager
-def beside(file: Path) -> Iterator[BinaryIO]:
-    """A stream whose content takes the name `file` once all of it is on the disk.
+def beside(file: Path, flushed: bool = True) -> Iterator[BinaryIO]:
+    """A stream whose content takes the name `file` once all of it is written.
 
     It is written under a hidden name that is the process's own: ranks that write the same file at once do not take it
     from one another. An error removes it; a killed process leaves it behind.
+
+    Args:
+        flushed: wait until it is on the disk, so that a computer that stops leaves no empty file either; several
+            milliseconds, too many for each of a million results.
     """
     # A digest: the names together could be longer than a file's name may be.
     own = hashlib.sha256(f"{platform.node()} {os.getpid()} {file.name}".encode(errors="surrogateescape")).hexdigest()
@@ -24,7 +28,8 @@ def beside(file: Path) -> Iterator[BinaryIO]:
     try:
         with part.open("wb") as stream:
             yield stream
-            _flush(stream)
+            if flushed:
+                _flush(stream)
         os.replace(part, file)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ltx.classifier import Classifier
+from ltx.attribution import attribute
+from ltx.classifier import Classifier, pick_device
 from ltx.data.image_files import find_images, read_labels
 from ltx.data.images import load_images, read_image, resize
 from ltx.errors import InputError
@@ -359,3 +360,23 @@ def test_input_size_of_a_transformer_and_of_a_convolutional_model() -> None:
     assert random_classifier("vit_tiny_patch16_224", 96).grid == (6, 6)
     assert Classifier("resnet18", weights="random", input_size=[64, 96]).grid == (2, 3)
     assert random_classifier("deit_tiny_distilled_patch16_224").num_prefix_tokens == 2
+
+
+def test_a_process_touches_no_device_but_its_own(monkeypatch: pytest.MonkeyPatch):
+    probed: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: probed.append(device))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [pick_device(name) for name in ("auto", "cuda", "cuda:1")] == [torch.device("cuda", i) for i in (3, 3, 1)]
+    assert probed == ["cuda:3", "cuda:3", "cuda:1"]
+
+
+def test_what_was_compiled_is_not_hooked():
+    """A model without norms to fold is compiled itself; its gradients and attention maps are read without that."""
+    torch.manual_seed(0)
+    classifier = Classifier("test_vit", weights="random", num_classes=4)
+    images = torch.rand(1, 3, *classifier.input_size)
+    expected = attribute("gae", classifier, images, 1)
+    classifier.fold_norms()._frozen().compile(backend="aot_eager")
+    assert torch.allclose(attribute("gae", classifier, images, 1), expected, atol=1e-5)

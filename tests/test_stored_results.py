@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_a_torn_tar_is_cut_to_what_is_whole(tmp_path: Path, seed: int) -> None:
     found = stored(tmp_path)
     assert set(found) == {f"{i}.png" for i in range(6)}
     assert all((found[f"{i}.png"] == i).all() for i in range(6))
+
+
+def test_a_name_may_hold_what_other_alphabets_end_lines_with(tmp_path: Path) -> None:
+    names = ["caf\x85.jpg", "a\u2028b.jpg"]
+    with MapShards(tmp_path, 0, 1) as maps:
+        for index, name in enumerate(names):
+            maps.append(replace(explanation([index]), names=[name]), [str(index)])
+    assert finished_maps(tmp_path) == set(names)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ class StoredMaps:
         """Keep the map `values` `[h, w]` of an image, as float16, and the class that it explains."""
         file = self._file(image)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with beside(file) as stream:
+        with beside(file, flushed=False) as stream:
             np.savez(stream, map=values.half().cpu().numpy(), target=np.int64(target))
 
     def lookup(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -25,6 +24,7 @@ from ltx.metrics import Batch
 from ltx.metrics.perturbation import Prediction, check_maps, read_logits
 from ltx.metrics.protocol import update
 from ltx.progress import progress_bar
+from ltx.ranks import launched_ranks
 
 # -- working -------------------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any] | None:
     Raises:
         InputError: settings that cannot be used, no image that can be read, or a map with NaN.
     """
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, ranks = launched_ranks()
     started = ranks > 1 and not distributed.is_initialized()
     if started:
         # Only waiting is shared; the pieces on disk carry the results. Ranks may finish hours apart.

@@ -148,6 +148,8 @@ class ResumePoint(lightning.Callback):
             self.save(trainer, self._tensors)
             os.replace(part, self.file)
         self._tensors = {}
+        # A rank that left now, as told by a scheduler, would take the first one with it before its files are whole.
+        trainer.strategy.barrier()
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 import zipfile
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ import timm
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 from ltx.attribution.teacher import TeacherMaps
@@ -82,16 +84,24 @@ def pretrain(config: TrainConfig) -> Path:
     pace = Pace(DataWait(), config.data.batch_size * config.trainer.accumulate)
     trainer = _trainer(config, out, explainer, data, teacher, logger, settings, pace, resume_from is None)
     _announce(config, explainer, data, trainer, resume_from)
+    done = False
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=resume_from is not None)
         if trainer.is_global_zero:
             _report(out, pace.summary, data.broken_count)
+        done = True
+    except Exception:
+        # The processes that Lightning started would wait for this one until their communication times out.
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)
+        raise
     except SystemExit as left:
         if isinstance(left.__context__, KeyboardInterrupt):  # Lightning makes of it a status that says nothing
             raise KeyboardInterrupt from None
         raise
     finally:
-        finish(logger)
+        finish(logger, failed=not done)
     return out
 
 

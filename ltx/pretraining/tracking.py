@@ -123,7 +123,7 @@ def share_checkpoint(
     logger.attempt(log, "sharing the checkpoint")
 
 
-def finish(logger: Tracker | None) -> None:
-    """Write out what the logger still holds; a failure is a warning."""
+def finish(logger: Tracker | None, failed: bool = False) -> None:
+    """Write out what the logger still holds, and whether the run failed; what goes wrong here is a warning."""
     if logger is not None:
-        logger.attempt(lambda: logger.experiment.finish(), "finishing")
+        logger.attempt(lambda: logger.experiment.finish(exit_code=int(failed)), "finishing")

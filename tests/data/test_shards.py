@@ -302,6 +302,20 @@ def test_a_shard_that_ends_between_two_samples_is_no_whole_one(shards: Path, tmp
     assert "4 by its manifest" in explained.skipped.summary()
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_rank_validates_however_small_the_shards_are(shards: Path, tmp_path: Path, ranks: int) -> None:
+    """A rank without an image would leave the others waiting for its part of the scores."""
+    for number in range(7):
+        write_shard(tmp_path / f"{number}.tar", f"good{number}")
+    places = [str(tmp_path / f"{number}.tar") for number in range(7)]
+    shown = []
+    for rank in range(ranks):
+        batches = data(shards, rank, ranks, val_images=places).val_dataloader()
+        shown.append([Path(name).stem for batch in batches for name in batch["name"]])
+    assert [len(names) for names in shown] == [len(range(rank, 7, ranks)) for rank in range(ranks)]
+    assert sorted(name for names in shown for name in names) == [f"good{number}" for number in range(7)]
+
+
 # -- which shards --------------------------------------------------------------------------------------------------
 
 

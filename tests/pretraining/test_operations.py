@@ -22,9 +22,11 @@ from torch import Tensor
 from ltx import Classifier, InputError, load
 from ltx.config import run
 from ltx.data.shards.making import MakeConfig, make
+from ltx.pretraining.callbacks import ResumePoint
 from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.settings import TrainConfig
+from ltx.ranks import launched_ranks
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -217,3 +219,32 @@ def test_a_compiled_classifier_trains_to_rounding(config_for: Any, photos: Path,
     first, second = load(plain).state_dict(), load(compiled).state_dict()
     assert all(torch.allclose(first[key], second[key], atol=3e-3) for key in first)
     assert Classifier("resnet18", weights="random").compile().fingerprint()
+
+
+def test_no_rank_leaves_before_the_first_has_written(tmp_path: Path) -> None:
+    """A rank that exits takes the others with it, whatever they are writing."""
+    told: list[str] = []
+
+    class Strategy:
+        def barrier(self) -> None:
+            told.append(f"barrier, {sorted(file.name for file in tmp_path.iterdir())}")
+
+    class Run:
+        global_step, is_global_zero, strategy = 3, True, Strategy()
+
+        def save_checkpoint(self, file: Path) -> None:
+            file.write_text("state")
+
+    point = ResumePoint(tmp_path / "last.ckpt", 1, lambda *_: told.append("tensors"))
+    point.write(Run())  # type: ignore[arg-type]
+    assert told == ["tensors", "barrier, ['last.ckpt']"]
+
+
+def test_tasks_of_srun_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    with pytest.raises(InputError, match="srun started this command 8 times"):
+        launched_ranks()
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert launched_ranks() == (2, 8)

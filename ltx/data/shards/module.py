@@ -131,7 +131,7 @@ class ShardData(TrainingImages):
         return StreamLoader(crops, batch_size=None, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Whole images, squashed to `size`, in order; rank r of R takes every R-th image of a shard, the r-th first."""
+        """Whole images, squashed to `size`, in order; rank r of R takes the images r, r + R, r + 2R, …"""
         if not self.val_count:
             return []
         rank, ranks = self._rank
@@ -284,7 +284,7 @@ class WholeShards(IterableDataset[dict[str, Any]]):
     """Whole images, squashed to the size, in order; those that cannot be read are left out.
 
     Args:
-        rank, ranks: of every shard, the samples rank, rank + ranks, …; loading processes take whole shards.
+        rank, ranks: of all samples, rank, rank + ranks, …; loading processes take whole shards.
     """
 
     def __init__(
@@ -301,14 +301,14 @@ class WholeShards(IterableDataset[dict[str, Any]]):
         own, readers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         for number in range(own, len(self.shards), readers):
             first, shard = self._firsts[number], self.shards[number]
-            place = self.rank  # of the next sample that is this rank's
+            due = first + (self.rank - first) % self.ranks  # the next sample that is this rank's
             try:
-                for inside, sample in enumerate(shard.read()):
-                    if inside == place:
-                        place += self.ranks
-                        yield from self._item(first + inside, sample)
+                for index, sample in enumerate(shard.read(), start=first):
+                    if index == due:
+                        due += self.ranks
+                        yield from self._item(index, sample)
             except InputError as error:
-                rest = slice(first + place, first + shard.samples, self.ranks)
+                rest = slice(due, first + shard.samples, self.ranks)
                 self.broken.tell(rest, f"{error}; the rest of it is skipped")
 
     def _item(self, index: int, sample: Sample) -> Iterator[dict[str, Any]]:
