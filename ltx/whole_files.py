@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+PART = ".part"
+"""How the hidden names of what is being written end."""
+
+
 @contextmanager
 def beside(file: Path, flushed: bool = True) -> Iterator[BinaryIO]:
     """A stream whose content takes the name `file` once all of it is written.
@@ -24,7 +28,7 @@ def beside(file: Path, flushed: bool = True) -> Iterator[BinaryIO]:
     """
     # A digest: the names together could be longer than a file's name may be.
     own = hashlib.sha256(f"{platform.node()} {os.getpid()} {file.name}".encode(errors="surrogateescape")).hexdigest()
-    part = file.with_name(f".{own[:16]}.part")
+    part = file.with_name(f".{own[:16]}{PART}")
     try:
         with part.open("wb") as stream:
             yield stream

@@ -382,6 +382,7 @@ def test_making_is_complete_repeatable_and_goes_on(photos: Path, tmp_path: Path)
     first = {file.name: file.read_bytes() for file in out.iterdir()}
     (out / "000002.tar").unlink()
     (out / "manifest.json").unlink()
+    (out / ".0123456789abcdef.part").write_bytes(b"what a killed process left of a shard")
     make(config)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first
     with pytest.raises(InputError, match="shards of other images or settings"):

@@ -23,7 +23,7 @@ from ltx.data.images import as_rgb, default_workers, opened
 from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
 from ltx.errors import InputError
 from ltx.result_files import result_stems
-from ltx.whole_files import beside, write_beside
+from ltx.whole_files import PART, beside, write_beside
 
 PLAN = "making.json"
 
@@ -70,6 +70,8 @@ def make(config: MakeConfig) -> Path:
     random.Random(config.seed).shuffle(entries)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config, entries)
+    for part in out.glob(f".*{PART}"):  # a shard that was killed half-written
+        part.unlink()
     chunks = [entries[start : start + config.per_shard] for start in range(0, len(entries), config.per_shard)]
     digits = max(6, len(str(len(chunks) - 1)))
     places = [out / f"{number:0{digits}d}.tar" for number in range(len(chunks))]
