@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-
 PART = ".part"
 """How the hidden names of what is being written end."""
 
