@@ -13,6 +13,8 @@ from typing import Any
 from ltx.errors import InputError
 
 RECORD = "explanations.jsonl"
+LONGEST = 225
+"""Bytes of a stem's last part: with hash, number and `.areas.png` it still is a file's name (255)."""
 
 # A file name that is no UTF-8 is written as JSON escapes, which are read back as that name.
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
@@ -22,7 +24,7 @@ def result_stems(names: Sequence[str], root: str | Path | None = None, others: I
     """File names without suffix, one for each image and no two the same.
 
     Folders below `root` are kept. Files that differ only in their suffix keep it (`cat.jpg`, `cat.png`); a name that
-    is there twice gets a number, and one that may be another image's a hash of its own path.
+    is there twice gets a number, and one that may be another image's, or was cut, a hash of its own path.
 
     Args:
         names: paths or plain names of all images of a set.
@@ -46,7 +48,9 @@ def result_stems(names: Sequence[str], root: str | Path | None = None, others: I
     stems = []
     for path, stem, place in zip(below, short, places, strict=True):
         stem = stem if counts[stem] == 1 else path.as_posix()
-        if stem in theirs:
+        if stem in theirs or _length(stem) > LONGEST:
+            while _length(stem) > LONGEST:
+                stem = stem[:-1]
             stem = f"{stem}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
         wanted, number = stem, 2
         while stem in taken:
@@ -54,6 +58,11 @@ def result_stems(names: Sequence[str], root: str | Path | None = None, others: I
         taken.add(stem)
         stems.append(stem)
     return stems
+
+
+def _length(stem: str) -> int:
+    """Bytes of its last part."""
+    return len(os.fsencode(stem.rpartition("/")[2]))
 
 
 def _tails(name: str) -> Iterator[str]:

@@ -142,6 +142,16 @@ def test_a_file_name_that_is_no_utf8_is_kept_as_it_is(tmp_path: Path) -> None:
 # -- interruption --------------------------------------------------------------------------------------------------
 
 
+def test_results_of_long_names_have_names_that_files_can_have(tmp_path: Path) -> None:
+    names = [f"photos/{'ä' * 120}{end}.jpg" for end in ("a", "b")]
+    stems = result_stems(names, "photos")
+    assert len(set(stems)) == 2
+    assert all(stem.startswith("ä" * 100) for stem in stems)
+    for stem in stems:
+        (tmp_path / f"{stem}_12.areas.png").touch()
+    assert stems == [*result_stems(names[:1], "photos"), *result_stems(names[1:], "photos")]
+
+
 def test_finished_cuts_off_a_torn_last_line(tmp_path: Path) -> None:
     assert finished(tmp_path) == set()
     explanation(names=["a.jpg", "b.jpg"]).save(tmp_path)
