@@ -104,7 +104,8 @@ def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifie
         raise InputError(f"target={target} is no class; give predicted, an index, a name, or a list with one an image")
     make = _shards if is_shards(config.images) else _files
     found = finished_maps if save == "maps" else finished
-    source = make(config, classifier, rank, ranks, found(out))
+    done = found(out)
+    source = make(config, classifier, rank, ranks, done)
     asked = target if isinstance(target, (int, str)) else list(target)
     determined_by = {
         "target": asked,
@@ -114,7 +115,7 @@ def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifie
         "precision": classifier.precision,
         **({} if save == "pictures" else {"save": save}),
     }
-    _claim(out, determined_by, not found(out))
+    _claim(out, determined_by, not done)
     if source.done:
         print(f"{source.done} of {source.total} images are explained already in {out}")
     with ExitStack() as stack:

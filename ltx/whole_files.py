@@ -49,7 +49,7 @@ def write_together(contents: dict[Path, bytes]) -> None:
     """Write files that belong together: none takes its name before all of them are on the disk."""
     with ExitStack() as stack:
         for file, content in reversed(contents.items()):  # the stack ends with the first
-            stream = stack.enter_context(beside(file))
+            stream = stack.enter_context(beside(file, flushed=False))
             stream.write(content)
             _flush(stream)
 
