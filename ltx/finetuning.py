@@ -101,8 +101,9 @@ def finetune(
         raise InputError(f"lr={lr}; give a positive learning rate")
     classifier, fill = explainer.classifier, fill if isinstance(fill, Fill) else Fill(fill)
     objective = Objective(trained_objective(explainer)) if objective is None else objective
-    if steps and not any(weight for name, weight in objective.weights(1.0).items() if name != "teacher"):
-        raise InputError("finetuning has no teacher, and no other term of the objective weighs at the training's end")
+    if steps and not any(w for name, w in objective.weights(1.0).items() if not objective.terms[name].only_in_training):
+        only = ", ".join(name for name, term in objective.terms.items() if term.only_in_training)
+        raise InputError(f"no term weighs at the end of this objective's training but {only}, which finetuning lacks")
     was_training = explainer.training
     explainer.eval()
     begun = time.perf_counter()

@@ -200,10 +200,11 @@ def test_the_default_objective_is_the_one_of_the_training():
     assert not torch.equal(inherited, finetune(explainer, images, 0, steps=4, lr=1e-3).maps)
 
 
-def test_an_objective_of_a_teacher_alone_is_refused():
+@pytest.mark.parametrize("term", ["teacher", "elsewhere"])
+def test_an_objective_of_a_term_of_training_alone_is_refused(term: str):
     explainer = small()
     explainer.made_with = {"objective": {name: {"weight": 0.0} for name in ("keep", "remove", "area", "smoothness")}}
-    explainer.made_with["objective"]["teacher"] = {"weight": 1.0}
-    with pytest.raises(InputError, match="finetuning has no teacher"):
+    explainer.made_with["objective"][term] = {"weight": 1.0}
+    with pytest.raises(InputError, match="but elsewhere, teacher, which finetuning lacks"):
         finetune(explainer, pictures(1), 0, steps=1)
     assert len(finetune(explainer, pictures(1), 0, steps=0).maps) == 1

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ltx import Classifier, InputError, keep
-from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig, classify
+from ltx.objectives import TERMS, MaskedBatch, Objective, ObjectiveConfig, classify
 from ltx.objectives.area import Area
+from ltx.objectives.elsewhere import Elsewhere
 from ltx.objectives.keep import Keep
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
@@ -74,6 +75,22 @@ def test_keep_and_remove_on_the_linear_classifier():
     assert value(Remove(), batch) == pytest.approx(-math.log(p), abs=1e-6)
     assert value(Remove(kind="logit"), batch) == pytest.approx(0)
     assert value(Remove(), batch_for(1 - left_half())) == pytest.approx(10 + math.log1p(math.exp(-10)), rel=1e-5)
+
+
+def test_elsewhere_is_the_kept_share_of_other_photographs():
+    # A mask of 0.25 over a quarter that is another photograph, and of 1 in the left half elsewhere.
+    mask = left_half()
+    mask[..., 4:, :4] = 0.25
+    batch = batch_for(mask)
+    assert Elsewhere().masks(batch) is None, "whole photographs"
+    other = torch.zeros(1, 1, 8, 8)
+    other[..., 4:, :4] = 1
+    assert value(Elsewhere(), replace(batch, elsewhere=other)) == pytest.approx(0.25 * 0.25)
+    config = ObjectiveConfig(**{name: replace(getattr(ObjectiveConfig(), name), weight=0.0) for name in TERMS})
+    config.elsewhere.weight, config.area.weight = 6.0, 2.0
+    verdict = Objective(config)(replace(batch, elsewhere=other))
+    assert float(verdict.loss) == pytest.approx(6 * 0.0625 + 2 * (0.25 + 0.0625))
+    assert Objective(config)(batch).terms.keys() == {"area"}
 
 
 def test_sigmoid_heads_read_one_logit():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ltx.config import check_choices, option
 from ltx.objectives.area import Area
+from ltx.objectives.elsewhere import Elsewhere
 from ltx.objectives.keep import Keep
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
@@ -29,6 +30,7 @@ class ObjectiveConfig:
     area: Area = option(Area, help="how much is kept")
     smoothness: Smoothness = option(Smoothness, help="neighbouring places agree")
     ranking: Ranking = option(Ranking, help="the order of the scores is right at every area")
+    elsewhere: Elsewhere = option(Elsewhere, help="nothing of a mosaic's other photographs is kept, in training only")
     teacher: Teacher = option(Teacher, help="the scores are ordered as a teacher's map, in training only")
 
     def __post_init__(self) -> None:

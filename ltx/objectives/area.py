@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Area:
     it was asked for.
     """
 
+    only_in_training: ClassVar[bool] = False
     weight: Any = option(4.0, help="weight, or [[progress, weight], …]")
     kind: str = option("l1", help="the penalty", choices=["l1", "bce", "released", "entropy", "band", "sorted"])
     low: float = option(0.05, help="band: no penalty from this mean on")

@@ -66,6 +66,7 @@ def rows_of_areas(batch: MaskedBatch, areas: Tensor) -> MaskedBatch:
         generator=generator,
         shared_draws=batch.shared_draws,
         teacher=None if batch.teacher is None else repeat(batch.teacher),
+        elsewhere=None if batch.elsewhere is None else repeat(batch.elsewhere),
         areas=areas.flatten(),
         jitter=batch.jitter,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +20,7 @@ class Keep:
     `1 - p_y`, the `lost_probability`, cares for those that a change could still mend.
     """
 
+    only_in_training: ClassVar[bool] = False
     weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
     kind: str = option(
         "cross_entropy",

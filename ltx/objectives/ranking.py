@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ class Ranking:
     the metrics show, and the gradient is the soft mask's (straight-through).
     """
 
+    only_in_training: ClassVar[bool] = False
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]")
     areas: int = option(1, help="random areas for each image and step; each costs two composites")
     low: float = option(0.05, help="smallest area")

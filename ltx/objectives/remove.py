@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ class Remove:
     The counterfactual branch of LTX (ICDM 2023) as its paper means it; the released code overwrote the other branch.
     """
 
+    only_in_training: ClassVar[bool] = False
     weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
     kind: str = option(
         "probability",

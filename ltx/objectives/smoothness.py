@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ class Smoothness:
     Of a network that takes areas: of the sigmoid of its scores, whatever the area.
     """
 
+    only_in_training: ClassVar[bool] = False
     weight: Any = option(0.1, help="weight, or [[progress, weight], …]")
     power: float = option(2.0, help="1 = anisotropic total variation; 2 punishes steep edges more than long ones")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class Teacher:
     contradicts.
     """
 
+    only_in_training: ClassVar[bool] = True
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]; [[0, 1], [0.5, 0]] gives LTX the last word")
     pairs: int = option(8, help="places that each place is compared with, drawn for each image and step")
     temperature: float = option(0.2, help="softness of the comparison, in standard deviations of the scores")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class MaskedBatch:
         shared_draws: draw once for the whole batch, so that no image's result depends on its neighbours.
         teacher: maps whose order the scores should have, `[B, 1, h', w']`, constant where an image has no teacher; None
             = no image has one.
+        elsewhere: where the images show a photograph of another class than the one asked about, `[B, 1, H, W]` of 0
+            and 1, in a batch that holds mosaics; None = nothing is known of that.
         areas: the area that each mask was asked for, `[B]`, where the network takes one.
         jitter: what moves the composites `[N, 3, H, W]` before they are classified, or None.
     """
@@ -51,6 +53,7 @@ class MaskedBatch:
     generator: Source = None
     shared_draws: bool = False
     teacher: Tensor | None = None
+    elsewhere: Tensor | None = None
     areas: Tensor | None = None
     jitter: Callable[[Tensor], Tensor] | None = None
 
@@ -62,9 +65,14 @@ class MaskedBatch:
 
 
 class Term(Protocol):
-    """One term of the objective: a dataclass of its settings, each an `ltx.config.option`, `weight` among them."""
+    """One term of the objective: a dataclass of its settings, each an `ltx.config.option`, `weight` among them.
+
+    Attributes:
+        only_in_training: whether the term compares with what only a training knows, so that finetuning lacks it.
+    """
 
     weight: Any
+    only_in_training: ClassVar[bool]
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
         """The masks `[B, 1, H, W]` whose composites the term wants classified; equal names are classified once.

@@ -138,6 +138,10 @@ def _module(
         "mosaic": config.data.mosaic,
         "clean_passes": clean_passes,
     }
+    if objective.uses("elsewhere") and not (config.data.mosaic and explainer.conditioned):
+        raise InputError(
+            "objective.elsewhere.weight above 0 needs mosaics: data.mosaic above 0, and explainer.conditioned=true"
+        )
     if not explainer.takes_areas:
         return LTXPretraining(**parts)
     if config.explainer.trunk == "none":

@@ -114,10 +114,10 @@ class LTXPretraining(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = row_generators(self.seed, batch["position"])
-        images, mixed = mosaics(batch["image"], self.mosaic, generator)
-        keys = repeated(batch, mixed)
+        made = mosaics(batch["image"], self.mosaic, generator)
+        images, keys = made.images, repeated(batch, made.mixed)
         areas = self.areas_in_training(images, generator)
-        own = own_logits(self.explainer.classifier, batch["image"], mixed)
+        own = own_logits(self.explainer.classifier, batch["image"], made)
         judged, verdict = self.judge(images, generator, areas, own, batch.get("map"), batch.get("map_target"), keys)
         loss = verdict.loss.mean()
         refuse_nan(verdict, batch["name"], self.global_step)
@@ -190,6 +190,7 @@ class LTXPretraining(lightning.LightningModule):
                 mask=self.explainer.masks(scores, areas),
                 generator=generator,
                 teacher=taught_maps(maps, map_targets, targets, None if own is None else own.mixed),
+                elsewhere=None if own is None else own.elsewhere(targets, self.explainer.classifier.input_size),
             )
             judged = judged if areas is None else rows_of_areas(judged, areas)
             return judged, self.objective(judged, self.global_step / self.max_steps)

@@ -15,7 +15,21 @@ GRIDS = ((1, 2), (2, 1), (2, 2))
 """Rows and columns: two photographs side by side, one above the other, four."""
 
 
-def mosaics(images: Tensor, share: float, generator: Source) -> tuple[Tensor, Tensor]:
+class Mosaics(NamedTuple):
+    """Training images, some of them mosaics.
+
+    Attributes:
+        images: `[B, 3, H, W]`.
+        shown: the photograph that each quarter of each image shows, by its row of the batch, `[B, 2, 2]`.
+        mixed: which images are mosaics, `[B]`.
+    """
+
+    images: Tensor
+    shown: Tensor
+    mixed: Tensor
+
+
+def mosaics(images: Tensor, share: float, generator: Source) -> Mosaics:
     """Turn a random share of the images into mosaics of two or four photographs, the image itself in a random cell.
 
     The others are its neighbours in the batch (of a pair, or of four), so that a global batch has the same mosaics on
@@ -26,9 +40,6 @@ def mosaics(images: Tensor, share: float, generator: Source) -> tuple[Tensor, Te
         images: `[B, 3, H, W]`.
         share: how many of them, 0 to 1.
         generator: source of the draws, one or one for each image.
-
-    Returns:
-        Images `[B, 3, H, W]`, and which of them are mosaics, `[B]`.
     """
     count, _, height, width = images.shape
     where, how, place = draw(torch.rand, count, (3,), generator, images).unbind(1)
@@ -36,28 +47,33 @@ def mosaics(images: Tensor, share: float, generator: Source) -> tuple[Tensor, Te
     grid, own = (len(GRIDS) * how).long(), (4 * place).long()
     last = torch.where(grid == GRIDS.index((2, 2)), rows | 3, rows | 1)
     mixed = (where < share) & (last < count)
+    shown = rows.view(-1, 1, 1).expand(-1, 2, 2)
     if not share or count < 2:
-        return images, mixed
+        return Mosaics(images, shown, mixed)
     result = images
     for index, (down, across) in enumerate(GRIDS):
         small = F.interpolate(images, (height // down, width // across), mode="bilinear", antialias=True)
         cells = down * across
         # Within a block of a power of two, `row ^ offset` is a neighbour, and offset 0 the image itself.
-        parts = [small[(rows ^ cell ^ (own % cells)).clamp_max(count - 1)] for cell in range(cells)]
-        lines = [torch.cat(parts[start : start + across], 3) for start in range(0, cells, across)]
+        neighbours = [(rows ^ cell ^ (own % cells)).clamp_max(count - 1) for cell in range(cells)]
+        lines = [torch.cat([small[n] for n in neighbours[i : i + across]], 3) for i in range(0, cells, across)]
         together = F.interpolate(torch.cat(lines, 2), (height, width))
-        result = torch.where((mixed & (grid == index)).view(-1, 1, 1, 1), together, result)
-    return result, mixed
+        here = (mixed & (grid == index)).view(-1, 1, 1)
+        result = torch.where(here.unsqueeze(1), together, result)
+        quarters = torch.stack(neighbours, 1).view(-1, down, across).expand(-1, 2, 2)
+        shown = torch.where(here, quarters, shown)
+    return Mosaics(result, shown, mixed)
 
 
 class Own(NamedTuple):
     """What is looked for in mosaics.
 
     Attributes:
-        mixed: which images are mosaics, `[B]`.
-        logits: the classifier's, for the photograph of each of them alone, `[mosaics, K]`.
+        shown, mixed: see `Mosaics`.
+        logits: the classifier's, for the photograph of each mosaic alone, `[mosaics, K]`.
     """
 
+    shown: Tensor
     mixed: Tensor
     logits: Tensor
 
@@ -65,10 +81,19 @@ class Own(NamedTuple):
         """The logits that masks have to preserve `[B, K]`: the photograph's own where `clean` shows a mosaic."""
         return clean.masked_scatter(self.mixed.unsqueeze(1), self.logits)
 
+    def elsewhere(self, targets: Tensor, size: tuple[int, int]) -> Tensor:
+        """Where an image `[B, 1, *size]` shows a photograph of another class than it is asked about.
 
-def own_logits(classifier: Classifier, photographs: Tensor, mixed: Tensor) -> Own | None:
+        Args:
+            targets: the class of each photograph of the batch, `[B]`.
+        """
+        others = targets[self.shown] != targets.view(-1, 1, 1)
+        return F.interpolate(others.unsqueeze(1).float(), size)
+
+
+def own_logits(classifier: Classifier, photographs: Tensor, made: Mosaics) -> Own | None:
     """What the classifier says of those photographs `[B, 3, H, W]` that were mixed, each alone; None where none was."""
-    if not mixed.any():
+    if not made.mixed.any():
         return None
     with torch.no_grad():
-        return Own(mixed, classifier(photographs[mixed]))
+        return Own(made.shown, made.mixed, classifier(photographs[made.mixed]))

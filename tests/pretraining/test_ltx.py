@@ -121,7 +121,9 @@ def test_the_teacher_says_nothing_of_mosaics_and_of_other_classes():
     predicted = classifier(images).argmax(1)
     explained = predicted.clone()
     explained[1] = (explained[1] + 1) % 6
-    own = Own(torch.tensor([False, False, True, False]), classifier(images[2:3]))
+    shown = torch.arange(4).view(4, 1, 1).repeat(1, 2, 2)
+    shown[2, 0, 1] = 3
+    own = Own(shown, torch.tensor([False, False, True, False]), classifier(images[2:3]))
     judged, _ = module.judge(images, torch.Generator().manual_seed(0), None, own, maps, explained)
     assert judged.teacher is not None
     assert torch.equal(judged.teacher[[0, 3]], maps[[0, 3]])
@@ -414,8 +416,8 @@ def test_half_a_batch_is_the_half_of_the_batch():
 
     def drawn(rows: slice) -> list[Tensor]:
         generators = row_generators(3, positions[rows])
-        both, mixed = mosaics(images[rows], 0.5, generators)
-        return [both, mixed, fill(both, generators)]
+        made = mosaics(images[rows], 0.5, generators)
+        return [made.images, made.mixed, fill(made.images, generators)]
 
     whole, parts = drawn(slice(None)), [drawn(slice(0, 4)), drawn(slice(4, 8))]
     assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*parts, strict=True), strict=True))

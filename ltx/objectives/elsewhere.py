@@ -1,0 +1,31 @@
+"""Of a mosaic, the mask keeps nothing of the photographs that were not asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ltx.config import option
+from ltx.objectives.terms import MaskedBatch
+
+
+@dataclass
+class Elsewhere:
+    """What the mask keeps of a mosaic's photographs of other classes, as a share of the whole image.
+
+    The grid pointing game (Böhle et al., CVPR 2021) asks the same of finished maps. Weights are prices of a pixel:
+    of `area` everywhere, of this term where the class that is asked about cannot be. Nothing is said of whole
+    photographs, and nothing of a photograph for which the classifier predicts the class that is asked about.
+    """
+
+    only_in_training: ClassVar[bool] = True
+    weight: Any = option(0.0, help="weight, or [[progress, weight], …]; needs data.mosaic above 0")
+
+    def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
+        return None if batch.elsewhere is None else {}
+
+    def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
+        assert batch.elsewhere is not None  # else `masks` left the term out
+        return (batch.mask.float() * batch.elsewhere).mean((1, 2, 3))
