@@ -40,6 +40,9 @@ class ExplainerConfig:
     conditioned: bool = option(True, help="answer for the class asked about; false = one map an image")
     width: int | None = option(None, help="channels; null = 192 (vit), 16 at stride 4 (unet), 256 (inr)")
     depth: int | None = option(None, help="transformer blocks, null = 2 (vit); hidden layers, null = 5 (inr)")
+    evidence: float | None = option(
+        None, help="weight of the class's evidence in the logits that training begins at; null = 2, 0.5 (inr)"
+    )
     nested: bool | None = option(None, help="inr: a smaller area's mask lies inside a larger one's; null = no")
     points: int | None = option(None, help="inr: places a side that are evaluated; null = 28")
     temperature: float | None = option(
@@ -70,4 +73,10 @@ class ExplainerConfig:
                 raise InputError(
                     f"explainer.{key}={value} is for explainer.name={' or '.join(takers)}, not {self.name}"
                 )
-        return EXPLAINERS[self.name](classifier, **given)
+        network = EXPLAINERS[self.name](classifier, **given)
+        if self.evidence is not None and not hasattr(network, "skip"):
+            raise InputError(
+                f"explainer.evidence={self.evidence}: this explainer does not begin at evidence, which takes "
+                "explainer.conditioned=true, trunk=shared and no released head"
+            )
+        return network

@@ -53,6 +53,8 @@ class INRExplainer(MaskNetwork):
         points: points a side that are evaluated, scores between them being bilinear; None = every pixel. Any number
             serves at any time: it is no part of what is learned.
         temperature: softness of the masks' border, in standard deviations of the scores.
+        evidence: amortised, the weight of the class's evidence in the scores that training begins at. These are
+            standardised, so that what is learned has to outweigh it: a smaller start learns sooner.
     """
 
     frequencies: Tensor
@@ -72,6 +74,7 @@ class INRExplainer(MaskNetwork):
         depth: int = 5,
         points: int | None = 28,
         temperature: float = 0.05,
+        evidence: float = 0.5,
     ) -> None:
         variant = ("siren" if trunk == "none" else "fourier") if variant is None else variant
         if variant not in ("siren", "fourier"):
@@ -98,7 +101,7 @@ class INRExplainer(MaskNetwork):
             self._initialise_siren()
         self.amortised = trunk != "none"
         if self.amortised:
-            self._build_conditioning(width, depth)
+            self._build_conditioning(width, depth, evidence)
 
     def _initialise_siren(self) -> None:
         for place, layer in enumerate([*self.layers, self.head]):
@@ -106,7 +109,7 @@ class INRExplainer(MaskNetwork):
             bound = 1 / fan if place == 0 else math.sqrt(6 / fan) / OMEGA
             nn.init.uniform_(layer.weight, -bound, bound)  # type: ignore[arg-type]
 
-    def _build_conditioning(self, width: int, depth: int) -> None:
+    def _build_conditioning(self, width: int, depth: int, evidence: float) -> None:
         code = 64
         channels = [shape[0] for shape in self.feature_shapes]
         self.norms = nn.ModuleList(nn.GroupNorm(1, count) for count in channels)
@@ -130,8 +133,7 @@ class INRExplainer(MaskNetwork):
         if self.variant == "fourier":
             nn.init.normal_(self.head.weight, std=0.002)
         if self.evidence is not None:
-            # The scores are standardised, so that what is learned has to outweigh this: a smaller start learns sooner.
-            self.skip = evidence_skip(0.5)
+            self.skip = evidence_skip(evidence)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """The last map of each resolution from stride 8 on; of maps of one resolution, four a quarter apart."""

@@ -314,7 +314,7 @@ class ClassEvidence(nn.Module):
         return (evidence - centre) / (spread + 1e-6)
 
 
-def evidence_skip(weight: float = 2.0) -> nn.Conv2d:
+def evidence_skip(weight: float) -> nn.Conv2d:
     """From a class's evidence to mask logits, both `[B, 1, h, w]`: with it, training begins at that evidence."""
     skip = nn.Conv2d(1, 1, kernel_size=1)
     nn.init.constant_(skip.weight, weight)

@@ -23,6 +23,7 @@ class UNetExplainer(MaskNetwork):
         variant: `"decoder"` = the U-Net, modulated by the class at its deepest level; `"released"` = the head of the
             released LTX code, a 1×1 convolution on the last map (stride 32).
         width: channels of the decoder at its finest level; they double with each coarser one.
+        evidence: weight of the class's evidence in the logits that training begins at; see `evidence_skip`.
     """
 
     head_modules = ("head", "skip")
@@ -35,6 +36,7 @@ class UNetExplainer(MaskNetwork):
         conditioned: bool = True,
         variant: Literal["decoder", "released"] = "decoder",
         width: int = 16,
+        evidence: float = 2.0,
     ) -> None:
         if variant not in ("decoder", "released"):
             raise InputError(f"explainer.variant={variant!r} is unknown for unet; allowed: decoder, released")
@@ -62,7 +64,7 @@ class UNetExplainer(MaskNetwork):
             self.decoder = UnetDecoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
             if self.starts_at_evidence:
-                self.skip = evidence_skip()
+                self.skip = evidence_skip(evidence)
                 nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
         self.modulate = Modulation(64, deepest) if conditioned else None

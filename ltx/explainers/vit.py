@@ -26,6 +26,7 @@ class ViTExplainer(MaskNetwork):
             normalised tokens, Linear(d, d), tanh, Linear(d, 1).
         width: token width of the decoder.
         depth: transformer blocks of the decoder.
+        evidence: weight of the class's evidence in the logits that training begins at; see `evidence_skip`.
     """
 
     head_modules = ("head", "skip")
@@ -39,6 +40,7 @@ class ViTExplainer(MaskNetwork):
         variant: Literal["decoder", "released"] = "decoder",
         width: int = 192,
         depth: int = 2,
+        evidence: float = 2.0,
     ) -> None:
         if variant not in ("decoder", "released"):
             raise InputError(f"explainer.variant={variant!r} is unknown for vit; allowed: decoder, released")
@@ -70,7 +72,7 @@ class ViTExplainer(MaskNetwork):
             last = nn.Linear(width, 1)
             self.head = nn.Sequential(nn.LayerNorm(width), last)
             if self.starts_at_evidence:
-                self.skip = evidence_skip()
+                self.skip = evidence_skip(evidence)
                 nn.init.normal_(last.weight, std=0.01)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:

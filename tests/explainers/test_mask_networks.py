@@ -172,6 +172,12 @@ def test_what_the_patches_write_is_what_the_class_token_receives(name: str):
     assert torch.equal(found.final, patches) is not pooled
 
 
+@pytest.mark.parametrize("setting", [{"conditioned": False}, {"variant": "released"}, {"trunk": "resnet10t"}])
+def test_a_weight_of_evidence_that_a_network_lacks_is_refused(setting: dict[str, Any]):
+    with pytest.raises(InputError, match=r"explainer\.evidence=5\.0: this explainer does not begin"):
+        ExplainerConfig(evidence=5.0, **setting).build(classifier_for("resnet18"))
+
+
 def test_the_evidence_is_not_rounded_to_bf16():
     torch.manual_seed(0)
     classifier = Classifier("vit_tiny_patch16_224", weights="random", num_classes=7, input_size=64, precision="bf16")
@@ -218,10 +224,10 @@ def test_every_parameter_of_a_copied_trunk_is_trained(name: str, idle: list[str]
     assert [key for key, value in explainer.named_parameters() if value.requires_grad and value.grad is None] == []
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
-def test_training_begins_at_the_evidence_of_the_class(name: str):
+@pytest.mark.parametrize(("name", "weight"), [("vit_tiny_patch16_224", None), ("resnet18", None), ("resnet18", 5.0)])
+def test_training_begins_at_the_evidence_of_the_class(name: str, weight: float | None):
     classifier = classifier_for(name)
-    explainer, images = explainer_for(classifier), images_for(classifier)
+    explainer, images = ExplainerConfig(evidence=weight).build(classifier).eval(), images_for(classifier)
     for parameter in explainer.head.parameters():
         torch.nn.init.zeros_(parameter)
     _, found = explainer.predict_and_encode(images)
@@ -231,7 +237,8 @@ def test_training_begins_at_the_evidence_of_the_class(name: str):
         evidence = torch.einsum("bchw,c->bhw", found.final, (rows - rows.mean(0))[label]).unsqueeze(1)
         spread, centre = torch.std_mean(evidence, (2, 3), keepdim=True)
         logits = explainer.decode(found, torch.tensor([label, label]))
-        wanted = torch.nn.functional.interpolate(2 * (evidence - centre) / spread, logits.shape[-2:], mode="bilinear")
+        wanted = (weight or 2) * (evidence - centre) / spread
+        wanted = torch.nn.functional.interpolate(wanted, logits.shape[-2:], mode="bilinear")
         torch.testing.assert_close(logits, wanted, atol=1e-3, rtol=1e-3)
 
 
