@@ -67,7 +67,7 @@ def pretrain(config: TrainConfig) -> Path:
     explainer = config.explainer.build(classifier)
     resume_from = _resume_point(config, out, classifier)
     if config.init is not None:
-        start_from(explainer, config.init)
+        start_from(explainer, config.init, config.explainer.evidence)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
@@ -152,8 +152,11 @@ def _module(
     return INRPretraining(areas=config.areas, **parts)
 
 
-def start_from(explainer: MaskNetwork, folder: str) -> None:
+def start_from(explainer: MaskNetwork, folder: str, evidence: float | None = None) -> None:
     """Give an explainer the weights of a checkpoint for the same classifier.
+
+    Args:
+        evidence: the weight of the class's evidence in its logits; None = the checkpoint's.
 
     Raises:
         InputError: see `ltx.load`; or a checkpoint of another mask network.
@@ -163,6 +166,8 @@ def start_from(explainer: MaskNetwork, folder: str) -> None:
     if wanted != {name: value.shape for name, value in weights.items()}:
         raise InputError(f"init={folder} holds another mask network; set explainer.* as in its {CONFIG}")
     explainer.load_state_dict(weights)
+    if evidence is not None:
+        torch.nn.init.constant_(explainer.skip.weight, evidence)  # type: ignore[arg-type, union-attr]
 
 
 def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | None) -> TrainingImages:

@@ -278,8 +278,13 @@ def test_a_run_can_start_from_another_ones_weights(config_for: Any, photos: Path
     second = pretrain(config_for(photos, tmp_path / "second", *words))
     before, after = load(first).state_dict(), load(second).state_dict()
     assert all(torch.allclose(before[key], after[key], rtol=1e-6, atol=1e-9) for key in before)
+    third = load(pretrain(config_for(photos, tmp_path / "third", *words, "explainer.evidence=5"))).state_dict()
+    assert [key for key in before if not torch.allclose(before[key], third[key], rtol=1e-6, atol=1e-9)] == [
+        "skip.weight"
+    ]
+    assert float(third["skip.weight"]) == pytest.approx(5)
     with pytest.raises(InputError, match="holds another mask network"):
-        pretrain(config_for(photos, tmp_path / "third", f"init={first}", "explainer.width=8"))
+        pretrain(config_for(photos, tmp_path / "fourth", f"init={first}", "explainer.width=8"))
 
 
 @pytest.mark.parametrize(
