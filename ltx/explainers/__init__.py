@@ -41,7 +41,9 @@ class ExplainerConfig:
     width: int | None = option(None, help="channels; null = 192 (vit), 16 at stride 4 (unet), 256 (inr)")
     depth: int | None = option(None, help="transformer blocks, null = 2 (vit); hidden layers, null = 5 (inr)")
     evidence: float | None = option(
-        None, help="weight of the class's evidence in the logits that training begins at; null = 2, 0.5 (inr)"
+        None,
+        help="weight of the class's evidence in the logits that training begins at, after init= too; null = that of "
+        "init=, else 2, 0.5 (inr)",
     )
     nested: bool | None = option(None, help="inr: a smaller area's mask lies inside a larger one's; null = no")
     points: int | None = option(None, help="inr: places a side that are evaluated; null = 28")
@@ -50,7 +52,7 @@ class ExplainerConfig:
     )
 
     def __post_init__(self) -> None:
-        check_ranges("explainer.", self, width=(1, math.inf))
+        check_ranges("explainer.", self, width=(1, math.inf), evidence=(0, 100))
         if self.stages == []:
             raise InputError(
                 "explainer.stages=[] reads no feature maps; give one or more, or null for the network's own"
@@ -74,9 +76,10 @@ class ExplainerConfig:
                     f"explainer.{key}={value} is for explainer.name={' or '.join(takers)}, not {self.name}"
                 )
         network = EXPLAINERS[self.name](classifier, **given)
-        if self.evidence is not None and not hasattr(network, "skip"):
+        if self.evidence is not None and not network.has_evidence:
             raise InputError(
-                f"explainer.evidence={self.evidence}: this explainer does not begin at evidence, which takes "
-                "explainer.conditioned=true, trunk=shared and no released head"
+                f"explainer.evidence={self.evidence}: this explainer has no evidence to begin at, which takes "
+                "explainer.conditioned=true, features of the classifier's own and its linear head; give "
+                "explainer.evidence=null"
             )
         return network

@@ -86,6 +86,12 @@ class MaskNetwork(nn.Module):
             for parameter in unread_parameters(self.trunk, classifier.input_size, self.stages):
                 parameter.requires_grad_(False)
 
+    @property
+    def has_evidence(self) -> bool:
+        """Whether the class's evidence is a part of the logits: it takes a linear head as wide as the final map."""
+        evidence = getattr(self, "evidence", None)
+        return hasattr(self, "skip") and isinstance(evidence, ClassEvidence) and evidence.rows is not None
+
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """Which of the trunk's maps (shapes `[C, h, w]`) the decoder reads when nobody says."""
         raise NotImplementedError

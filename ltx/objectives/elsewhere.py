@@ -23,9 +23,9 @@ class Elsewhere:
     only_in_training: ClassVar[bool] = True
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]; needs data.mosaic above 0")
 
-    def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
-        return None if batch.elsewhere is None else {}
+    def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
+        return {}
 
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
-        assert batch.elsewhere is not None  # else `masks` left the term out
-        return (batch.mask.float() * batch.elsewhere).mean((1, 2, 3))
+        kept = batch.mask.float()
+        return (kept * (0 if batch.elsewhere is None else batch.elsewhere)).mean((1, 2, 3))

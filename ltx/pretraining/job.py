@@ -138,9 +138,12 @@ def _module(
         "mosaic": config.data.mosaic,
         "clean_passes": clean_passes,
     }
-    if objective.uses("elsewhere") and not (config.data.mosaic and explainer.conditioned):
+    if objective.uses("elsewhere") and not (
+        config.data.mosaic and explainer.conditioned and config.data.batch_size > 1
+    ):
         raise InputError(
-            "objective.elsewhere.weight above 0 needs mosaics: data.mosaic above 0, and explainer.conditioned=true"
+            "objective.elsewhere.weight above 0 needs mosaics: data.mosaic above 0, data.batch_size above 1 and "
+            "explainer.conditioned=true"
         )
     if not explainer.takes_areas:
         return LTXPretraining(**parts)

@@ -190,7 +190,7 @@ class LTXPretraining(lightning.LightningModule):
                 mask=self.explainer.masks(scores, areas),
                 generator=generator,
                 teacher=taught_maps(maps, map_targets, targets, None if own is None else own.mixed),
-                elsewhere=None if own is None else own.elsewhere(targets, self.explainer.classifier.input_size),
+                elsewhere=None if own is None else own.elsewhere(self.explainer.classifier, clean, targets),
             )
             judged = judged if areas is None else rows_of_areas(judged, areas)
             return judged, self.objective(judged, self.global_step / self.max_steps)

@@ -81,14 +81,18 @@ class Own(NamedTuple):
         """The logits that masks have to preserve `[B, K]`: the photograph's own where `clean` shows a mosaic."""
         return clean.masked_scatter(self.mixed.unsqueeze(1), self.logits)
 
-    def elsewhere(self, targets: Tensor, size: tuple[int, int]) -> Tensor:
-        """Where an image `[B, 1, *size]` shows a photograph of another class than it is asked about.
+    def elsewhere(self, classifier: Classifier, asked: Tensor, targets: Tensor) -> Tensor:
+        """Where the images show a photograph that the class asked about is not found in, `[B, 1, H, W]` of 0 and 1.
 
         Args:
-            targets: the class of each photograph of the batch, `[B]`.
+            asked: the classifier's logits for each photograph of the batch alone, `[B, K]`.
+            targets: the class that each image is asked about, that of its photograph, `[B]`.
         """
-        others = targets[self.shown] != targets.view(-1, 1, 1)
-        return F.interpolate(others.unsqueeze(1).float(), size)
+        found = targets.unsqueeze(1) == targets  # [images, photographs]
+        if classifier.head == "sigmoid":
+            found = found | (asked[:, targets].mT > 0)
+        others = ~found.gather(1, self.shown.flatten(1)).view_as(self.shown)
+        return F.interpolate(others.unsqueeze(1).float(), classifier.input_size)
 
 
 def own_logits(classifier: Classifier, photographs: Tensor, made: Mosaics) -> Own | None:

@@ -172,10 +172,21 @@ def test_what_the_patches_write_is_what_the_class_token_receives(name: str):
     assert torch.equal(found.final, patches) is not pooled
 
 
-@pytest.mark.parametrize("setting", [{"conditioned": False}, {"variant": "released"}, {"trunk": "resnet10t"}])
-def test_a_weight_of_evidence_that_a_network_lacks_is_refused(setting: dict[str, Any]):
-    with pytest.raises(InputError, match=r"explainer\.evidence=5\.0: this explainer does not begin"):
-        ExplainerConfig(evidence=5.0, **setting).build(classifier_for("resnet18"))
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("resnet18", {"conditioned": False}),
+        ("resnet18", {"variant": "released"}),
+        ("resnet18", {"trunk": "resnet10t"}),
+        ("mobilenetv3_small_050", {}),  # its head reads another map than the last one
+    ],
+)
+def test_a_weight_of_evidence_that_a_network_lacks_is_refused(name: str, setting: dict[str, Any]):
+    classifier = Classifier(name, weights="random", num_classes=7, input_size=64)
+    with pytest.raises(InputError, match=r"explainer\.evidence=5\.0: this explainer has no evidence"):
+        ExplainerConfig(evidence=5.0, **setting).build(classifier)
+    with pytest.raises(InputError, match=r"explainer\.evidence"):
+        ExplainerConfig(evidence=float("nan"))
 
 
 def test_the_evidence_is_not_rounded_to_bf16():
