@@ -66,8 +66,7 @@ def finetune(
         targets: the classes asked about; None = predicted.
         steps: optimiser steps for each image; 0 = the plain forward pass.
         scope: which parameters are adapted: `head`, `decoder`, or `all` (own trunk included).
-        lr: learning rate of AdamW; None = `learning_rate`. The weight of the class's evidence, one number of about 5
-            beside thousands of about 0.05, learns 100 times as fast (`MaskNetwork.evidence_pace`).
+        lr: learning rate of AdamW; None = `learning_rate`.
         objective: what a good mask is; None = the objective that the explainer was trained with.
         fill: what stands where pixels are removed, while adapting and in the reported probabilities.
         select_by: None, or the papers' rule: after every step keep the mask that is best by the image's own `positive`,
@@ -172,7 +171,7 @@ def _adapt(
     """Maps `[B, 1, H, W]` after `steps` steps, or the best of them by `select_by`."""
     explainer = copies.explainer
     # Adam turns a gradient that is zero but for rounding into a full step; a larger eps lets a batch equal its images.
-    adamw = torch.optim.AdamW(_paced(copies, lr), weight_decay=0.0, eps=1e-6)
+    adamw = torch.optim.AdamW(list(copies.parameters.values()), lr=lr, weight_decay=0.0, eps=1e-6)
     generator = torch.Generator().manual_seed(seed)
     select = Selection(select_by, explainer, images, targets, clean) if select_by is not None else None
     for step in range(steps):
@@ -250,14 +249,6 @@ class Selection:
     @property
     def finished(self) -> bool:
         return bool(self.done.all())
-
-
-def _paced(copies: Copies, lr: float) -> list[dict[str, Any]]:
-    """The adapted parameters, and apart from them the evidence's weight, each group at its learning rate."""
-    weight = [parameter for name, parameter in copies.parameters.items() if name == "skip.weight"]
-    others = [parameter for name, parameter in copies.parameters.items() if name != "skip.weight"]
-    groups = [{"params": others, "lr": lr}, {"params": weight, "lr": lr * copies.explainer.evidence_pace}]
-    return [group for group in groups if group["params"]]
 
 
 def learning_rate(explainer: MaskNetwork, scope: str) -> float:

@@ -61,7 +61,6 @@ class INRExplainer(MaskNetwork):
     head_modules = ("head", "direct", "skip")
     takes_areas = True
     method = "inr"
-    evidence_pace = 1.0  # a weight of about 0.5, beside scores that are standardised
 
     def __init__(
         self,

@@ -49,7 +49,6 @@ class MaskNetwork(nn.Module):
     nested: bool = False  # of a network that takes areas: its scores are the same for all of them
     method: ClassVar[str] = "ltx"
     finetuning_lr: float = 1e-3
-    evidence_pace: ClassVar[float] = 100.0  # of finetuning's learning rate, for the weight of the evidence
     trunk_mean: Tensor
     trunk_std: Tensor
 
