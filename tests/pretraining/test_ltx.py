@@ -333,6 +333,12 @@ def test_an_objective_of_nothing_is_refused(config_for: Any, photos: Path, tmp_p
         pretrain(config_for(photos, tmp_path / "run", *words, "objective.smoothness.weight=[[0,0],[1,0]]"))
 
 
+@pytest.mark.parametrize("word", ["data.mosaic=0", "explainer.conditioned=false", "data.batch_size=1"])
+def test_elsewhere_without_mosaics_is_refused(config_for: Any, photos: Path, tmp_path: Path, word: str):
+    with pytest.raises(InputError, match=r"objective\.elsewhere\.weight above 0 needs mosaics"):
+        pretrain(config_for(photos, tmp_path / "run", "data.mosaic=0.5", "objective.elsewhere.weight=1", word))
+
+
 def test_a_run_can_do_without_overlays(config_for: Any, photos: Path, tmp_path: Path):
     out = pretrain(config_for(photos, tmp_path / "run", "trainer.overlays=0", "trainer.max_steps=1"))
     assert not (out / "overlays").exists()

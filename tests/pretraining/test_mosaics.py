@@ -1,5 +1,7 @@
 """Mosaics of training images and what is asked about them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from ltx.classifier import Classifier
 from ltx.explainers import ExplainerConfig
 from ltx.fill import Fill
 from ltx.objectives import Objective
+from ltx.objectives.areas import rows_of_areas
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
 
@@ -63,6 +66,14 @@ def test_a_mosaic_is_asked_about_its_own_photograph():
     judged, _ = module.judge(made.images, torch.Generator().manual_seed(0), own=own)
     assert torch.allclose(judged.clean, classifier(images), atol=1e-5)
     assert torch.equal(judged.targets, classifier(images).argmax(1))
+    assert own is not None
+    assert judged.elsewhere is not None
+    assert torch.equal(judged.elsewhere, own.elsewhere(classifier, judged.clean, judged.targets))
+    assert judged.elsewhere.any()
+    two = replace(judged, mask=judged.mask.expand(-1, 2, -1, -1))
+    rows = rows_of_areas(two, torch.full((8, 2), 0.2)).elsewhere
+    assert rows is not None
+    assert torch.equal(rows, judged.elsewhere.repeat_interleave(2, 0))
     whole = mosaics(images, 0.0, torch.Generator())
     assert own_logits(classifier, images, whole) is None
 
