@@ -31,3 +31,7 @@ def write_photographs(
         noise = Image.fromarray(random.integers(0, 256, (*(cells or size), 3), dtype=np.uint8))
         (noise.resize(size[::-1], Image.Resampling.BICUBIC) if cells else noise).save(file)
     return folder
+
+
+def taught_by_gradcam(tmp_path: Path) -> list[str]:
+    return ["objective.teacher.weight=[[0,5],[0.5,0]]", "teacher.method=gradcam", f"teacher.cache={tmp_path / 'maps'}"]
