@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from ltx.errors import InputError
+from ltx.whole_files import write_beside
 
 SCHEME = "wandb:"
 
@@ -14,7 +17,8 @@ def fetch(name: str) -> Path:
     """The folder of a checkpoint `wandb:ENTITY/PROJECT/NAME:ALIAS`, downloaded where it is not in the cache.
 
     The cache is `~/.cache/ltx`, or `LTX_CACHE`. A version (`:v3`) that is there is taken without a network; an alias
-    (`:latest`) is asked for, and stands for the version that was fetched last under it where nobody answers.
+    (`:latest`) is asked for, and stands for the version that was fetched last under it where nobody answers. Processes
+    that fetch one version at once each download it, and the first that is done names it.
 
     Raises:
         InputError: no such name, no network and nothing in the cache, or wandb is not logged in.
@@ -26,26 +30,34 @@ def fetch(name: str) -> Path:
     base, alias = place.rsplit(":", 1)
     cache = Path(os.environ.get("LTX_CACHE", Path.home() / ".cache" / "ltx")) / base
     pointer = cache / f"{alias}.version"
-    if alias.startswith("v") and alias[1:].isdigit() and _whole(cache / alias):
+    if alias.startswith("v") and alias[1:].isdigit() and (cache / alias).is_dir():
         return cache / alias
     try:
         import wandb  # here, for it takes a second that a local checkpoint need not wait
 
         artifact = wandb.Api().artifact(place)
         folder = cache / str(artifact.version)
-        if not _whole(folder):
-            artifact.download(root=str(folder))
-            (folder / ".whole").touch()
+        if not folder.is_dir():
+            _download(artifact, folder)
     except Exception as error:  # wandb, its login and the network each raise their own
-        if pointer.is_file() and _whole(cache / pointer.read_text()):
+        if pointer.is_file() and (cache / pointer.read_text()).is_dir():
             return cache / pointer.read_text()
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"checkpoint={name} cannot be fetched ({reason}); check the name, or run wandb login"
         ) from error
-    pointer.write_text(str(artifact.version))
+    write_beside(pointer, str(artifact.version).encode())
     return folder
 
 
-def _whole(folder: Path) -> bool:
-    return (folder / ".whole").is_file()
+def _download(artifact: Any, folder: Path) -> None:
+    """Download into a folder of our own beside, which takes the name `folder` as a whole or leaves nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
+        part = Path(own) / "checkpoint"
+        artifact.download(root=str(part))
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, with the same files
+                raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Registry:
     versions: dict[str, Path]
     reachable = True
     downloads = 0
+    meanwhile: Callable[[], object] | None = None  # happens once, where a file is half written
 
     def artifact(self, place: str) -> Any:
         if not Registry.reachable:
@@ -40,9 +41,16 @@ class Stored:
 
     def download(self, root: str) -> str:
         Registry.downloads += 1
-        for name in ("explainer.safetensors", "config.yaml", "README.md"):
+        for name in ("config.yaml", "explainer.safetensors", "README.md"):
             Path(root).mkdir(parents=True, exist_ok=True)
-            shutil.copy(self.folder / name, root)
+            content = (self.folder / name).read_bytes()
+            with (Path(root) / name).open("wb") as file:
+                file.write(content[: len(content) // 2])
+                file.flush()
+                meanwhile, Registry.meanwhile = Registry.meanwhile, None
+                if meanwhile is not None:
+                    meanwhile()
+                file.write(content[len(content) // 2 :])
         return root
 
 
@@ -69,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def registry(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Registry]:
     Registry.versions = {f"me/ltx/explainer:{alias}": trained for alias in ("latest", "best", "v0")}
-    Registry.reachable, Registry.downloads = True, 0
+    Registry.reachable, Registry.downloads, Registry.meanwhile = True, 0, None
     monkeypatch.setattr(wandb, "Api", Registry)
     monkeypatch.setenv("LTX_CACHE", str(tmp_path / "cache"))
     return Registry
@@ -92,6 +100,39 @@ def test_loaded_by_name_the_maps_are_the_same_to_the_bit(trained: Path, registry
     assert torch.equal(near.explain(images).maps, far.explain(images).maps)
     load("wandb:me/ltx/explainer")
     assert registry.downloads == 1, "two names of one version are one download"
+
+
+def test_processes_that_fetch_at_once_each_load_a_whole_checkpoint(
+    trained: Path, registry: type[Registry], tmp_path: Path
+) -> None:
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    others = []
+
+    def another() -> None:
+        others.append(load("wandb:me/ltx/explainer:v0"))
+
+    def another_and_a_third() -> None:
+        another()
+        registry.meanwhile = another  # at the next file of the first download
+
+    registry.meanwhile = another_and_a_third
+    mine = load("wandb:me/ltx/explainer:v0")
+    assert registry.downloads == 2, "the third found what the second had fetched"
+    assert len(others) == 2
+    for explainer in (mine, *others):
+        assert torch.equal(explainer.explain(images).maps, load(trained).explain(images).maps)
+    assert [entry.name for entry in (tmp_path / "cache/me/ltx/explainer").iterdir() if entry.is_dir()] == ["v0"]
+
+
+def test_a_download_that_breaks_off_leaves_nothing(registry: type[Registry], tmp_path: Path) -> None:
+    def broken() -> None:
+        raise ConnectionError("connection reset")
+
+    registry.meanwhile = broken
+    with pytest.raises(InputError, match=r"cannot be fetched .*connection reset"):
+        load("wandb:me/ltx/explainer:v0")
+    assert list((tmp_path / "cache/me/ltx/explainer").iterdir()) == []
+    load("wandb:me/ltx/explainer:v0")
 
 
 def test_without_a_network_the_cache_answers(registry: type[Registry]) -> None:
