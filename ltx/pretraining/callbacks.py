@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
+from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.explanation import Explanation, overlay_grid
 from ltx.whole_files import beside, write_beside
@@ -118,11 +119,26 @@ class ResumePoint(lightning.Callback):
     Both are written beside and renamed: a killed process leaves the former ones. That of the last step comes after its
     validation, and `last.ckpt` after all that `save` writes: a run that it calls finished lacks nothing. The tensors
     are those of the whole network, also where every device holds a part of it.
+
+    A run goes on with steps of as many images, on whatever number of devices.
+
+    Args:
+        file: `OUT/last.ckpt`.
+        every: steps between two writes.
+        batch_size: images of a step on each device.
+        save: called with (trainer, the network's tensors) on the first rank.
     """
 
-    def __init__(self, file: Path, every: int, save: Callable[[lightning.Trainer, dict[str, Tensor]], None]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        every: int,
+        batch_size: int,
+        save: Callable[[lightning.Trainer, dict[str, Tensor]], None],
+    ) -> None:
         self.file = file
         self.every = every
+        self.batch_size = batch_size
         self.save = save
         self._saved_at = -1
         self._tensors: dict[str, Tensor] = {}
@@ -155,6 +171,19 @@ class ResumePoint(lightning.Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._tensors = checkpoint["state_dict"]
+        checkpoint["images_a_step"] = self.batch_size * trainer.world_size
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        now = self.batch_size * trainer.world_size
+        before = checkpoint.get("images_a_step", now)
+        if before != now:
+            raise InputError(
+                f"{self.file} is of a run with steps of {before} images, now {now} (data.batch_size times "
+                f"trainer.accumulate times {trainer.world_size} devices); change them to make {before} again, or "
+                "choose another out=…, or resume=false to start anew there"
+            )
 
 
 class CollapseWarning(lightning.Callback):

@@ -223,7 +223,7 @@ def _trainer(
         save_checkpoint(out, explainer, settings, card(config, explainer, scores, run.max_steps), tensors=tensors)
         share_checkpoint(logger, config.wandb, out, scores, data.describe())
 
-    resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, save)
+    resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, pace.batch_size, save)
     shown = data.validation_images(run.overlays)
     callbacks: list[Callback] = [
         Overlays(out / "overlays", explainer, shown, None if logger is None else partial(share_overlays, logger)),
@@ -292,7 +292,8 @@ def _resume_point(config: TrainConfig, out: Path, classifier: Classifier) -> str
     now = _flat(asdict(config))
     default = _flat(asdict(TrainConfig()))  # what a run had before a setting existed
     free = (
-        *("out", "resume", "wandb.", "data.workers", "trainer.progress", "trainer.devices", "trainer.nodes"),
+        *("out", "resume", "wandb.", "data.workers", "trainer.progress"),
+        *("data.batch_size", "trainer.devices", "trainer.nodes"),  # `ResumePoint` compares their product
         *("trainer.accelerator", "trainer.strategy", "trainer.compile", "trainer.checkpoint_activations"),
         "trainer.fold_norms",
         *("teacher.cache", "teacher.max_batch", "data.cache"),

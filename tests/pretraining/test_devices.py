@@ -140,14 +140,21 @@ def test_a_killed_rank_ends_the_job_within_a_minute(
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_same_command_ends_as_the_uninterrupted_run(place: Path, tmp_path: Path) -> None:
-    settings = {"trainer.max_steps": 40, "trainer.validate_every": 20}
+@pytest.mark.parametrize("processes", [4, 2])
+def test_after_a_kill_as_many_or_fewer_processes_end_as_the_uninterrupted_run(
+    place: Path, tmp_path: Path, processes: int
+) -> None:
+    """The same command, or one whose processes take more images each."""
+    settings = {"trainer.max_steps": 20, "trainer.validate_every": 10}
     out = tmp_path / "killed"
-    command = [*torchrun(4), *words(place, out, 4, **settings)]
-    saved = killed_at(out, command, victim=3)
-    assert 0 < saved < 40
-    assert f"going on from {out}/last.ckpt" in run(command)
-    run([*torchrun(4), *words(place, tmp_path / "whole", 4, **settings)])
+
+    def command(out: Path, processes: int) -> list[str]:
+        return [*torchrun(processes), *words(place, out, processes, **settings, **{"data.batch_size": 16 // processes})]
+
+    saved = killed_at(out, command(out, 4), victim=3)
+    assert 0 < saved < 20
+    assert f"going on from {out}/last.ckpt" in run(command(out, processes))
+    run(command(tmp_path / "whole", 4))
     assert_same_training(out, tmp_path / "whole")
     first, second = (load_file(folder / "explainer.safetensors") for folder in (out, tmp_path / "whole"))
     assert all(torch.allclose(first[key], second[key], rtol=0, atol=3 * PEAK_LR) for key in first)

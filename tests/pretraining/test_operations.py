@@ -235,7 +235,7 @@ def test_no_rank_leaves_before_the_first_has_written(tmp_path: Path) -> None:
         def save_checkpoint(self, file: Path) -> None:
             file.write_text("state")
 
-    point = ResumePoint(tmp_path / "last.ckpt", 1, lambda *_: told.append("tensors"))
+    point = ResumePoint(tmp_path / "last.ckpt", 1, 2, lambda *_: told.append("tensors"))
     point.write(Run())  # type: ignore[arg-type]
     assert told == ["tensors", "barrier, ['last.ckpt']"]
 

@@ -115,6 +115,14 @@ def test_other_settings_in_the_same_folder_are_refused(config_for: Any, photos: 
     pretrain(config_for(photos, tmp_path / "run", "optimiser.lr=0.01", "resume=false"))
 
 
+def test_a_run_does_not_go_on_with_steps_of_another_size(config_for: Any, photos: Path, tmp_path: Path):
+    config = config_for(photos, tmp_path / "run")
+    pretrain(config)
+    size = config.data.batch_size
+    with pytest.raises(InputError, match=rf"steps of {size} images, now {2 * size} .*make {size} again, or .*resume=f"):
+        pretrain(config_for(photos, tmp_path / "run", f"data.batch_size={2 * size}"))
+
+
 def dies(*_: Any) -> None:
     raise KeyError("before the first resume point")
 
