@@ -181,7 +181,7 @@ class ResumePoint(lightning.Callback):
         if before != now:
             raise InputError(
                 f"{self.file} is of a run with steps of {before} images, now {now} (data.batch_size times "
-                f"trainer.accumulate times {trainer.world_size} devices); change them to make {before} again, or "
+                f"trainer.accumulate times the devices, {trainer.world_size}); change them to make {before} again, or "
                 "choose another out=…, or resume=false to start anew there"
             )
 
