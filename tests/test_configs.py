@@ -10,6 +10,8 @@ import yaml
 from ltx import Classifier
 from ltx.config import parse
 from ltx.errors import InputError
+from ltx.evaluation import EvaluationConfig
+from ltx.evaluation.methods import parse_name
 from ltx.fill import Fill
 from ltx.finetuning import FinetuneConfig
 from ltx.objectives import Objective
@@ -18,6 +20,7 @@ from ltx.pretraining.settings import TrainConfig
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))
 FINETUNE = sorted((CONFIGS / "finetune").glob("*.yaml"))
+EVALUATE = sorted((CONFIGS / "evaluate").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", TRAIN, ids=lambda file: file.stem)
@@ -37,6 +40,14 @@ def test_finetuning_files(file: Path):
     assert yaml.safe_load(file.read_text())["steps"] == config.steps
 
 
+@pytest.mark.parametrize("file", EVALUATE, ids=lambda file: file.stem)
+def test_evaluation_files(file: Path):
+    config = parse(EvaluationConfig, [f"config={file}"], "evaluate", "")
+    assert config.out.startswith("out/")
+    for method in config.methods:
+        parse_name(method)
+
+
 def test_the_default_files_say_what_the_defaults_are():
     written = parse(TrainConfig, [f"config={CONFIGS / 'train' / 'default.yaml'}"], "train.py", "")
     default = parse(TrainConfig, [], "train.py", "")
@@ -45,6 +56,8 @@ def test_the_default_files_say_what_the_defaults_are():
     assert parse(FinetuneConfig, [f"config={CONFIGS / 'finetune' / 'default.yaml'}"], "finetune.py", "") == parse(
         FinetuneConfig, [], "finetune.py", ""
     )
+    written_too = parse(EvaluationConfig, [f"config={CONFIGS / 'evaluate' / 'default.yaml'}"], "", "")
+    assert written_too == parse(EvaluationConfig, [], "", "")
 
 
 def test_a_misspelt_key_in_a_file_is_named(tmp_path: Path):

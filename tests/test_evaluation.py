@@ -24,13 +24,10 @@ from torch import multiprocessing
 
 from ltx import Classifier, InputError
 from ltx.checkpoints import save_checkpoint
-from ltx.config import ClassifierConfig, parse
+from ltx.config import ClassifierConfig
 from ltx.evaluation import EvaluationConfig, evaluate
-from ltx.evaluation import intervals as intervals_module
-from ltx.evaluation.intervals import interval, weight_blocks
 from ltx.evaluation.methods import CONTROLS, parse_name
 from ltx.evaluation.plan import build
-from ltx.evaluation.samples import read_masks
 from ltx.explainers import ExplainerConfig
 
 METRICS = ["POS", "NEG", "DEL", "INS", "ADP", "PIC"]
@@ -134,6 +131,12 @@ def test_the_least_forwards(place: Path, tmp_path: Path, monkeypatch):
     assert sum(seen) == 6 * (1 + 3 * (9 + 9 + 1)), "clean once for all methods; then 9 + 9 + 1 for each"
 
 
+def test_equal_methods_differ_by_exactly_nothing(place: Path, tmp_path: Path):
+    scores = evaluate(settings(place, tmp_path, methods=["a=random", "b=random"], gallery=0))
+    for pairs in scores["differences"].values():
+        assert pairs == {"a - b": {"mean": 0.0, "low": 0.0, "high": 0.0}}
+
+
 # -- methods -------------------------------------------------------------------------------------------------------
 
 
@@ -200,21 +203,6 @@ def test_results_and_masks_in_the_folder_of_the_photographs_are_not_evaluated(pl
         build(replace(config, out=str(tmp_path)))
 
 
-def test_what_jpeg_leaves_beside_an_edge_is_no_object(tmp_path: Path):
-    mask = np.zeros((200, 200), np.uint8)
-    mask[60:140, 60:140] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=90)
-    assert read_masks(tmp_path / "mask.jpg", (200, 200), (200, 200))[0].sum() == 80 * 80
-
-
-def test_an_object_that_vanishes_at_the_classifiers_size_is_named(tmp_path: Path):
-    mask = np.zeros((400, 400), np.uint8)
-    mask[0, 0] = 255  # the nearest of 40 columns is at 5
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    with pytest.raises(InputError, match="no pixel left at 40x40"):
-        read_masks(tmp_path / "mask.png", (400, 400), (40, 40))
-
-
 def test_max_batch_bounds_explainers_too(place: Path, tmp_path: Path, monkeypatch):
     sizes, call = [], Classifier.logits_and_features
 
@@ -227,19 +215,6 @@ def test_max_batch_bounds_explainers_too(place: Path, tmp_path: Path, monkeypatc
     methods = [f"plain=ltx:{path}", f"tuned=ltx:{path}@steps=1"]
     evaluate(settings(place, tmp_path, methods=methods, batch_size=4, max_batch=2, limit=4, gallery=0))
     assert sizes == [2, 2, 2, 2]
-
-
-def test_the_tolerance_is_fifteen_pixels_of_the_original(tmp_path: Path):
-    mask = np.zeros((100, 200), np.uint8)
-    mask[40:60, 102] = 1
-    Image.fromarray(mask * 255).save(tmp_path / "mask.png")
-    objects, near = read_masks(tmp_path / "mask.png", (200, 100), (50, 50))  # rows halve, columns shrink to a quarter
-    assert objects.shape == near.shape == (1, 50, 50)
-    columns = near[0, 25].nonzero().flatten()
-    # Column c stands for the original column 4c + 2, which is near from 87 to 117.
-    assert (columns.min().item(), columns.max().item()) == (22, 28)
-    with pytest.raises(InputError, match="is 200x100 and its picture 100x200"):
-        read_masks(tmp_path / "mask.png", (100, 200), (50, 50))
 
 
 def test_mosaics(place: Path, tmp_path: Path, monkeypatch):
@@ -400,47 +375,3 @@ def test_one_line_for_each_mistake(place: Path, tmp_path: Path, changes, text):
     with pytest.raises(InputError, match=text) as error:
         build(settings(place, tmp_path, **changes))
     assert "\n" not in str(error.value)
-
-
-# -- intervals -----------------------------------------------------------------------------------------------------
-
-
-def test_intervals_are_those_of_the_mean():
-    values = torch.tensor([0.0] * 80 + [1.0] * 20, dtype=torch.float64)
-    low, high = interval(torch.cat([weights @ values / 100 for weights in weight_blocks(100, 4000, seed=0)]))
-    # Normal approximation: 0.2 ± 1.96·sqrt(0.16/100).
-    assert low == pytest.approx(0.2 - 0.0784, abs=0.012)
-    assert high == pytest.approx(0.2 + 0.0784, abs=0.012)
-
-
-def test_resamples_draw_as_many_images_and_do_not_depend_on_the_block(monkeypatch):
-    whole = torch.cat(list(weight_blocks(7, 50, seed=3)))
-    assert (whole.sum(1) == 7).all()
-    monkeypatch.setattr(intervals_module, "CELLS", 20)
-    parts = list(weight_blocks(7, 50, seed=3))
-    assert len(parts) > 1
-    assert torch.equal(torch.cat(parts), whole)
-
-
-def test_equal_methods_differ_by_exactly_nothing(place: Path, tmp_path: Path):
-    scores = evaluate(settings(place, tmp_path, methods=["a=random", "b=random"], gallery=0))
-    for pairs in scores["differences"].values():
-        assert pairs == {"a - b": {"mean": 0.0, "low": 0.0, "high": 0.0}}
-
-
-# -- configs -------------------------------------------------------------------------------------------------------
-
-CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "evaluate").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_config_files(file: Path):
-    config = parse(EvaluationConfig, [f"config={file}"], "evaluate", "")
-    assert config.out.startswith("out/")
-    for method in config.methods:
-        parse_name(method)
-
-
-def test_the_default_file_says_what_the_defaults_are():
-    default = next(file for file in CONFIGS if file.stem == "default")
-    assert parse(EvaluationConfig, [f"config={default}"], "", "") == parse(EvaluationConfig, [], "", "")
