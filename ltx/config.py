@@ -321,8 +321,10 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
         OmegaConf.update(config, name, value, merge=False)  # a dict given whole takes the place of the former one
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         kind = type(value).__name__
+        lists = any(typing.get_origin(arm) is list for arm in _arms(key.type)) and not isinstance(value, (list, dict))
+        mend = f", as {name}=[{_show(value)}]" if lists else ""
         raise InputError(
-            f"{name}={_show(value)}{source} is {_article(kind)}; expected {_type_name(key.type)}"
+            f"{name}={_show(value)}{source} is {_article(kind)}; expected {_type_name(key.type)}{mend}"
         ) from error
     if key.choices is None:
         return

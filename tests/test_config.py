@@ -92,7 +92,7 @@ def test_value_of_a_word(word: str, read: Any, value: Any) -> None:
         ("data.batch_size=1.5", ("data.batch_size=1.5", "float", "int")),
         ("data.batch_size=null", ("data.batch_size=null", "int")),
         ("flip=maybe", ("flip=maybe", "bool")),
-        ("data.crop=3", ("data.crop=3", "list[float]")),
+        ("data.crop=3", ("data.crop=3", "list[float], as data.crop=[3]")),
         ("terms.area=x", ("terms.area=x", "float")),
         ("terms=3", ("terms=3", "dict")),
         ("terms={area: x}", ("terms={area: x}", "float")),

@@ -67,7 +67,7 @@ def parse_name(text: str) -> MethodName:
     """Take `LABEL=NAME@OPTION=VALUE@…` apart; values are read as YAML (`25`, `true`, `1e-4`, text).
 
     Raises:
-        InputError: an option without a value, or given twice.
+        InputError: an option without a value, given twice, or joined to the one before by a comma.
     """
     labelled = ALIAS.fullmatch(text.strip())
     label, method = (labelled[1], labelled[2]) if labelled else (text.strip(), text.strip())
@@ -77,6 +77,8 @@ def parse_name(text: str) -> MethodName:
         key, sign, value = word.partition("=")
         if not sign or not key or not value or key in options:
             raise InputError(f"methods: {text!r} has the option {word!r}; write each once, as NAME@option=value")
+        if re.search(r",\s*\w+=", value):
+            raise InputError(f"methods: {text!r} has several options; join them by @, as NAME@option=value@option=value")
         options[key] = _value(value)
     return MethodName(label, method, name, options)
 
@@ -113,7 +115,7 @@ def build_methods(
         else:
             raise InputError(
                 f"methods: {spec.name!r} is unknown{suggest(spec.name, _known())}; allowed: {', '.join(_known())}, "
-                "ltx:FOLDER"
+                "ltx:FOLDER, each with its options as NAME@option=value@option=value"
             )
         if isinstance(method, str):
             left_out[spec.label] = method
