@@ -78,7 +78,7 @@ def parse_name(text: str) -> MethodName:
         if not sign or not key or not value or key in options:
             raise InputError(f"methods: {text!r} has the option {word!r}; write each once, as NAME@option=value")
         if re.search(r",\s*\w+=", value):
-            raise InputError(f"methods: {text!r} has several options; join them by @, as NAME@option=value@option=value")
+            raise InputError(f"methods: {text!r} has several options; join them by @, as NAME@one=1@two=2")
         options[key] = _value(value)
     return MethodName(label, method, name, options)
 
