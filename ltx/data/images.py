@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import IO, Literal, TypeVar, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from simplejpeg import decode_jpeg
 from torch import Tensor
@@ -25,7 +26,20 @@ from ltx.errors import InputError
 Fit = Literal["squash", "centre"]
 Source = TypeVar("Source")
 
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error)
+"""What Pillow's decoders raise on damaged data."""
+
 EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture of each orientation but 1 is made to stand upright (EXIF 2.3, tag 274)."""
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> Image.Image:
@@ -59,7 +73,7 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
         raise InputError(f"{path} {reason}") from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise InputError(f"{path} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged data
+    except DAMAGED as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -69,7 +83,16 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
 def oriented_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of the picture once it stands upright."""
     width, height = image.size
-    return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1, upright, where the picture does not say it in a way that can be read."""
+    try:
+        found = image.getexif().get(EXIF_ORIENTATION, 1)
+    except DAMAGED:
+        return 1
+    return found if found in UPRIGHT else 1
 
 
 def decoded(image: Image.Image) -> Tensor:
@@ -79,7 +102,7 @@ def decoded(image: Image.Image) -> Tensor:
     that Pillow and the copy out of it take; Pillow does all others, pictures at a reduced scale (`draft`) too.
     """
     plain = isinstance(image, JpegImageFile) and image.mode == "RGB" and image.decoderconfig == ()
-    if plain and image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+    if plain and _orientation(image) == 1:
         source = cast(IO[bytes], image.fp)  # type: ignore[attr-defined]
         source.seek(0)
         try:
@@ -92,7 +115,9 @@ def decoded(image: Image.Image) -> Tensor:
 def as_rgb(image: Image.Image) -> Image.Image:
     """The decoded, upright picture in mode RGB; see `read_image`."""
     image.load()
-    image = ImageOps.exif_transpose(image)
+    orientation = _orientation(image)
+    if orientation != 1:  # not `ImageOps.exif_transpose`, which encodes all EXIF data anew and fails at damaged ones
+        image = image.transpose(UPRIGHT[orientation])
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import signal
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -137,13 +137,14 @@ class TrainingImages(lightning.LightningDataModule):
         return {
             "num_workers": self.workers,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _ignore_interrupts,
+            "worker_init_fn": _apart,
         }
 
 
-def _ignore_interrupts(worker: int) -> None:
-    # A terminal sends Ctrl-C to workers too, which the training still needs for the step that it ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _apart(worker: int) -> None:
+    # What tells a training to stop (Ctrl-C, torchrun's and timeout's SIGTERM) tells its whole process group. It still
+    # needs its workers for the step that it ends, so they are in groups of their own; it ends them itself.
+    os.setpgid(0, 0)
 
 
 class StreamLoader(DataLoader[Any]):

@@ -120,7 +120,7 @@ class ResumePoint(lightning.Callback):
     validation, and `last.ckpt` after all that `save` writes: a run that it calls finished lacks nothing. The tensors
     are those of the whole network, also where every device holds a part of it.
 
-    A run goes on with steps of as many images, on whatever number of devices.
+    A run goes on with steps of as many images, on whatever number of devices, all of which must see the file.
 
     Args:
         file: `OUT/last.ckpt`.
@@ -142,6 +142,14 @@ class ResumePoint(lightning.Callback):
         self.save = save
         self._saved_at = -1
         self._tensors: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        first = trainer.strategy.broadcast(trainer.global_step)
+        if not trainer.strategy.reduce_boolean_decision(first == trainer.global_step, all=True):
+            raise InputError(
+                f"the processes do not all see {self.file}, so that some would go on from it and others begin anew; "
+                "give an out=… that all nodes share"
+            )
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

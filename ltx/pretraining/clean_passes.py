@@ -21,8 +21,9 @@ class CleanPasses:
     """Logits of each crop, and the features of a shared trunk, by the crop's key; made when first asked for.
 
     They are kept in float32 in the memory order that the classifier gives them, so what is read has the bytes of what
-    was computed. Each row has a checksum: one that is not whole is computed anew. The processes of a node may share a
-    folder; nodes should have one each.
+    was computed. Each row has a checksum, of the crop's pixels too: one that is not whole, or is of other pixels
+    because the images changed where they lie, is computed anew. The processes of a node may share a folder; nodes
+    should have one each.
 
     Args:
         folder: of the arrays, in a folder of their own for each classifier, precision, choice of features and crops.
@@ -54,17 +55,24 @@ class CleanPasses:
             _mapped(self.folder / f"{index}.bin", "float32", (rows, *shape)) for index, shape in enumerate(shapes)
         ]
         self._sums = _mapped(self.folder / "sums.bin", "uint32", (rows,))
+        drawn = torch.Generator().manual_seed(0)
+        # Below 2^31: the digests of pictures of up to 16 million values stay below 2^63.
+        self._factors = torch.randint(2**31, like.shape[1:], generator=drawn)
 
     def __call__(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Features]:
         """What `explainer.predict_and_encode(images)` gives; only crops that are not kept pass the classifier.
 
         Args:
-            images: `[B, 3, H, W]`.
+            images: `[B, 3, H, W]` in [0, 1], 255ths.
             keys: `[B]`, on the CPU; -1 = no crop that will come again.
         """
         places = keys.numpy()
         rows = [array[np.maximum(places, 0)] for array in self._arrays]
-        kept = [place >= 0 and self._sum(rows, at) == self._sums[place] for at, place in enumerate(places.tolist())]
+        digests = self._digests(images)
+        kept = [
+            place >= 0 and self._sum(digests[at], rows, at) == self._sums[place]
+            for at, place in enumerate(places.tolist())
+        ]
         missing = np.flatnonzero(~np.asarray(kept, dtype=bool))
         if len(missing):
             at = torch.from_numpy(missing).to(images.device)
@@ -74,7 +82,7 @@ class CleanPasses:
             for place in (place for place in missing.tolist() if places[place] >= 0):
                 for array, row in zip(self._arrays, rows, strict=True):
                     array[places[place]] = row[place]
-                self._sums[places[place]] = self._sum(rows, place)
+                self._sums[places[place]] = self._sum(digests[place], rows, place)
         found = [
             torch.from_numpy(row).to(images.device).permute(tuple(np.argsort(order)))
             for row, order in zip(rows, self._orders, strict=True)
@@ -91,8 +99,14 @@ class CleanPasses:
         logits, features = self.explainer.predict_and_encode(images)
         return [logits, *features.stages, features.final]
 
-    def _sum(self, rows: list[np.ndarray], at: int) -> int:
-        total = 1  # so that rows of zeros have a sum too
+    def _digests(self, images: Tensor) -> list[int]:
+        """32 bits of each image's pixels, summed with random factors where they are: 8 bytes an image leave a GPU."""
+        self._factors = self._factors.to(images.device)
+        pixels = (images * 255).round_().to(torch.int64)
+        return (pixels.mul_(self._factors).sum((1, 2, 3)) % 2**32).tolist()  # type: ignore[no-any-return]
+
+    def _sum(self, digest: int, rows: list[np.ndarray], at: int) -> int:
+        total = digest
         for row in rows:
             total = zlib.crc32(row[at].tobytes(), total)
         return total or 1

@@ -66,7 +66,7 @@ def pretrain(config: TrainConfig) -> Path:
     torch.manual_seed(config.seed)
     explainer = config.explainer.build(classifier)
     resume_from = _resume_point(config, out, classifier)
-    if config.init is not None:
+    if config.init is not None and resume_from is None:  # else it is not needed, and may be gone
         start_from(explainer, config.init, config.explainer.evidence)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()

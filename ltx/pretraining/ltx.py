@@ -104,6 +104,7 @@ class LTXPretraining(lightning.LightningModule):
         self.seed = seed
         self.mosaic = mosaic if explainer.conditioned else 0.0
         self.clean_passes = clean_passes
+        self._validated = 0
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
@@ -133,6 +134,7 @@ class LTXPretraining(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         images = batch["image"]
+        self._validated += len(images)
         generator = row_generators(self.seed, batch["index"])
         judged, verdict = self.judge(images, generator, self.areas_in_validation(images))
         logits = verdict.logits
@@ -146,6 +148,16 @@ class LTXPretraining(lightning.LightningModule):
         log["val/loss"] = verdict.loss.mean()
         # Lightning averages the counts over the ranks too, and would cut the mean of whole numbers to a whole number.
         self.log_dict(log, batch_size=float(len(images)), sync_dist=True, on_epoch=True)  # type: ignore[arg-type]
+
+    def on_validation_epoch_start(self) -> None:
+        self._validated = 0
+
+    def on_validation_epoch_end(self) -> None:
+        if not self._validated:  # the other ranks would wait for its share of the scores
+            raise InputError(
+                "none of the validation images of one of the processes can be read; the warnings above name them, "
+                "give more or other ones by data.val_share or data.val_images"
+            )
 
     def judge(
         self,

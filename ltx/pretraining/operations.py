@@ -15,12 +15,15 @@ from lightning.pytorch.profilers import Profiler
 
 
 class Preemption(lightning.Callback):
-    """On SIGTERM (a scheduler's notice) or SIGINT (Ctrl-C) calls `save` after the running optimiser step and exits.
+    """On SIGTERM or SIGUSR1 (a scheduler's notice) or SIGINT (Ctrl-C) calls `save` after the running step and exits.
 
-    The status is 128 plus the signal's number, 143 or 130: the job is not done, and the same command goes on. The ranks
-    agree on the step, so that it does not matter which of them were told. Python's handler answers a second Ctrl-C.
-    Lightning's own handling, which leaves in the middle of a step and without a checkpoint, is replaced while training.
+    The status is 128 plus the signal's number, 143, 138 or 130: the job is not done, and the same command goes on. The
+    ranks agree on the step, so that it does not matter which of them were told. Python's handler answers a second
+    Ctrl-C. Lightning's own handling is replaced while training: it leaves in the middle of a step and without a
+    checkpoint, and at SIGUSR1 on SLURM writes one of its own, which later runs in the folder would silently go on from.
     """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self, save: Callable[[lightning.Trainer], None]) -> None:
         self.save = save
@@ -29,9 +32,10 @@ class Preemption(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         # After Lightning has set its own, and before it restores the former ones, whatever ends the training. Signals
         # can only be handled in the main thread, where trainings run.
-        signal.signal(signal.SIGTERM, self._tell)
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in a shell's background: stays ignored
-            signal.signal(signal.SIGINT, self._tell)
+        for number in self.SIGNALS:
+            # In a shell's background Ctrl-C is ignored, and stays so.
+            if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._tell)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,7 +44,7 @@ class Preemption(lightning.Callback):
             return
         agreed = trainer.strategy.reduce_boolean_decision
         if agreed(bool(self._told), all=False):
-            number = signal.SIGTERM if agreed(self._told == signal.SIGTERM, all=False) else signal.SIGINT
+            number = next(number for number in self.SIGNALS if agreed(self._told == number, all=False))
             self.save(trainer)
             if trainer.is_global_zero:
                 print(

@@ -1,14 +1,15 @@
 """Which files a spec means, what each kind of picture becomes, and what happens to files that cannot be read."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ltx.data.image_files import SCIKIT_IMAGE, find_images, image_root, read_labels
-from ltx.data.images import ImageBatches, as_rgb, decoded, load_images, opened, read_image, resize
+from ltx.data.images import ImageBatches, as_rgb, decoded, load_images, opened, oriented_size, read_image, resize
 from ltx.errors import InputError
 
 
@@ -158,7 +159,10 @@ def test_palette_with_a_transparent_colour_lies_on_white(tmp_path: Path) -> None
     assert colours(tmp_path / "p.png") == {(255, 255, 255)}
 
 
-@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (5, 7)), (6, (0, 5)), (8, (7, 0))])
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    [(1, (0, 0)), (2, (0, 7)), (3, (5, 7)), (4, (5, 0)), (5, (0, 0)), (6, (0, 5)), (7, (7, 5)), (8, (7, 0))],
+)
 def test_exif_orientation_stands_the_picture_upright(tmp_path: Path, orientation: int, corner: tuple[int, int]) -> None:
     pixels = np.zeros((6, 8, 3), np.uint8)
     pixels[0, 0] = 255
@@ -167,6 +171,24 @@ def test_exif_orientation_stands_the_picture_upright(tmp_path: Path, orientation
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     upright = np.asarray(read_image(tmp_path / "a.png"))[..., 0]
     assert np.argwhere(upright == 255).tolist() == [list(corner)]
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8))
+    noise.save(tmp_path / "b.png", exif=exif)
+    with Image.open(tmp_path / "b.png") as image:
+        expected = ImageOps.exif_transpose(image)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "b.png")), np.asarray(expected))
+
+
+@pytest.mark.parametrize("tag", [0x0100, 0x010E, 0x011A])  # a width, a description, a resolution that is no number
+def test_damaged_exif_data_do_not_cost_the_picture(tmp_path: Path, tag: int) -> None:
+    entries = [(0x0112, 3, 6), (tag, 11, 0x41)]  # orientation 6; the other as a float
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", name, kind, 1, value) for name, kind, value in entries)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + directory + bytes(4)
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (6, 8)
+    with opened(tmp_path / "a.jpg") as image:
+        assert oriented_size(image) == (6, 8)
+        assert decoded(image).shape == (3, 8, 6)
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

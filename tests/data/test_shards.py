@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import io
+import itertools
 import json
 import shutil
 import tarfile
@@ -122,8 +123,38 @@ def test_a_rank_without_a_validation_image_stops_before_training(shards: Path, p
         found.setup()
 
 
-def test_as_many_workers_as_there_are_shards_for(shards: Path) -> None:
-    assert data(shards, 0, 8, workers=None).workers == 1
+def with_cores(shards: Path, cores: int, rank: int, step: int = 0, fewest: int = 2, **options: Any) -> ShardData:
+    """One of two ranks, the fewest of whose cores are two."""
+    strategy = SimpleNamespace(
+        root_device=torch.device("cpu"), reduce=lambda own, reduce_op: min(own, torch.tensor(fewest))
+    )
+    found = ShardData(shards, 8, 2, 20, workers=None, val_share=0, seed=3, shuffle=4, **options)
+    found.workers = cores
+    found.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=2, strategy=strategy)  # type: ignore[assignment]
+    found.setup()
+    return found
+
+
+def test_ranks_agree_on_as_many_workers_as_there_are_shards_and_cores_for(shards: Path) -> None:
+    assert with_cores(shards, 9, 0, fewest=9).workers == 4, "eight shards"
+    sources = [with_cores(shards, 3, 0), with_cores(shards, 2, 1)]
+    assert [source.workers for source in sources] == [2, 2]
+    loaders = [source.train_dataloader() for source in sources]
+    names = [name for batches in itertools.islice(zip(*loaders, strict=True), 7) for b in batches for name in b["name"]]
+    assert len(set(names)) == len(names) == 28, "each once"
+
+
+def test_a_run_goes_on_with_the_workers_that_it_had(shards: Path) -> None:
+    first = with_cores(shards, 2, 0)
+    later = with_cores(shards, 1, 0, step=7, fewest=1)
+    assert later.workers == 1
+    later.load_state_dict(first.state_dict())
+    whole, rest = list(first.train_dataloader())[7:], list(later.train_dataloader())
+    assert [batch["name"] for batch in whole] == [batch["name"] for batch in rest]
+    fixed = data(shards, 0, 2, workers=1)
+    with pytest.warns(UserWarning, match="by 2 processes with 2 workers each, now by 2 with 1, which is another order"):
+        fixed.load_state_dict(first.state_dict())
+    assert fixed.workers == 1, "as it was told"
 
 
 # -- the stream of pictures ----------------------------------------------------------------------------------------

@@ -74,6 +74,21 @@ def test_only_what_is_missing_passes_the_classifier(tmp_path: Path) -> None:
     assert seen == [1], "the row whose checksum is wrong, and no other"
 
 
+def test_other_pixels_under_the_same_key_pass_the_classifier(tmp_path: Path) -> None:
+    """As where images change that lie in the same place: shards made anew, a file that was damaged and is whole now."""
+    explainer = network("resnet18")
+    passes, seen = CleanPasses(tmp_path, explainer, 9, "these"), counted(explainer)
+    images = torch.randint(256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0)) / 255
+    keys = torch.tensor([3, 1, 4, 2])
+    passes(images, keys)
+    changed = images.clone()
+    changed[2, 1, 5, 6] = (changed[2, 1, 5, 6] + 1 / 255) % 1.001
+    seen.clear()
+    logits = passes(changed, keys)[0]
+    assert seen == [1], "the picture one of whose values is another by 1/255"
+    assert torch.allclose(logits, explainer.predict_and_encode(changed)[0], atol=1e-5)
+
+
 def test_another_classifier_or_another_crop_has_passes_of_its_own(tmp_path: Path) -> None:
     first, second = network("resnet18"), network("resnet18")
     with torch.no_grad():

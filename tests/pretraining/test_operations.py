@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +28,7 @@ from ltx.data.shards.making import MakeConfig, make
 from ltx.pretraining.callbacks import ResumePoint
 from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import LTXPretraining
+from ltx.pretraining.operations import Preemption
 from ltx.pretraining.settings import TrainConfig
 from ltx.ranks import launched_ranks
 
@@ -47,7 +51,12 @@ def shards(photos: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("source", "told", "status"),
-    [("files", signal.SIGTERM, 143), ("shards", signal.SIGTERM, 143), ("files", signal.SIGINT, 130)],
+    [
+        ("files", signal.SIGTERM, 143),
+        ("shards", signal.SIGTERM, 143),
+        ("files", signal.SIGUSR1, 138),
+        ("files", signal.SIGINT, 130),
+    ],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
     config_for: Any,
@@ -69,17 +78,17 @@ def test_a_signal_saves_and_the_same_command_goes_on(
             os.kill(os.getpid(), told)
         return step(self, batch, batch_idx)
 
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(number) for number in Preemption.SIGNALS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LTXPretraining, "training_step", told_to_stop)
         with pytest.raises(SystemExit) as ended:
             pretrain(config_for(photos, tmp_path / "cut", *words))
     assert ended.value.code == status
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in Preemption.SIGNALS] == before
     assert f"stopped by {told.name} after step 4" in capsys.readouterr().out
     assert torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"] == 4
     resumed = pretrain(config_for(photos, tmp_path / "cut", *words))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in Preemption.SIGNALS] == before
     first, second = load(whole).state_dict(), load(resumed).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     rows = [
@@ -108,23 +117,57 @@ def test_a_second_interrupt_ends_it_at_once(
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_an_interrupt_leaves_the_loading_processes_to_the_step_that_ends(
-    config_for: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("told", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_process_group_leaves_the_loading_processes_to_the_step_that_ends(
+    config_for: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: signal.Signals, status: int
 ) -> None:
+    """A terminal's Ctrl-C, torchrun's and timeout's SIGTERM go to all processes of a group."""
     step = LTXPretraining.training_step
 
     def told_with_its_workers(self: LTXPretraining, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if batch_idx == 0:
             assert multiprocessing.active_children()
             for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
-                os.kill(int(process.pid or 0), signal.SIGINT)
+                if os.getpgid(int(process.pid or 0)) == os.getpgid(0):
+                    os.kill(int(process.pid or 0), told)
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(LTXPretraining, "training_step", told_with_its_workers)
     with pytest.raises(SystemExit) as ended:
         pretrain(config_for(photos, tmp_path / "run", "data.workers=1", "trainer.accumulate=8"))
-    assert ended.value.code == 130
+    assert ended.value.code == status
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_processes_that_see_other_folders_do_not_train(tmp_path: Path) -> None:
+    """Some would go on from the resume point and the others begin anew."""
+    asked: list[bool] = []
+    strategy = SimpleNamespace(
+        broadcast=lambda step: 4, reduce_boolean_decision=lambda own, all: asked.append(own) or own
+    )
+    trainer: Any = SimpleNamespace(global_step=4, strategy=strategy)
+    point = ResumePoint(tmp_path / "last.ckpt", 1, 4, lambda trainer, state: None)
+    point.on_train_start(trainer, None)  # type: ignore[arg-type]
+    trainer.global_step = 0
+    with pytest.raises(InputError, match=r"do not all see .*last\.ckpt.* give an out=… that all nodes share"):
+        point.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert asked == [True, False], "every process is asked, so that none waits"
+
+
+def test_validation_images_of_which_none_can_be_read_are_an_error(
+    config_for: Any, photos: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Of one process among several: the others would wait for its scores."""
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        info = tarfile.TarInfo("bad.jpg")
+        info.size = 4
+        archive.addfile(info, io.BytesIO(b"junk"))
+    words = [f"data.shards={shards}", f"data.val_images={tmp_path / 'val.tar'}", "trainer.overlays=0"]
+    with (
+        pytest.warns(UserWarning, match="it is skipped"),
+        pytest.raises(InputError, match=r"none of the validation images .* can be read"),
+    ):
+        pretrain(config_for(photos, tmp_path / "run", *words))
 
 
 @pytest.mark.slow

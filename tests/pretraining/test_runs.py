@@ -211,3 +211,5 @@ def test_a_run_can_start_from_another_ones_weights(config_for: Any, photos: Path
     assert float(third["skip.weight"]) == pytest.approx(5)
     with pytest.raises(InputError, match="holds another mask network"):
         pretrain(config_for(photos, tmp_path / "fourth", f"init={first}", "explainer.width=8"))
+    first.rename(tmp_path / "gone")
+    assert pretrain(config_for(photos, second, *words)) == second, "a run that goes on needs it no more"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
@@ -65,7 +66,7 @@ class ShardData(TrainingImages):
         self.val_images = val_images
         self.manifest = manifest
         self.shuffle = shuffle
-        self.fewer_workers_will_do = workers is None
+        self.free_workers = workers is None
         self.train_shards: list[Shard] = []
         self.val_shards: list[Shard] = []
         self._val_files: WholeImages | None = None
@@ -92,8 +93,8 @@ class ShardData(TrainingImages):
                 Broken(sum(shard.samples for shard in shards)) for shards in (self.train_shards, self.val_shards)
             )
         ranks = self._rank[1]
-        if self.fewer_workers_will_do:
-            self.workers = min(self.workers, max(1, len(self.train_shards) // ranks))
+        if self.free_workers:
+            self.workers = min(self._fewest_workers(), max(1, len(self.train_shards) // ranks))
         # Both raise before anything is trained.
         self._plan()
         self._check_validation()
@@ -152,6 +153,28 @@ class ShardData(TrainingImages):
             items = iter(WholeShards(self.train_shards, self.size, self._train_broken))
         shown = [item["image"] for item in itertools.islice(items, count)]
         return torch.stack(shown).float().div_(255) if shown else torch.empty(0, 3, *self.size)
+
+    def _fewest_workers(self) -> int:
+        """Of the ranks, whose numbers of cores may differ: they divide the samples among as many readers each."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return self.workers
+        own = torch.tensor(self.workers, device=self.trainer.strategy.root_device)
+        return int(self.trainer.strategy.reduce(own, reduce_op="min"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Who reads the stream: a resumed run goes on with the same readers."""
+        return {"ranks": self._rank[1], "workers": self.workers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        ranks = self._rank[1]
+        if self.free_workers and state_dict["ranks"] == ranks:
+            self.workers = state_dict["workers"]
+        before, now = (state_dict["ranks"], max(1, state_dict["workers"])), (ranks, max(1, self.workers))
+        if before != now:
+            rank_zero_warn(
+                f"the shards were read by {before[0]} processes with {before[1]} workers each, now by {now[0]} with "
+                f"{now[1]}, which is another order: this epoch shows some images twice and others not at all"
+            )
 
     def _plan(self) -> Plan:
         counts = [shard.samples for shard in self.train_shards]
