@@ -1,8 +1,10 @@
-"""Which of several processes this one is."""
+"""Which of several processes this one is, and how they are laid out."""
 
 from __future__ import annotations
 
 import os
+
+from torch.distributed import is_torchelastic_launched
 
 from ltx.errors import InputError
 
@@ -17,3 +19,21 @@ def launched_ranks() -> tuple[int, int]:
     if tasks > 1 and "RANK" not in os.environ:
         raise InputError(f"srun started this command {tasks} times; give it one task a node, and there start torchrun")
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def layout(devices: int | str, nodes: int) -> tuple[int | str, int]:
+    """Devices a node and nodes of a training: as torchrun started its processes, otherwise as the settings say.
+
+    Raises:
+        InputError: settings that contradict what torchrun started.
+    """
+    if not is_torchelastic_launched():
+        return devices, nodes
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    started = (local, max(1, int(os.environ["WORLD_SIZE"]) // local))
+    if str(devices) not in ("auto", str(started[0])) or nodes not in (1, started[1]):
+        raise InputError(
+            f"trainer.devices={devices}, trainer.nodes={nodes}, but torchrun started {started[0]} processes on "
+            f"{'each of ' if started[1] > 1 else ''}{started[1]} node{'s' * (started[1] > 1)}; leave both out"
+        )
+    return started

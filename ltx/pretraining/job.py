@@ -38,6 +38,7 @@ from ltx.pretraining.settings import TrainConfig
 from ltx.pretraining.sharding import GatheredValidation, strategy_for
 from ltx.pretraining.teacher import TeacherFirst
 from ltx.pretraining.tracking import Tracker, finish, share_checkpoint, share_overlays, wandb_logger
+from ltx.ranks import layout
 
 TITLE = "# Explainer for "
 """How a card begins, which tells it from a README.md of the user."""
@@ -243,11 +244,12 @@ def _trainer(
     if logger is not None:
         callbacks.append(LearningRateMonitor("step"))
     micro_batches = run.max_steps * run.accumulate
+    devices, nodes = layout(run.devices, run.nodes)
     try:
         return lightning.Trainer(
             accelerator=run.accelerator,
-            devices=run.devices,
-            num_nodes=run.nodes,
+            devices=devices,
+            num_nodes=nodes,
             strategy=strategy_for(run.strategy),
             max_epochs=1,  # the loader holds the whole training, so that a resumed run is in the same epoch
             max_steps=run.max_steps,

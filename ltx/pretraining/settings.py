@@ -55,8 +55,8 @@ class TrainerConfig:
     clip: float = option(1.0, help="largest norm of the gradient")
     precision: str = option("fp32", help="of the explainer; masks and losses stay fp32", choices=["fp32", "bf16"])
     accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
-    devices: Any = option("auto", help="number of devices, or auto")
-    nodes: int = option(1, help="machines")
+    devices: Any = option("auto", help="number of devices of a node; auto = as torchrun started, or all")
+    nodes: int = option(1, help="machines, where torchrun does not say it")
     strategy: str = option(
         "ddp", help="all of the explainer on each device, or (fsdp) a share of it", choices=["ddp", "fsdp"]
     )

@@ -30,7 +30,7 @@ from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.operations import Preemption
 from ltx.pretraining.settings import TrainConfig
-from ltx.ranks import launched_ranks
+from ltx.ranks import launched_ranks, layout
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -291,3 +291,15 @@ def test_tasks_of_srun_that_do_not_know_of_each_other_are_refused(monkeypatch: p
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert launched_ranks() == (2, 8)
+
+
+def test_devices_are_the_processes_that_torchrun_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to Lightning, each process on a CPU would train alone, into the same folder."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert layout("auto", 3) == ("auto", 3)
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("LOCAL_WORLD_SIZE", "4"), ("WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, value)
+    assert layout("auto", 1) == layout(4, 2) == (4, 2)
+    for devices, nodes in ((2, 1), ("auto", 4)):
+        with pytest.raises(InputError, match="torchrun started 4 processes on each of 2 nodes; leave both out"):
+            layout(devices, nodes)
