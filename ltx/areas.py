@@ -52,12 +52,16 @@ class Sweep(NamedTuple):
 
 @torch.no_grad()
 def probability_kept(
-    classifier: Classifier, images: Tensor, masks: Tensor, background: Tensor, targets: Tensor
+    classifier: Classifier, images: Tensor, masks: Tensor, background: Tensor, targets: Tensor, max_batch: int = 64
 ) -> Tensor:
-    """The probability `[B, A]` of classes `[B]` under each mask `[B, A, H, W]` of images `[B, 3, H, W]`."""
+    """The probability `[B, A]` of classes `[B]` under each mask `[B, A, H, W]` of images `[B, 3, H, W]`.
+
+    Args:
+        max_batch: composites of one pass, at most.
+    """
     count = masks.shape[1]
     rows = torch.arange(len(images), device=masks.device).repeat_interleave(count)
-    step = CPU_ROWS if masks.device.type == "cpu" else 256
+    step = min(CPU_ROWS, max_batch) if masks.device.type == "cpu" else max_batch
     found = [
         classifier.log_probability(classifier(keep(images[part], mask[:, None], background[part])), targets[part]).exp()
         for part, mask in zip(rows.split(step), masks.flatten(0, 1).split(step), strict=True)
@@ -75,6 +79,7 @@ class AreaMasks:
         targets: the classes asked about, `[B]`.
         probability: of these classes for the whole images, `[B]`.
         ask: makes the masks.
+        max_batch: composites of one pass of the classifier, at most.
     """
 
     def __init__(
@@ -85,9 +90,10 @@ class AreaMasks:
         targets: Tensor,
         probability: Tensor,
         ask: Ask,
+        max_batch: int = 64,
     ) -> None:
         self.classifier, self.images, self.background = classifier, images, background
-        self.targets, self.probability, self.ask = targets, probability, ask
+        self.targets, self.probability, self.ask, self.max_batch = targets, probability, ask, max_batch
 
     @torch.no_grad()
     def __call__(self, areas: float | Sequence[float] | Tensor = SWEEP, size: tuple[int, int] | None = None) -> Tensor:
@@ -102,13 +108,15 @@ class AreaMasks:
         """
         asked = torch.as_tensor(areas, dtype=torch.float32).to(self.images)
         asked = asked.reshape(1, -1) if asked.ndim < 2 else asked
+        if not asked.numel() or asked.ndim > 2 or len(asked) not in (1, len(self.images)):
+            raise InputError(f"areas of shape {tuple(asked.shape)} for {len(self.images)} images; give some, or [B, A]")
         if not bool(((asked > 0) & (asked < 1)).all()):
             raise InputError(f"area={areas}; give shares of the image between 0 and 1")
         return self.ask(asked.expand(len(self.images), -1), size)
 
     def kept(self, masks: Tensor) -> Tensor:
         """The class's probability `[B, A]` under each mask `[B, A, H, W]`."""
-        return probability_kept(self.classifier, self.images, masks, self.background, self.targets)
+        return probability_kept(self.classifier, self.images, masks, self.background, self.targets, self.max_batch)
 
     def entry(self, areas: Sequence[float] = SWEEP) -> Tensor:
         """The smallest of these areas at which each pixel is kept, `[B, 1, H, W]`; 1 where it is kept in none.

@@ -217,5 +217,5 @@ def _difference(stored: Any, here: list[list[float]]) -> float:
 def _group(config: dict[str, Any], name: str, schema: type[Any], folder: Path) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config.get(name) or {}))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InputError(f"checkpoint={folder}: {CONFIG}: {name}: {str(error).splitlines()[0]}") from error

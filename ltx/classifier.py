@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from timm.data import ImageNetInfo, resolve_model_data_config
 from torch import Tensor, nn
@@ -17,10 +21,13 @@ from torch import Tensor, nn
 from ltx.errors import InputError, suggest
 from ltx.folding import folded
 from ltx.timm_models import timm_model
-from ltx.trunk import Features, feature_shapes, logits_and_features
+from ltx.trunk import Features, feature_shapes, logits_and_features, settled
 
 Target = int | str
-Targets = Tensor | Target | Sequence[Target] | None
+Targets = Tensor | np.ndarray | Target | Sequence[Target] | None
+
+OVERSHOOT = 0.25
+"""How far outside [0, 1] pixels may lie, as resampling leaves them; bytes and normalised pictures go further."""
 
 
 class Classifier:
@@ -41,7 +48,8 @@ class Classifier:
         precision: `"fp32"`, or `"bf16"` for an autocast forward (logits are fp32 in any case).
 
     Raises:
-        InputError: unknown name, weights that do not fit, class names that do not match the classes.
+        InputError: unknown name, weights that do not fit, class names that do not match the classes, or settings
+            that no classifier can have.
     """
 
     def __init__(
@@ -62,8 +70,12 @@ class Classifier:
             raise InputError(f"classifier.precision={precision!r} is unknown; allowed: fp32, bf16")
         size = _size(input_size)
         for key, numbers in (("mean", mean), ("std", std)):
-            if numbers is not None and (len(numbers) != 3 or (key == "std" and min(numbers) <= 0)):
+            if numbers is None:
+                continue
+            if len(numbers) != 3 or not all(map(math.isfinite, numbers)) or (key == "std" and min(numbers) <= 0):
                 raise InputError(f"classifier.{key}={list(numbers)}; give three numbers, for red, green and blue")
+        if num_classes is not None and num_classes < 1:
+            raise InputError(f"classifier.num_classes={num_classes}; give 1 or more")
         if isinstance(name, nn.Module):
             self.name, model = type(name).__name__, name
             config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -77,10 +89,13 @@ class Classifier:
         self.input_size: tuple[int, int] = (int(size[0]), int(size[1])) if size else tuple(config["input_size"][1:])
         self.model = model.eval().requires_grad_(False)
         self._folded: nn.Module | None = None
+        self._checkpoints = False
         self._mean = torch.tensor(mean or config["mean"]).view(1, 3, 1, 1)
         self._std = torch.tensor(std or config["std"]).view(1, 3, 1, 1)
         self.to(self.device)
         self.num_classes = num_classes or getattr(model, "num_classes", None) or self._count_classes()
+        if self.num_classes == 1 and head == "softmax":
+            raise InputError(f"{self.name} has one class, always of probability 1; set classifier.head=sigmoid")
         self.class_names = _class_names(class_names, self.num_classes)
 
     # -- the forward pass ------------------------------------------------------------------------------------------
@@ -120,12 +135,8 @@ class Classifier:
         return ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
     def _frozen(self) -> nn.Module:
-        # The caller may hold the wrapped module too and have switched a part of it to training.
-        for module in self.model.modules():
-            if module.training:
-                self.model.eval()
-                break
-        return self.model if self._folded is None else self._folded
+        model = settled(self.model)
+        return model if self._folded is None else self._folded
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -160,18 +171,23 @@ class Classifier:
         Forwards and backwards in two thirds of the time for a convolutional model on a CPU. Hooks on `self.model`, and
         what is done to its weights later, do not reach the copy. Returns self.
         """
-        self._folded = folded(self.model, self.input_size)
+        self._folded = folded(settled(self.model), self.input_size)
         return self
 
     @contextmanager
     def unfolded(self) -> Iterator[None]:
-        """The model itself runs within, whether or not its normalisation was folded, and not compiled."""
+        """The model itself runs within, as hooks and attention maps need it: whether or not its normalisation was
+        folded, not compiled, and with all activations kept."""
         held, self._folded = self._folded, None
         try:
-            with torch.compiler.set_stance("force_eager"):  # hooks and attention maps are not what was compiled
+            if self._checkpoints:
+                self.model.set_grad_checkpointing(False)  # type: ignore[operator]
+            with torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             self._folded = held
+            if self._checkpoints:
+                self.model.set_grad_checkpointing(True)  # type: ignore[operator]
 
     def checkpoint_activations(self) -> Classifier:
         """Keep fewer activations for the gradient and compute them again (Chen et al. 2016): less memory, a second
@@ -187,6 +203,7 @@ class Classifier:
                 f"trainer.checkpoint_activations=true: {self.name} does not offer it; use a smaller data.batch_size "
                 "with trainer.accumulate"
             ) from error
+        self._checkpoints = True
         return self
 
     @property
@@ -234,59 +251,114 @@ class Classifier:
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    # -- targets ---------------------------------------------------------------------------------------------------
+    # -- what users give -------------------------------------------------------------------------------------------
+
+    def images(self, given: Tensor) -> Tensor:
+        """A user's images as every method takes them: float32 `[B, 3, H, W]`, detached, on the classifier's device.
+
+        Raises:
+            InputError: no such tensor, or values that are not in [0, 1] but for what resampling overshoots.
+        """
+        wanted = "[B, 3, H, W] in [0, 1]"
+        if not isinstance(given, Tensor):
+            raise InputError(f"images are of type {type(given).__name__}; give a torch tensor {wanted}")
+        if given.ndim != 4 or given.shape[1] != 3:
+            raise InputError(f"images have shape {tuple(given.shape)}; give {wanted}")
+        if not given.is_floating_point():
+            raise InputError(f"images are of {given.dtype}; give numbers {wanted}: of bytes, images / 255")
+        images = given.detach().to(self.device, torch.float32)
+        if images.numel():
+            low, high = torch.stack(images.aminmax()).tolist()
+            if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:  # nor NaN
+                raise InputError(
+                    f"images have values from {low:g} to {high:g}; give {wanted}: the classifier normalises them"
+                )
+        # What comes from inference mode cannot take part in gradients, which finetuning and most methods need.
+        return images.clone() if images.is_inference() else images
 
     def targets(self, targets: Targets, logits: Tensor) -> Tensor:
         """Class indices `[B]` on the device of `logits [B, K]`.
 
         Args:
-            targets: None or `"predicted"` = the highest logit; an index or a class name for all images; or one each.
+            targets: see `one_each`.
 
         Raises:
             InputError: a class that does not exist, or a count that is not the number of images.
         """
-        count = logits.shape[0]
-        if targets is None or targets == "predicted":
+        listed = one_each(targets, len(logits))
+        if listed is None:
             return logits.argmax(1)
-        if isinstance(targets, Tensor):
-            targets = targets.reshape(-1).tolist()
-        listed: list[Target] = [targets] * count if isinstance(targets, (int, str)) else list(targets)
-        if len(listed) != count:
-            raise InputError(f"{len(listed)} targets for {count} images; give one, or one for each image")
-        predicted = logits.argmax(1).tolist() if "predicted" in listed else [0] * count
+        predicted = logits.argmax(1).tolist() if "predicted" in listed else [0] * len(logits)
         indices = [p if t == "predicted" else self.class_index(t) for t, p in zip(listed, predicted, strict=True)]
         return torch.tensor(indices, device=logits.device)
 
     def class_index(self, target: Target) -> int:
-        """The index of a class given by index (also as text) or by name (any of its comma-separated synonyms)."""
-        if not isinstance(target, str) or target.lstrip("-").isdigit():
+        """The index of a class given by index (also as text) or by name.
+
+        A name is the first of a class's comma-separated synonyms or all of them, else any synonym.
+
+        Raises:
+            InputError: no class has that index or name, or several have that name.
+        """
+        if not isinstance(target, str) or re.fullmatch(r"-?[0-9]+", target.strip()):
             try:
                 index = int(target) if isinstance(target, str) else operator.index(target)
             except TypeError as error:
                 raise InputError(f"target={target} is no class; give an index or a name") from error
+            if isinstance(target, bool):
+                raise InputError(f"target={target} is no class; give an index or a name")
             if not 0 <= index < self.num_classes:
                 raise InputError(
                     f"target={target} is not a class of {self.name}; indices go from 0 to {self.num_classes - 1}"
                 )
             return index
-        names = self._index_by_name()
-        if target.strip().lower() not in names:
-            raise InputError(f"target={target!r} is not a class of {self.name}{suggest(target.lower(), names)}")
-        return names[target.strip().lower()]
+        named, also = self._indices_by_name()
+        wanted, known = target.strip().lower(), [*named, *also]
+        found = sorted(named[wanted] or also[wanted])
+        if not found:
+            raise InputError(f"target={target!r} is not a class of {self.name}{suggest(wanted, known)}")
+        if len(found) > 1:
+            meant = ", ".join(f"{index} ({self.class_names[index]})" for index in found)
+            raise InputError(f"target={target!r} is the name of several classes of {self.name}; give an index: {meant}")
+        return found[0]
 
     def label(self, index: int) -> str:
         """The first name of a class."""
         return self.class_names[index].split(",")[0]
 
-    def _index_by_name(self) -> dict[str, int]:
-        names: dict[str, int] = {}
+    def _indices_by_name(self) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+        """Which classes have a name as their first or whole one, and which as a further synonym."""
+        named: dict[str, set[int]] = defaultdict(set)
+        also: dict[str, set[int]] = defaultdict(set)
         for index, name in enumerate(self.class_names):
-            for synonym in (name, *name.split(",")):
-                names.setdefault(synonym.strip().lower(), index)
-        return names
+            first, *others = name.split(",")
+            for text in (first, name):
+                named[text.strip().lower()].add(index)
+            for text in others:
+                also[text.strip().lower()].add(index)
+        return named, also
 
     def __repr__(self) -> str:
         return f"Classifier({self.name!r}, num_classes={self.num_classes}, input_size={self.input_size})"
+
+
+def one_each(targets: Targets, count: int) -> list[Target] | None:
+    """The classes asked about, one an image; None where all are the predicted ones.
+
+    Args:
+        targets: None or `"predicted"` = the highest logit; an index or a class name for all images; or one each.
+
+    Raises:
+        InputError: another count than that of the images.
+    """
+    if isinstance(targets, (Tensor, np.ndarray)):
+        targets = targets.tolist()
+    if targets is None or (isinstance(targets, str) and targets == "predicted"):
+        return None
+    listed = [targets] * count if isinstance(targets, str) or not isinstance(targets, Iterable) else list(targets)
+    if len(listed) != count:
+        raise InputError(f"{len(listed)} targets for {count} images; give one, or one for each image")
+    return listed
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -309,7 +381,12 @@ def _class_names(names: Sequence[str] | str | Path | None, count: int) -> list[s
     if isinstance(names, (str, Path)):
         if not Path(names).is_file():
             raise InputError(f"classifier.class_names={names} does not exist; give a text file with one name a line")
-        names = Path(names).read_text().splitlines()
+        try:
+            names = Path(names).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"classifier.class_names={names} is no UTF-8 text; save it as such") from error
+    if isinstance(names, int):
+        raise InputError(f"classifier.class_names={names}; give a text file with one name a line, or a list")
     if len(names) != count:
         raise InputError(f"classifier.class_names has {len(names)} names for {count} classes")
     return list(names)

@@ -326,6 +326,8 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
         raise InputError(
             f"{name}={_show(value)}{source} is {_article(kind)}; expected {_type_name(key.type)}{mend}"
         ) from error
+    if value == "" and key.default != "":
+        raise InputError(f"{name}={source} is empty; give a value, or leave it out")
     if key.choices is None:
         return
     for element in value if isinstance(value, list) else [value]:

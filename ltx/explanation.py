@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -114,15 +115,26 @@ class Explanation:
 
         Args:
             out: folder, made where there is none.
-            stems: file names without suffix, which may hold folders; None = those of the images. Batches of one set
-                of files take theirs from one call of `result_stems`, so that equal names do not collide.
+            stems: file names without suffix, one an image, which may hold folders; None = those of the images, with a
+                number where `out` has such files already. Batches of one set of files take theirs from one call of
+                `result_stems`, so that equal names do not collide.
 
         Returns:
             The files that were written, pictures and arrays.
+
+        Raises:
+            InputError: stems that are not one an image, or twice the same.
         """
         assert self.names is not None
         out = Path(out)
-        stems = result_stems(self.names) if stems is None else stems
+        names = self.names
+        if stems is None:
+            wanted = result_stems(names)
+            stems = [_free(out, stem) for stem in wanted]
+            # A number that was made up, as `image_000` is, has to tell the record's lines apart too.
+            names = [stem if name == want else name for name, want, stem in zip(names, wanted, stems, strict=True)]
+        if len(stems) != len(self) or len(set(stems)) != len(stems):
+            raise InputError(f"stems={list(stems)} for {len(self)} images; give one for each, no two the same")
         cpu = self.on_cpu()
         written = []
         out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +150,8 @@ class Explanation:
                 if self.by_area is not None:
                     with beside(out / f"{stem}.areas.png", flushed=False) as file:
                         cpu.plot_areas(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
-                record.write(json.dumps(cpu.record(index), ensure_ascii=False) + "\n")
+                line = cpu.record(index) | {"image": names[index]}
+                record.write(json.dumps(line, ensure_ascii=False) + "\n")
                 record.flush()
                 written += [picture, arrays]
         return written
@@ -309,6 +322,12 @@ def _plane(values: Tensor) -> np.ndarray:
 def _stretched(values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     return (values - low) / (high - low) if high > low else np.ones_like(values)
+
+
+def _free(out: Path, stem: str) -> str:
+    """The stem, with the first number from 2 on under which `out` has no result yet, if it has one without."""
+    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    return next(name for name in names if not any((out / f"{name}{end}").exists() for end in (".png", ".npz")))
 
 
 def _number(values: Tensor | None, index: int) -> float | None:

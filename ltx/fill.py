@@ -31,9 +31,12 @@ class Fill:
         choices = list(FILLS) if name == "random" else list(name) if isinstance(name, (list, tuple)) else [name]
         for choice in choices:
             if choice not in FILLS:
-                raise InputError(f"fill={choice!r} is unknown; allowed: {', '.join(FILLS)}, random")
+                alone = "" if isinstance(name, str) else " (all of them: not in a list)"
+                raise InputError(f"fill={choice!r} is unknown; allowed: {', '.join(FILLS)}, random{alone}")
         if not choices:
             raise InputError(f"fill is an empty list; allowed: {', '.join(FILLS)}, random")
+        if not blur_sigma > 0:
+            raise InputError(f"blur_sigma={blur_sigma}; give a share of the shorter side above 0")
         self.choices = choices
         self.blur_sigma = blur_sigma
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,15 +15,16 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ltx.checkpoints import identity, load, located
-from ltx.classifier import Target, Targets, pick_device
+from ltx.classifier import Target, Targets, one_each, pick_device
 from ltx.config import option
 from ltx.errors import InputError, suggest
-from ltx.explainers.mask_network import MaskNetwork, check_size, describe
+from ltx.explainers.mask_network import MaskNetwork, checked, describe, evaluating
 from ltx.explanation import Explanation
 from ltx.fill import Fill
 from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling, draw_jitter, rows_of_areas
+from ltx.objectives.terms import scheduled
 from ltx.stacked import Copies
 from ltx.streaming import WRITTEN, ExplainConfig, explain_files
 
@@ -31,6 +33,8 @@ TRUNK_LR = 1e-4
 FRACTIONS = tuple(step / 10 for step in range(10))
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def finetune(
     explainer: MaskNetwork,
     images: Tensor,
@@ -81,7 +85,8 @@ def finetune(
         starts: networks that the copies start from, one an image; None = the explainer itself.
 
     Raises:
-        InputError: unknown scope, rule or fill, negative steps, no learning rate, or a loss that is not finite.
+        InputError: unknown scope, rule or fill, negative steps, no learning rate, images of a wrong shape or range,
+            `allowed` or `starts` that do not match them, or a loss or mask that is not finite.
     """
     if steps < 0 or max_batch < 1 or jitter < 0:
         raise InputError(
@@ -93,37 +98,39 @@ def finetune(
         )
     if select_by is not None and explainer.takes_areas:
         raise InputError(f"select_by={select_by} chooses one map; this explainer has one for every area: leave it out")
-    if isinstance(targets, (Tensor, Sequence)) and not isinstance(targets, str) and len(targets) != len(images):
-        raise InputError(f"targets: {len(targets)} classes for {len(images)} images; give one, or one for each image")
-    check_size(explainer.classifier, images)
+    images = checked(explainer.classifier, images)
+    classes = one_each(targets, len(images))
     lr = learning_rate(explainer, scope) if lr is None else lr
-    if lr <= 0:
+    if not 0 < lr < math.inf:
         raise InputError(f"lr={lr}; give a positive learning rate")
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed={seed}; give a whole number of at most 63 bits")
+    _check_rows(images, allowed, starts)
     classifier, fill = explainer.classifier, fill if isinstance(fill, Fill) else Fill(fill)
     objective = Objective(trained_objective(explainer)) if objective is None else objective
     if steps and not any(w for name, w in objective.weights(1.0).items() if not objective.terms[name].only_in_training):
         only = ", ".join(name for name, term in objective.terms.items() if term.only_in_training)
         raise InputError(f"no term weighs at the end of this objective's training but {only}, which finetuning lacks")
-    was_training = explainer.training
-    explainer.eval()
     begun = time.perf_counter()
     areas = trained_areas(explainer) if areas is None else areas
     parts: list[_Adapted] = []
-    for start in range(0, len(images), max_batch):
-        part = images[start : start + max_batch]
-        asked = targets if targets is None or isinstance(targets, (int, str)) else targets[start : start + max_batch]
-        with torch.no_grad():
-            clean, found = explainer.predict_and_encode(part)
-        indices = classifier.targets(asked, clean)
-        own = None if starts is None else starts[start : start + max_batch]
-        copies = Copies(explainer, scope, len(part), found, part, own)
-        free = None if allowed is None else allowed[start : start + max_batch]
-        maps = _adapt(copies, part, indices, clean, objective, fill, steps, lr, select_by, seed, areas, jitter, free)
-        # Copies that nobody asks again must not pile up over the parts, nor any copy's gradients.
-        copies.finish()
-        parts.append(_Adapted(copies if explainer.takes_areas else None, indices, clean, free, maps))
-    seconds = (time.perf_counter() - begun) / max(1, len(images))
-    explainer.train(was_training)
+    with evaluating(explainer):
+        for start in range(0, len(images), max_batch):
+            part = images[start : start + max_batch]
+            asked = None if classes is None else classes[start : start + max_batch]
+            with torch.no_grad():
+                clean, found = explainer.predict_and_encode(part)
+            indices = classifier.targets(asked, clean)
+            own = None if starts is None else starts[start : start + max_batch]
+            copies = Copies(explainer, scope, len(part), found, part, own)
+            free = None if allowed is None else allowed[start : start + max_batch]
+            maps = _adapt(
+                copies, part, indices, clean, objective, fill, steps, lr, select_by, seed, areas, jitter, free
+            )
+            # Copies that nobody asks again must not pile up over the parts, nor any copy's gradients.
+            copies.finish()
+            parts.append(_Adapted(copies if explainer.takes_areas else None, indices, clean, free, maps))
+    seconds = (time.perf_counter() - begun) / len(images)
     maps, chosen, whole = (torch.cat([getattr(p, key) for p in parts]) for key in ("maps", "targets", "clean"))
 
     def ask(asked: Tensor, size: tuple[int, int] | None) -> Tensor:
@@ -131,10 +138,22 @@ def finetune(
 
     answers = ask if explainer.takes_areas else None
     explanation = describe(
-        classifier, images, maps, chosen, whole, fill, names, explainer.method, steps, seconds, answers
+        classifier, images, maps, chosen, whole, fill, names, explainer.method, steps, seconds, answers, max_batch
     )
     explanation.selected_by = select_by
     return explanation
+
+
+def _check_rows(images: Tensor, allowed: Tensor | None, starts: Sequence[MaskNetwork] | None) -> None:
+    if starts is not None and len(starts) != len(images):
+        raise InputError(f"starts: {len(starts)} networks for {len(images)} images; give one for each image")
+    if allowed is None:
+        return
+    wanted = (len(images), 1, *images.shape[-2:])
+    if tuple(allowed.shape) != wanted:
+        raise InputError(f"allowed has shape {tuple(allowed.shape)}; give {wanted}")
+    if not bool(((allowed >= 0) & (allowed <= 1)).all()):
+        raise InputError(f"allowed has values from {allowed.min():g} to {allowed.max():g}; give shares from 0 to 1")
 
 
 @dataclass
@@ -205,6 +224,8 @@ def _adapt(
         adamw.step()
     with torch.no_grad():
         maps = explainer.masks(copies.scores(targets), allowed=allowed).mean(1, keepdim=True)
+    if not maps.isfinite().all():
+        raise InputError(f"finetuning: the masks are not finite after {steps} steps; lower lr={lr}")
     if select is None:
         return maps
     select(maps)
@@ -270,6 +291,7 @@ def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) 
     if area_weight is not None and explainer.takes_areas:
         raise InputError(f"area_weight={area_weight}: an INR's masks have the area they are asked for; leave it out")
     if area_weight is not None:
+        scheduled(area_weight, 1.0, "area")
         config.area.weight = area_weight
     return config
 
@@ -287,7 +309,7 @@ def _trained(explainer: MaskNetwork, group: str, schema: type[Any]) -> Any:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), explainer.made_with.get(group) or {})
         return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InputError(f"checkpoint: config.yaml: {group}: {str(error).splitlines()[0]}") from error
 
 

@@ -38,7 +38,8 @@ def timm_model(
     pretrained = weights is None and name not in OFFLINE_WEIGHTS
     if size is not None:
         try:
-            timm.create_model(name, img_size=size, pretrained=False)
+            with torch.random.fork_rng(devices=[]):
+                timm.create_model(name, img_size=size, pretrained=False)
         except TypeError:  # convolutional models have no img_size and take any
             pass
         else:

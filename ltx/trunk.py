@@ -99,6 +99,8 @@ def _as_map(final: Tensor, like: Tensor) -> Tensor:
     height, width = like.shape[-2:]
     if final.ndim == 3:
         tokens = final[:, -height * width :]  # prefix tokens (class, distillation, registers) come first
+        if tokens.shape[1] != height * width:
+            raise ValueError(f"{tokens.shape[1]} final tokens for a map of {height}x{width}")
         return tokens.transpose(1, 2).unflatten(2, (height, width))
     if final.shape[-2:] == like.shape[-2:]:
         return final
@@ -107,8 +109,17 @@ def _as_map(final: Tensor, like: Tensor) -> Tensor:
     return final
 
 
+def settled(model: nn.Module) -> nn.Module:
+    """The model, all of it in eval mode, where it stays: no pass may change the statistics of its normalisation.
+
+    A caller may hold it too and have switched a part of it to training.
+    """
+    # A model that is in eval mode already is left alone: some (LeViT) forget there what they keep between passes.
+    return model.eval() if any(module.training for module in model.modules()) else model
+
+
 def feature_shapes(model: nn.Module, input_size: tuple[int, int], stages: list[int] | None = None) -> list[torch.Size]:
-    """Shapes `[C, h, w]` of each stage and, last, of the final map, found by one forward pass of zeros.
+    """Shapes `[C, h, w]` of each stage and, last, of the final map, found by one forward pass of zeros in eval mode.
 
     Raises:
         InputError: the model does not say its feature maps.
@@ -119,11 +130,12 @@ def feature_shapes(model: nn.Module, input_size: tuple[int, int], stages: list[i
             "choose another trunk with explainer.trunk=<timm model name>"
         )
     weight = next(model.parameters())
+    settled(model)
     try:
         with torch.no_grad():
             zeros = torch.zeros(1, 3, *input_size, device=weight.device, dtype=weight.dtype)
             found = features(model, zeros, stages)
-    except (AttributeError, TypeError) as error:  # a few timm models (CoaT, CrossViT) keep lists of token sets
+    except (AttributeError, TypeError, ValueError) as error:  # a few timm models (CoaT, CrossViT) keep token sets
         raise InputError(
             f"{type(model).__name__} keeps no single feature map ({error}); "
             "choose another trunk with explainer.trunk=<timm model name>"
@@ -140,6 +152,7 @@ def unread_parameters(model: nn.Module, input_size: tuple[int, int], stages: lis
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         return []
+    settled(model)
     with torch.enable_grad():
         found = features(model, trainable[0].new_zeros(1, 3, *input_size), stages)
         total = torch.stack([tensor.sum() for tensor in (*found.stages, found.final)]).sum()

@@ -1,10 +1,14 @@
 """The explained model: frozen whatever happens, right for every architecture, and clear about bad input."""
 
+import math
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,6 +19,7 @@ from ltx.classifier import Classifier, pick_device
 from ltx.data.image_files import find_images, read_labels
 from ltx.data.images import load_images, read_image, resize
 from ltx.errors import InputError
+from ltx.explainers import ExplainerConfig
 from ltx.trunk import Features
 
 ARCHITECTURES = {
@@ -151,6 +156,63 @@ def test_eval_mode_returns_when_the_caller_switched_a_part_to_training() -> None
     assert all(torch.equal(value, state[key]) for key, value in classifier.model.state_dict().items())
 
 
+def test_no_way_into_the_model_changes_its_statistics() -> None:
+    classifier = random_classifier()
+    state = {key: value.clone() for key, value in classifier.model.state_dict().items()}
+    ways: list[Callable[[], Any]] = [classifier.feature_shapes, lambda: classifier.grid, classifier.fold_norms]
+    ways += [partial(ExplainerConfig(trunk=trunk).build, classifier) for trunk in ("shared", "copy")]
+    for way in ways:
+        classifier.model.train()
+        way()
+        assert all(torch.equal(value, state[key]) for key, value in classifier.model.state_dict().items())
+
+
+def test_every_label_is_its_own_class_or_said_to_be_several(lite0: Classifier) -> None:
+    labels = [lite0.label(index).lower() for index in range(1000)]
+    several = {label for label in labels if labels.count(label) > 1}
+    assert several == {"crane", "maillot", "cardigan"}
+    assert all(lite0.class_index(label) == index for index, label in enumerate(labels) if label not in several)
+    for label in several:
+        with pytest.raises(InputError, match=f"give an index: {labels.index(label)} "):
+            lite0.class_index(label)
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        (np.zeros((1, 3, 8, 8)), "of type ndarray; give a torch tensor"),
+        (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\)"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"of torch\.uint8; .* images / 255"),
+        (255 * torch.rand(1, 3, 8, 8), r"values from .*; give \[B, 3, H, W\] in \[0, 1\]"),
+        (torch.randn(1, 3, 8, 8), "the classifier normalises them"),
+        (torch.full((1, 3, 8, 8), math.nan), "values from nan to nan"),
+    ],
+)
+def test_images_that_cannot_be(tiny_classifier: Classifier, images: Any, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        tiny_classifier.images(images)
+
+
+def test_images_of_any_precision_and_mode(tiny_classifier: Classifier) -> None:
+    with torch.inference_mode():
+        given = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    found = tiny_classifier.images(given)
+    assert found.dtype == torch.float32
+    assert not found.is_inference()
+    assert torch.allclose(found.double(), given)
+    overshot = torch.rand(1, 3, 8, 8) * 1.2 - 0.1  # as resampling leaves it
+    assert torch.equal(tiny_classifier.images(overshot), overshot)
+
+
+def test_random_weights_leave_the_callers_random_numbers_alone() -> None:
+    drawn = []
+    for size in (None, 64):
+        torch.manual_seed(5)
+        Classifier("vit_tiny_patch16_224", weights="random", input_size=size)
+        drawn.append(float(torch.rand(1)))
+    assert drawn[0] == drawn[1]
+
+
 def test_gradients_reach_the_pixels_and_no_weight() -> None:
     classifier = random_classifier()
     images = random_images(classifier).requires_grad_()
@@ -200,6 +262,12 @@ def test_targets_by_index_by_name_predicted_and_one_each(lite0: Classifier) -> N
         (["tiger cat", "predicted"], [282, 9]),
         ([3, "tench"], [3, 0]),
         (torch.tensor([5, 6]), [5, 6]),
+        (np.array([5, 6]), [5, 6]),
+        (np.int64(3), [3, 3]),
+        (torch.tensor(3), [3, 3]),
+        ("harp", [594, 594]),  # which a synonym of the harmonica is too
+        ("partridge", [86, 86]),
+        ("harmonica, mouth organ, harp, mouth harp", [593, 593]),
     ]:
         assert lite0.targets(given, logits).tolist() == expected, given
 
@@ -212,6 +280,12 @@ def test_targets_by_index_by_name_predicted_and_one_each(lite0: Classifier) -> N
         ("tabbi", "target='tabbi' is not a class of tf_efficientnet_lite0; did you mean .*tabby"),
         ([1, 2, 3], "3 targets for 2 images"),
         (torch.tensor([1]), "1 targets for 2 images"),
+        ("crane", r"target='crane' is the name of several classes .*; give an index: 134 \(crane\), 517 \(crane\)"),
+        ("maillot", "several classes .*: 638 .*, 639 "),
+        ("panda", "several classes .*: 387 .*, 388 "),
+        (True, "target=True is no class"),
+        ([1, 1.5], r"target=1\.5 is no class"),
+        ("²", "target='²' is not a class"),
     ],
 )
 def test_target_that_is_no_class(lite0: Classifier, given: Any, text: str) -> None:
@@ -337,6 +411,11 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
         ({"input_size": 64.5}, "input_size=64.5"),
         ({"mean": [0.5]}, r"mean=\[0.5\]; give three numbers"),
         ({"std": [0.5, 0.0, 0.5]}, "std="),
+        ({"mean": [math.nan, 0, 0]}, r"mean=\[nan, 0, 0\]"),
+        ({"std": [math.inf, 1, 1]}, "std="),
+        ({"name": "resnet18", "weights": "random", "num_classes": 0}, "num_classes=0; give 1 or more"),
+        ({"name": "resnet18", "weights": "random", "num_classes": 1}, "resnet18 has one class.*head=sigmoid"),
+        ({"class_names": 7}, "class_names=7; give a text file"),
     ],
 )
 def test_impossible_settings(options: dict[str, Any], text: str) -> None:

@@ -55,6 +55,24 @@ def test_files_hold_the_very_pixels_map_and_mask(tmp_path: Path) -> None:
             assert picture.width > 2 * picture.height
 
 
+def test_what_is_saved_again_takes_nothing_away(tmp_path: Path) -> None:
+    first, second = explanation(), explanation(maps=torch.zeros(2, 1, 12, 16))
+    first.save(tmp_path)
+    assert [path.name for path in second.save(tmp_path)] == [
+        f"image_{stem}.{end}" for stem in ("000_2", "001_2") for end in ("png", "npz")
+    ]
+    assert [line["image"] for line in lines(tmp_path)] == ["image_000", "image_001", "image_000_2", "image_001_2"]
+    with np.load(tmp_path / "image_000.npz") as stored:
+        assert np.array_equal(stored["map"], first.maps[0, 0].numpy())
+
+
+@pytest.mark.parametrize("stems", [["a"], ["a", "a"], ["a", "b", "c"]])
+def test_stems_that_are_not_one_an_image_write_nothing(tmp_path: Path, stems: list[str]) -> None:
+    with pytest.raises(InputError, match="for 2 images; give one for each, no two the same"):
+        explanation().save(tmp_path / "out", stems)
+    assert not (tmp_path / "out").exists()
+
+
 def test_record_is_the_contract(tmp_path: Path) -> None:
     result = explanation(names=["in/a.jpg", "in/é.png"])
     result.save(tmp_path)

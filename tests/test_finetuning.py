@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from typing import Any
 
@@ -158,13 +159,50 @@ def test_selection_keeps_the_best_step_and_says_so(rule: str):
     [
         ({"select_by": "postive"}, "did you mean positive"),
         ({"steps": -1}, "steps=-1"),
-        ({"targets": [0, 1]}, "2 classes for 1 images"),
+        ({"targets": [0, 1]}, "2 targets for 1 images"),
         ({"scope": "all"}, "shares"),
+        ({"lr": math.nan}, "lr=nan; give a positive"),
+        ({"lr": math.inf}, "lr=inf; give a positive"),
+        ({"lr": 1e30, "steps": 1}, "not finite after 1 steps; lower lr"),
+        ({"seed": 10**20}, "seed=1"),
+        ({"allowed": torch.full((1, 1, 64, 64), 5.0)}, "allowed has values from 5 to 5"),
+        ({"allowed": torch.ones(1, 1, 8, 8)}, r"allowed has shape \(1, 1, 8, 8\); give \(1, 1, 64, 64\)"),
+        ({"starts": []}, "starts: 0 networks for 1 images"),
     ],
 )
 def test_bad_options(options: dict[str, object], words: str):
     with pytest.raises(InputError, match=words):
         finetune(small(), pictures(1), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_adapts_wherever_it_is_called(mode: Any):
+    explainer, images = small(), pictures(2)
+    expected = finetune(explainer, images, 0, steps=2).maps
+    with mode():
+        assert torch.equal(finetune(explainer, images.clone(), 0, steps=2).maps, expected)
+
+
+def test_an_error_leaves_the_explainer_in_its_mode():
+    explainer = small().train()
+    for way in (finetune, type(explainer).explain):
+        with pytest.raises(InputError, match="target='nosuch'"):
+            way(explainer, pictures(1), "nosuch")
+        assert explainer.training
+
+
+def test_no_image_is_an_error():
+    explainer = small()
+    for way in (finetune, type(explainer).explain):
+        with pytest.raises(InputError, match="the batch is empty"):
+            way(explainer, pictures(1)[:0])
+
+
+def test_max_batch_bounds_every_pass(monkeypatch: pytest.MonkeyPatch):
+    explainer, rows = small(), []
+    explainer.classifier.model.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    finetune(explainer, pictures(3), 0, steps=0, max_batch=1)
+    assert set(rows) == {1}
 
 
 def test_images_of_another_size_are_refused():

@@ -106,6 +106,23 @@ def refuse(classifier: Classifier, reason: str) -> InputError:
     return InputError(f"{reason}; methods that work on it: {', '.join(supported_methods(classifier))}")
 
 
+def check_method(method: str, classifier: Classifier, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's options and their defaults, once it is clear that it works with these on this classifier.
+
+    Raises:
+        InputError: see `check_options`; or it does not, and the text says whether other options or methods would.
+    """
+    known = check_options(method, options)
+    refusal = METHODS[method].refusal(classifier, options)
+    if refusal and not METHODS[method].refusal(classifier):
+        raise InputError(f"method={method}: {refusal}")
+    if refusal:
+        raise refuse(classifier, f"method={method} does not work: {refusal}")
+    return known
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
 def attribute(
     method: str, classifier: Classifier, images: Tensor, targets: Targets = None, *, max_batch: int = 64, **options: Any
 ) -> Tensor:
@@ -122,15 +139,13 @@ def attribute(
         `[B, 1, H, W]`, float32, on the classifier's device; their scale is the method's own.
 
     Raises:
-        InputError: unknown method, option or class, images of a wrong shape, or a classifier that the method does
-            not work on (the text names those that do).
+        InputError: unknown method, option or class, images of a wrong shape or range, or a classifier that the method
+            does not work on (the text names those that do).
     """
     known = check_options(method, options)
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"images have shape {tuple(images.shape)}; attribution takes [B, 3, H, W] in [0, 1]")
     if max_batch < 1:
         raise InputError(f"max_batch={max_batch}; give a positive number of images")
-    images = images.detach().to(classifier.device).float()
+    images = classifier.images(images)
     if len(images) == 0:
         return images[:, :1]
     if "max_batch" in known:

@@ -79,20 +79,22 @@ def extremal_masks(
     chosen = explained_classes(classifier, images, targets, max_batch)
     group = max(1, max_batch // len(areas))
     found = [
-        _optimised(classifier, part, classes, areas, steps)
+        _optimised(classifier, part, classes, areas, steps, max_batch)
         for part, classes in zip(images.split(group), chosen.split(group), strict=True)
     ]
     return torch.cat(found)
 
 
-def _optimised(classifier: Classifier, images: Tensor, targets: Tensor, areas: Sequence[float], steps: int) -> Tensor:
+def _optimised(
+    classifier: Classifier, images: Tensor, targets: Tensor, areas: Sequence[float], steps: int, max_batch: int
+) -> Tensor:
     smooth = SmoothMaximum(images)
     pyramid = blur_pyramid(images)
     rows = torch.arange(len(images), device=images.device).repeat_interleave(len(areas))
     wanted = torch.stack([_step_of_area(area, images) for area in areas]).repeat(len(images), 1)
     values = torch.ones(len(rows), 1, *smooth.grid, device=images.device, requires_grad=True)
     sgd = torch.optim.SGD([values], lr=0.01, momentum=0.9, dampening=0.9)
-    chunk = CPU_ROWS if images.device.type == "cpu" else len(rows)
+    chunk = min(CPU_ROWS if images.device.type == "cpu" else len(rows), max_batch)
     parts = list(torch.arange(len(rows), device=images.device).split(chunk))
     for step in range(steps):
         sgd.zero_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltx.attribution import METHODS, attribute, check_options, refuse
+from ltx.attribution import METHODS, attribute, check_method, check_options
 from ltx.classifier import Target, pick_device
 from ltx.config import ClassifierConfig, option
 from ltx.explanation import Explanation
@@ -34,11 +34,9 @@ def attribute_files(config: AttributeConfig) -> None:
         InputError: a method that does not work on the classifier, an unknown option, or see
             `ltx.streaming.explain_files`.
     """
-    check_options(config.method, config.options)
+    check_options(config.method, config.options)  # before a model is fetched
     classifier = config.classifier.build().to(pick_device(config.device)).fold_norms()
-    refusal = METHODS[config.method].refusal(classifier, config.options)
-    if refusal:
-        raise refuse(classifier, f"method={config.method} does not work: {refusal}")
+    check_method(config.method, classifier, config.options)
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
         begun = time.perf_counter()

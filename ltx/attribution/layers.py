@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,35 +68,37 @@ class _Call:
 def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]:
     """The last `count` feature layers, shallow to deep.
 
-    For maps these are the last outputs at each resolution, the deepest being what the head pools. For plain token
-    models (ViT, Mixer) they are the last blocks but one: the output of the very last has no gradient at patch tokens
-    where the head reads the class token only.
+    For maps the deepest is the last one, which the head pools, and each other is the last before it that is finer. For
+    plain token models (ViT, Mixer) they are the last blocks but one: the output of the very last has no gradient at
+    patch tokens where the head reads the class token only.
 
     Raises:
-        InputError: the model has fewer maps of more than one position.
+        InputError: the model has fewer maps of more than one position, or none in the later half of its layers.
     """
     calls, grid = _trace(classifier)
     names = {module: name for name, module in classifier.model.named_modules()}
     blocks = getattr(classifier.model, "blocks", None)
-    found: list[FeatureLayer] = []
+    found: list[FeatureLayer] = []  # deep to shallow
     maps = [
         (call, layer)
         for call in calls
         if (layer := _layer(classifier, call, names, grid)) and _outermost(classifier, call, grid)
     ]
     if maps and maps[-1][1].layout == "tokens" and isinstance(blocks, (nn.Sequential, nn.ModuleList)):
-        inner = [layer for _, layer in maps if layer.module in list(blocks)[:-1]]
-        found = inner[-count:] if inner else [maps[-1][1]]
-    else:
-        last_of: dict[tuple[int, int], FeatureLayer] = {layer.grid: layer for _, layer in maps}
-        found = sorted(last_of.values(), key=lambda layer: layer.grid, reverse=True)[-count:]
+        inner = [layer for _, layer in reversed(maps) if layer.module in list(blocks)[:-1]]
+        after_all = [] if getattr(classifier.model, "global_pool", "") == "token" else [maps[-1][1]]
+        found = inner or after_all
+    elif maps and calls.index(maps[-1][0]) >= len(calls) // 2:  # else it is but the embedding of what follows
+        for _, layer in reversed(maps):
+            if not found or math.prod(layer.grid) > math.prod(found[-1].grid):
+                found.append(layer)
     if len(found) < count:
         size = "x".join(map(str, classifier.input_size))
         raise InputError(
             f"{classifier.name} at {size} has {len(found)} feature maps of more than one position, {count} are needed; "
             "give a larger classifier.input_size, or layers=[…]"
         )
-    return found
+    return found[:count][::-1]
 
 
 def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]:
@@ -225,8 +228,9 @@ def _layer(
     if len(shape) == 4:
         last = getattr(classifier.model, "output_fmt", "NCHW") == "NHWC"
         grid = (shape[1], shape[2]) if last else (shape[2], shape[3])
-        # One row or column is no map to show, and attention matrices or windows are not one image's map.
-        if shape[0] != 1 or min(grid) < 2:
+        # One row or column is no map to show, and attention matrices, heads or windows are not one image's map.
+        strides = [side / cells for side, cells in zip(classifier.input_size, grid, strict=True)]
+        if shape[0] != 1 or min(grid) < 2 or 2 * min(strides) < max(strides) or _in_attention(call):
             return None
         return FeatureLayer(
             names[call.module], call.module, "NHWC" if last else "NCHW", grid, 0, shape[-1 if last else 1]
@@ -235,6 +239,14 @@ def _layer(
     if shape[0] != 1 or prefix not in (0, classifier.num_prefix_tokens) or min(tokens) < 2:
         return None
     return FeatureLayer(names[call.module], call.module, "tokens", tokens, prefix, shape[2])
+
+
+def _in_attention(call: _Call) -> bool:
+    """Whether a module called it that has attention heads, whose own axes look like those of a map."""
+    above = call.parent
+    while above is not None and not hasattr(above.module, "attn_drop"):
+        above = above.parent
+    return above is not None
 
 
 def _token_grid(classifier: Classifier) -> tuple[int, int]:

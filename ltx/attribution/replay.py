@@ -16,10 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError
+
+ANEW = object()
+"""Stands for the output of a call that is not remembered: it saw no images, so that it has no row for each."""
 
 
 class _Reached(Exception):  # noqa: N818 - no error: it leaves the forward pass where the cut is
@@ -35,7 +38,7 @@ class Recording:
         model: the network that was run.
         module: where it was cut.
         value: the output of `module`, `[B, …]`; it keeps its graph where gradients were on.
-        calls: the outermost calls that finished before the cut, in order, with what they returned.
+        calls: the outermost calls that finished before the cut, in order, with what they returned, or `ANEW`.
     """
 
     model: nn.Module
@@ -76,26 +79,34 @@ class Recording:
                 grown[id(leaf)] = copy = copy.requires_grad_()
             return copy  # not remembered without gradients: a big early map lives no longer than the call that asks
 
-        answers: dict[nn.Module, list[Callable[[], Any]]] = {}
+        answers: dict[nn.Module, list[Callable[[], Any] | None]] = {}
         for module, output in self.calls:
-            answers.setdefault(module, []).append(partial(tree_map, grow, output))
+            reply = None if output is ANEW else partial(tree_map, grow, output)
+            answers.setdefault(module, []).append(reply)
         answers.setdefault(self.module, []).append(value.clone)
         leaves = [grow(leaf) for leaf in self.tensors()] if gradients else []
-        before = {module: module.__dict__.get("forward") for module in answers}
-        try:
-            for module, replies in answers.items():
-                object.__setattr__(module, "forward", _answering(module.forward, replies))
-            with not_in_place(self.model):
-                yield leaves
-        finally:
-            for module, forward in before.items():
-                module.__dict__.pop("forward", None)
-                if forward is not None:
-                    object.__setattr__(module, "forward", forward)
+        forwards = {module: _answering(module.forward, replies) for module, replies in answers.items()}
+        with answered_by(forwards), not_in_place(self.model):
+            yield leaves
 
 
-def _answering(own: Callable[..., Any], replies: list[Callable[[], Any]]) -> Callable[..., Any]:
-    """A forward method that answers the first calls from memory and then runs on."""
+@contextmanager
+def answered_by(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Modules run these forward methods; afterwards their own ones again, be they their classes' or set on them."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            object.__setattr__(module, "forward", forward)
+        yield
+    finally:
+        for module, own in before.items():
+            module.__dict__.pop("forward", None)
+            if own is not None:
+                object.__setattr__(module, "forward", own)
+
+
+def _answering(own: Callable[..., Any], replies: list[Callable[[], Any] | None]) -> Callable[..., Any]:
+    """A forward method that answers the first calls from memory, or runs where that holds nothing, and then runs on."""
     waiting = iter(replies)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -116,18 +127,23 @@ def record(model: nn.Module, module: nn.Module, run: Callable[[], Any]) -> Recor
     """
     calls: list[tuple[nn.Module, Any]] = []
     depth: list[int] = []
+    rows: list[int] = []  # of the images, as the model itself is called with them
 
-    def enter(_: nn.Module, __: Any) -> None:
+    def enter(_: nn.Module, given: Any) -> None:
+        if not rows:
+            rows.append(len(given[0]))
         depth.append(len(calls))
 
-    def leave(called: nn.Module, _: Any, output: Any) -> None:
+    def leave(called: nn.Module, given: Any, output: Any) -> None:
         start = depth.pop()
         if called is module:
             if not isinstance(output, Tensor):
                 raise InputError(f"layer {_name(model, module)} returns a {type(output).__name__}, not one tensor")
             raise _Reached(output)
         del calls[start:]  # a finished call stands for all that it called
-        calls.append((called, output))
+        # A table of positions, say, is no batch: the rows of what comes of it must not be repeated.
+        batch = any(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) in rows for leaf in tree_leaves(given))
+        calls.append((called, output if batch else ANEW))
 
     with not_in_place(model):
         handles = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from ltx.attribution import METHODS, attribute, check_options, refuse
+from ltx.attribution import METHODS, attribute, check_method
 from ltx.attribution.layers import stretched
 from ltx.attribution.target import explained_classes
 from ltx.classifier import Classifier
@@ -39,10 +39,7 @@ class TeacherMaps:
     def __init__(
         self, folder: str | Path, classifier: Classifier, method: str = "iia2", resolution: int = 56, **options: Any
     ) -> None:
-        known = check_options(method, options)
-        refusal = METHODS[method].refusal(classifier, options)
-        if refusal:
-            raise refuse(classifier, f"method={method} does not work: {refusal}")
+        known = check_method(method, classifier, options)
         if resolution < 2:
             raise InputError(f"resolution={resolution}; give the height and width of the maps, 2 or more")
         self.classifier, self.method, self.resolution, self.options = classifier, method, resolution, options

@@ -23,7 +23,7 @@ from timm.layers import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
 from ltx.attribution.attention import attention_layers, captured, readout, unfused
-from ltx.attribution.replay import record
+from ltx.attribution.replay import answered_by, record
 from ltx.attribution.rollout import positive_relevance
 from ltx.classifier import Classifier
 
@@ -238,10 +238,5 @@ def _read_tokens_only(classifier: Classifier, layers: list[nn.Module], first: in
     def narrow(own: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda tokens: F.pad(own(tokens[:, :prefix]), (0, 0, 0, tokens.shape[1] - prefix))
 
-    try:
-        for module in narrowed:
-            object.__setattr__(module, "forward", narrow(module.forward))
+    with answered_by({module: narrow(module.forward) for module in narrowed}):
         yield
-    finally:
-        for module in narrowed:
-            module.__dict__.pop("forward", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +65,8 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
         content: the encoded picture, where it lies in no file of its own.
     """
     try:
+        if content is None and stat.S_ISFIFO(os.stat(path).st_mode):
+            raise InputError(f"{path} is a pipe, not an image")  # which may never say anything
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except FileNotFoundError as error:

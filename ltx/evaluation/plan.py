@@ -76,6 +76,8 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
     names = protocol_names(config)
     files = find_images(config.images, Path(config.out))
     masks = Path(config.masks) if config.masks is not None else None
+    if config.labels is not None and not Path(config.labels).is_file():
+        raise InputError(f"labels={config.labels} does not exist; give a .csv with the columns file and class_index")
     # A folder of photographs may hold that of their masks, each of which is its own mask.
     files = [file for file in files if masks is None or find_mask(masks, file) != file][: config.limit]
     if not files:

@@ -79,7 +79,7 @@ class INRExplainer(MaskNetwork):
         variant = ("siren" if trunk == "none" else "fourier") if variant is None else variant
         if variant not in ("siren", "fourier"):
             raise InputError(f"explainer.variant={variant!r} is unknown for inr; allowed: siren, fourier")
-        if width < 2 or depth < 1 or temperature <= 0 or (points is not None and points < 2):
+        if width < 2 or depth < 1 or not 0 < temperature < math.inf or (points is not None and points < 2):
             raise InputError(
                 f"explainer: width={width}, depth={depth}, points={points}, temperature={temperature}; "
                 "need width >= 2, depth >= 1, points >= 2, temperature > 0"

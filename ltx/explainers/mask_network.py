@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import timm
@@ -189,16 +190,14 @@ class MaskNetwork(nn.Module):
             fill: what stands where pixels are removed in the two composites.
             names: one a picture, for the result.
         """
-        check_size(self.classifier, images)
-        was_training = self.training
-        self.eval()
+        images = checked(self.classifier, images)
         begun = time.perf_counter()
-        logits, found = self.predict_and_encode(images)
-        indices = self.classifier.targets(targets, logits)
-        scores = self.decode(found, indices)
-        maps = self.upsample(scores)
-        seconds = (time.perf_counter() - begun) / max(1, len(images))
-        self.train(was_training)
+        with evaluating(self):
+            logits, found = self.predict_and_encode(images)
+            indices = self.classifier.targets(targets, logits)
+            scores = self.decode(found, indices)
+            maps = self.upsample(scores)
+        seconds = (time.perf_counter() - begun) / len(images)
 
         def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
             known = self.nested and size is None
@@ -208,15 +207,30 @@ class MaskNetwork(nn.Module):
         return describe(self.classifier, images, maps, indices, logits, fill, names, self.method, 0, seconds, answers)
 
 
-def check_size(classifier: Classifier, images: Tensor) -> None:
-    """Masks are written at the classifier's input size, and meet images `[B, 3, H, W]` there.
+@contextmanager
+def evaluating(network: MaskNetwork) -> Iterator[None]:
+    """The network is in eval mode within, and afterwards in the mode that it was in, whatever happens."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def checked(classifier: Classifier, images: Tensor) -> Tensor:
+    """A user's images for a mask network: masks are written at the classifier's input size, and meet images there.
 
     Raises:
-        InputError: the images have another size.
+        InputError: see `Classifier.images`; there is no image, or they have another size.
     """
+    images = classifier.images(images)
+    if not len(images):
+        raise InputError("there is no image: the batch is empty")
     if tuple(images.shape[-2:]) != tuple(classifier.input_size):
         given, wanted = ("x".join(map(str, size)) for size in (images.shape[-2:], classifier.input_size))
         raise InputError(f"images of {given} pixels; {classifier.name} takes {wanted}: resize them")
+    return images
 
 
 @torch.no_grad()
@@ -232,18 +246,20 @@ def describe(
     steps: int,
     seconds: float,
     ask: Ask | None = None,
+    max_batch: int = 64,
 ) -> Explanation:
     """An `Explanation` of maps `[B, 1, H, W]`, with the class's probability whole, kept and removed.
 
     Args:
         ask: makes masks of any area; the explanation's mask is then that of `AREA`, else the map itself.
+        max_batch: composites of one pass of the classifier, at most.
     """
     fill = Fill(fill) if isinstance(fill, str) else fill
     background = fill(images, torch.Generator().manual_seed(0), shared=True)
     probability = classifier.probabilities(logits).gather(1, targets[:, None])[:, 0]
-    by_area = None if ask is None else AreaMasks(classifier, images, background, targets, probability, ask)
+    by_area = None if ask is None else AreaMasks(classifier, images, background, targets, probability, ask, max_batch)
     mask = maps if by_area is None else by_area(AREA)
-    kept = probability_kept(classifier, images, torch.cat([mask, 1 - mask], 1), background, targets)
+    kept = probability_kept(classifier, images, torch.cat([mask, 1 - mask], 1), background, targets, max_batch)
     return Explanation(
         images=images,
         maps=maps,

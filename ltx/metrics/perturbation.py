@@ -56,6 +56,7 @@ def check_maps(images: Tensor, maps: Tensor, names: Sequence[str] | None = None)
 
 def min_max(maps: Tensor) -> Tensor:
     """Each map `[B, 1, H, W]` stretched to [0, 1]; a constant map, for which that is 0/0, becomes 0.5 everywhere."""
+    maps = maps / 2  # the difference of two finite numbers may not be finite
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     stretched = (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
     return torch.where(high > low, stretched, torch.full_like(maps, 0.5)).clamp(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,11 +42,12 @@ class Ranking:
     noise: float = option(0.0, help="uniform noise added to the standardised scores, half width")
 
     def __post_init__(self) -> None:
-        if self.areas < 1 or self.temperature <= 0 or not 0 < self.low < self.high < 1 or self.removed < 0:
+        spread = 0 < self.temperature < math.inf and 0 <= self.removed < math.inf and 0 <= self.noise < math.inf
+        if self.areas < 1 or not spread or not 0 < self.low < self.high < 1:
             raise InputError(
                 f"objective.ranking: areas={self.areas}, temperature={self.temperature}, low={self.low}, "
-                f"high={self.high}, removed={self.removed}; need areas >= 1, temperature > 0, 0 < low < high < 1, "
-                "removed >= 0"
+                f"high={self.high}, removed={self.removed}, noise={self.noise}; need areas >= 1, temperature > 0, "
+                "0 < low < high < 1, removed >= 0, noise >= 0"
             )
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:

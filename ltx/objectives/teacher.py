@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ class Teacher:
     temperature: float = option(0.2, help="softness of the comparison, in standard deviations of the scores")
 
     def __post_init__(self) -> None:
-        if self.pairs < 1 or self.temperature <= 0:
+        if self.pairs < 1 or not 0 < self.temperature < math.inf:
             raise InputError(
                 f"objective.teacher: pairs={self.pairs}, temperature={self.temperature}; need pairs >= 1 and "
                 "temperature > 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -88,16 +89,21 @@ def scheduled(weight: Weight, progress: float, name: str) -> float:
     """The weight at a progress in [0, 1]: a number, or `[[progress, weight], …]` joined by straight lines.
 
     Raises:
-        InputError: neither of the two forms, or progresses that do not increase.
+        InputError: neither of the two forms, a weight below 0, or progresses that do not increase from 0 to 1.
     """
     if isinstance(weight, (int, float)):
+        if not 0 <= weight < math.inf:
+            raise InputError(f"{name}.weight={weight}; give a number, 0 or more")
         return float(weight)
     try:
         points = [(float(at), float(value)) for at, value in weight]
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}.weight={weight!r}: give a number or a list of [progress, weight] pairs") from error
-    if not points or any(b[0] <= a[0] for a, b in pairwise(points)):
+    rising = all(a[0] < b[0] for a, b in pairwise(points))
+    if not points or not rising or not 0 <= points[0][0] <= points[-1][0] <= 1:
         raise InputError(f"{name}.weight={weight!r}: the progresses of a schedule must increase, from 0 to 1")
+    if not all(0 <= value < math.inf for _, value in points):
+        raise InputError(f"{name}.weight={weight!r}: the weights of a schedule must be 0 or more")
     if progress <= points[0][0]:
         return points[0][1]
     for (start, low), (end, high) in pairwise(points):

@@ -73,6 +73,8 @@ class TrainerConfig:
         some = (1, math.inf)
         check_ranges("trainer.", self, nodes=some, validate_every=some, checkpoint_every=some, log_every=some)
         check_ranges("trainer.", self, overlays=(0, math.inf))
+        if not 0 < self.clip < math.inf:
+            raise InputError(f"trainer.clip={self.clip}; give a number above 0")
 
 
 @dataclass
@@ -97,4 +99,4 @@ class TrainConfig:
     out: str = option("runs/train", help="folder of everything that is written")
 
     def __post_init__(self) -> None:
-        check_ranges("", self, seed=(0, math.inf))
+        check_ranges("", self, seed=(0, 2**63 - 1))

@@ -6,7 +6,7 @@ from torch import nn
 from toy_models import Shortcuts, seeded, vit
 
 from ltx import Classifier, InputError
-from ltx.attribution import METHODS, attribute, supported_methods
+from ltx.attribution import METHODS, attribute, check_method, supported_methods
 from ltx.attribution.attention import unfused
 from ltx.attribution.layers import named_layers
 from ltx.attribution.replay import record
@@ -180,6 +180,65 @@ def test_windowed_attention_is_refused_with_what_works():
     with pytest.raises(InputError, match=r"methods that work on it: iia, .*gradcam.*rise") as error:
         attribute("gae", classifier, torch.rand(1, 3, 256, 256))
     assert "\n" not in str(error.value)
+
+
+def test_a_table_that_saw_no_image_is_not_repeated():
+    """As of positions, `[2h - 1, …]`: its rows are not those of images, even where a cut is replayed many times."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.first, self.cut = nn.Linear(1, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bias = self.table(torch.arange(5.0)[:, None])
+            return self.cut(self.first(x)) + bias.sum(0) + bias[len(bias) - 1]
+
+    torch.manual_seed(0)
+    model, x = Biased(), torch.rand(2, 4)
+    with torch.no_grad():
+        before = record(model, model.cut, lambda: model(x))
+        value = torch.rand(6, 4)
+        with before.replaying(value, repeats=3):
+            found = model(x.repeat(3, 1))
+        bias = model.table(torch.arange(5.0)[:, None])
+    torch.testing.assert_close(found, value + bias.sum(0) + bias[4])
+
+
+@pytest.mark.parametrize("case", CASES, indirect=True, ids=[f"{m}-{c}" for c, m in CASES])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_method_works_wherever_it_is_called(case, mode):
+    classifier, method, images = case
+    expected = attribute(method, classifier, images, 1, **QUICK.get(method, {}))
+    with mode():
+        found = attribute(method, classifier, images.clone(), 1, **QUICK.get(method, {}))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("method", ["iia2", "iia3", "dix2", "gae", "gradcam"])
+def test_checkpointed_activations_change_no_map(method):
+    classifier = Classifier("vit_tiny_patch16_224", weights="random", num_classes=3, input_size=48)
+    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    expected = attribute(method, classifier, images, 1, **QUICK.get(method, {}))
+    classifier.checkpoint_activations()
+    torch.testing.assert_close(attribute(method, classifier, images, 1, **QUICK.get(method, {})), expected)
+    assert classifier.model.grad_checkpointing
+
+
+def test_a_users_own_forward_stays(transformer, wide_images):
+    module = transformer.model.blocks[-1].mlp
+    own = module.forward
+    module.forward = halved = lambda x: own(x) / 2
+    before = transformer(wide_images)
+    attribute("iia2", transformer, wide_images, 1, steps=2)
+    assert module.__dict__["forward"] is halved
+    assert torch.equal(transformer(wide_images), before)
+
+
+def test_options_at_fault_are_told_from_methods(cnn):
+    with pytest.raises(InputError, match="method=gradcam: layer='foo' is not a module") as error:
+        check_method("gradcam", cnn, {"layer": "foo"})
+    assert "methods that work" not in str(error.value)
 
 
 def test_an_unknown_method_or_shape_is_named(cnn, images):

@@ -74,6 +74,7 @@ SLOW = [
     ("vit_base_patch16_siglip_224", 48, VIT),
     ("vit_relpos_small_patch16_224", 64, VIT),
     ("beit_base_patch16_224", 48, VIT),
+    ("vit_srelpos_small_patch16_224", (48, 64), VIT),
     ("vit_pwee_patch16_reg1_gap_256", 64, VIT),
 ]
 CASES = [pytest.param(*case, id=case[0]) for case in QUICK]

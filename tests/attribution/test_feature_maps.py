@@ -8,7 +8,7 @@ from torch import nn
 from toy_models import ThreeStages, seeded, vit
 
 from ltx import Classifier, InputError
-from ltx.attribution import attribute
+from ltx.attribution import attribute, supported_methods
 from ltx.attribution.layers import feature_layers, named_layers
 
 
@@ -42,6 +42,7 @@ def test_cams_equal_their_formulas(images):
         ("densenet121", 64, ["features.transition2.conv", "features.transition3.conv", "features"]),
         ("regnetx_002", 64, ["s2", "s3", "final_conv"]),
         ("swin_tiny_patch4_window7_224", 224, ["layers.1", "layers.2", "norm"]),
+        ("mobilevitv2_050", 224, ["stages.2", "stages.3", "final_conv"]),  # 8x8 after 7x7
     ],
 )
 def test_the_last_map_at_each_resolution_is_found(name, size, expected):
@@ -53,6 +54,15 @@ def test_tokens_enter_the_last_block():
     classifier = Classifier(vit(reg_tokens=1), input_size=(16, 24))
     (layer,) = feature_layers(classifier)
     assert (layer.name, layer.layout, layer.grid, layer.prefix) == ("blocks.1", "tokens", (2, 3), 2)
+
+
+@pytest.mark.parametrize("name", ["crossvit_tiny_240", "tnt_s_legacy_patch16_224"])
+def test_embeddings_heads_and_tokens_that_nothing_reads_are_no_last_map(name):
+    """CrossViT's only maps are its patch embeddings; TNT's blocks return pairs, and its head reads the class token."""
+    classifier = Classifier(name, weights="random", num_classes=3)
+    with pytest.raises(InputError, match="has 0 feature maps"):
+        feature_layers(classifier)
+    assert not {"gradcam", "iia2"} & set(supported_methods(classifier))
 
 
 def test_channels_last_maps_are_turned():

@@ -1,5 +1,6 @@
 """Which files a spec means, what each kind of picture becomes, and what happens to files that cannot be read."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -258,6 +259,12 @@ def test_unreadable_file_is_named_with_the_reason(damaged: dict[str, Path], kind
     assert str(damaged[kind]) in str(caught.value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(InputError, match=r"pipe\.jpg is a pipe, not an image"):
+        read_image(tmp_path / "pipe.jpg")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])

@@ -315,6 +315,11 @@ def test_impossible_combinations_say_what_to_do(name: str, settings: dict[str, o
         explainer_for(classifier_for(name), **settings)
 
 
+def test_a_model_whose_final_tokens_are_no_map_needs_another_trunk():
+    with pytest.raises(InputError, match=r"keeps no single feature map .*explainer\.trunk=<timm model name>"):
+        explainer_for(Classifier("pit_ti_224", weights="random", num_classes=3))
+
+
 def test_a_module_without_feature_maps_needs_a_trunk_of_its_own():
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
     classifier = Classifier(model, input_size=64)

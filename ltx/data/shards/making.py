@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ltx.config import option
+from ltx.config import check_ranges, option
 from ltx.data.image_files import find_images, image_root, read_labels
 from ltx.data.images import as_rgb, default_workers, opened
 from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
@@ -42,6 +43,10 @@ class MakeConfig:
     seed: int = option(0, help="of the order: folders of one class each are no order to train in")
     workers: int | None = option(None, help="shards that are written at once; null = one a core, 8 at most")
 
+    def __post_init__(self) -> None:
+        some = (1, math.inf)
+        check_ranges("", self, per_shard=some, side=some, quality=(1, 100), workers=some)
+
 
 def make(config: MakeConfig) -> Path:
     """What `python -m ltx.data.shards` does: `OUT/000000.tar` …, and last `OUT/manifest.json` with their counts.
@@ -55,13 +60,12 @@ def make(config: MakeConfig) -> Path:
         InputError: nothing to do, other settings than those of the shards in `out`, or not one readable picture.
     """
     if (config.images is None) == (config.shards is None):
-        raise InputError("give either images=… to make shards of, or shards=… to count")
+        given = "neither" if config.images is None else "both"
+        raise InputError(f"give either images=… to make shards of, or shards=… to count, not {given}")
     out = Path(config.out)
     if config.shards is not None:
         out.mkdir(parents=True, exist_ok=True)
         return _count(expand(config.shards), out, config.workers)
-    if config.per_shard < 1 or (config.side is not None and config.side < 1) or not 1 <= config.quality <= 100:
-        raise InputError(f"per_shard={config.per_shard}, side={config.side}, quality={config.quality} cannot be")
     files = find_images(config.images)
     labels = read_labels(config.labels) if config.labels is not None else {}
     entries = list(
