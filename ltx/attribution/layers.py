@@ -73,7 +73,7 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     patch tokens where the head reads the class token only.
 
     Raises:
-        InputError: the model has fewer maps of more than one position, or none in the later half of its layers.
+        InputError: the model has fewer maps of more than one position, or none after the first quarter of its layers.
     """
     calls, grid = _trace(classifier)
     names = {module: name for name, module in classifier.model.named_modules()}
@@ -88,7 +88,7 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
         inner = [layer for _, layer in reversed(maps) if layer.module in list(blocks)[:-1]]
         after_all = [] if getattr(classifier.model, "global_pool", "") == "token" else [maps[-1][1]]
         found = inner or after_all
-    elif maps and calls.index(maps[-1][0]) >= len(calls) // 2:  # else it is but the embedding of what follows
+    elif maps and 4 * (calls.index(maps[-1][0]) + 1) >= len(calls):  # else it is but the embedding of what follows
         for _, layer in reversed(maps):
             if not found or math.prod(layer.grid) > math.prod(found[-1].grid):
                 found.append(layer)
