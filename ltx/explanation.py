@@ -85,6 +85,8 @@ class Explanation:
         """
         asked = self._asked()
         mask = asked(area.view(-1, 1) if isinstance(area, Tensor) and area.ndim else area)
+        if mask.shape[1] != 1:
+            raise InputError(f"area={area}; give one for all images, or a tensor with one for each")
         kept, removed = (asked.kept(part)[:, 0] for part in (mask, 1 - mask))
         return replace(self, mask=mask, probability_kept=kept, probability_removed=removed)
 

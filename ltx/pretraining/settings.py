@@ -41,7 +41,7 @@ class DataConfig:
     mosaic: float = option(0.25, help="share of images that become mosaics of two or four photographs (if conditioned)")
 
     def __post_init__(self) -> None:
-        check_ranges("data.", self, mosaic=(0, 1))
+        check_ranges("data.", self, mosaic=(0, 1), shuffle=(1, math.inf))
         if len(self.crop_scale) != 2:
             raise InputError(f"data.crop_scale={self.crop_scale}; give two shares of the area, low and high")
 

@@ -261,6 +261,16 @@ def test_the_mask_of_the_right_area_is_the_rectangle_that_decides(settings: dict
     assert all(iou(mask, box) >= 0.9 for mask in masks)
 
 
+def test_areas_that_do_not_fit_the_images_are_refused():
+    found = amortised().explain(pictures())
+    assert found.at(torch.tensor([0.1, 0.2, 0.3])).mask is not None
+    with pytest.raises(InputError, match=r"area=\[0\.1, 0\.2\]; give one for all images"):
+        found.at([0.1, 0.2])  # type: ignore[arg-type]
+    for areas in ([], torch.full((2, 1), 0.1), torch.full((3, 1, 1), 0.1)):
+        with pytest.raises(InputError, match=r"areas of shape .* for 3 images"):
+            found.by_area(areas)  # type: ignore[misc, arg-type]
+
+
 @pytest.mark.parametrize("settings", [{}, {"nested": True}])
 @pytest.mark.parametrize("trunk", ["none", "shared"])
 def test_many_at_once_equal_one_by_one(settings: dict[str, object], trunk: str):
