@@ -21,6 +21,7 @@ from ltx.classifier import Classifier
 from ltx.config import ClassifierConfig
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
+from ltx.result_files import TEXT
 from ltx.sharing import SCHEME, fetch
 from ltx.whole_files import write_together
 
@@ -65,7 +66,7 @@ def save_checkpoint(
     }
     contents = {folder / CONFIG: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()}
     if card is not None:
-        contents[folder / CARD] = card.encode()
+        contents[folder / CARD] = card.encode(**TEXT)  # names of files need not be UTF-8
     # One entry: safetensors writes several in no fixed order, and the same network should be the same bytes.
     contents[folder / TENSORS] = save(tensors, metadata={"made_for": json.dumps(about)})
     write_together(contents)  # a full disk leaves no other network's settings beside a network

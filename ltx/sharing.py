@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ def fetch(name: str) -> Path:
     """The folder of a checkpoint `wandb:ENTITY/PROJECT/NAME:ALIAS`, downloaded where it is not in the cache.
 
     The cache is `~/.cache/ltx`, or `LTX_CACHE`. A version (`:v3`) that is there is taken without a network; an alias
-    (`:latest`) is asked for, and stands for the version that was fetched last under it where nobody answers. Processes
-    that fetch one version at once each download it, and the first that is done names it.
+    (`:latest`) is asked for, and stands for the version that was fetched last under it, with a warning, where nobody
+    answers. Processes that fetch one version at once each download it, and the first that is done names it.
 
     Raises:
         InputError: no such name, no network and nothing in the cache, or wandb is not logged in.
@@ -40,9 +41,11 @@ def fetch(name: str) -> Path:
         if not folder.is_dir():
             _download(artifact, folder)
     except Exception as error:  # wandb, its login and the network each raise their own
-        if pointer.is_file() and (cache / pointer.read_text()).is_dir():
-            return cache / pointer.read_text()
         reason = " ".join(str(error).split())[:200]
+        if pointer.is_file() and (cache / pointer.read_text()).is_dir():
+            version = pointer.read_text()
+            warnings.warn(f"checkpoint={name} cannot be asked for ({reason}); {version} is used", stacklevel=2)
+            return cache / version
         raise InputError(
             f"checkpoint={name} cannot be fetched ({reason}); check the name, or run wandb login"
         ) from error

@@ -97,6 +97,7 @@ def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifie
             several processes that were to write pictures.
     """
     out, target, save = Path(config.out), config.target, config.save
+    kept = finished_maps if save == "pictures" else finished
     rank, ranks = launched_ranks()
     if ranks > 1 and save != "maps":
         raise InputError(f"save={save} is for one process; {ranks} processes write save=maps")
@@ -115,7 +116,7 @@ def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifie
         "precision": classifier.precision,
         **({} if save == "pictures" else {"save": save}),
     }
-    _claim(out, determined_by, not done)
+    _claim(out, determined_by, not done and not kept(out))
     if source.done:
         print(f"{source.done} of {source.total} images are explained already in {out}")
     with ExitStack() as stack:
@@ -147,11 +148,16 @@ def _files(config: ExplainConfig, classifier: Classifier, rank: int, ranks: int,
     own = paths[rank::ranks]
     names = [str(path) for path in paths]
     # Results of other images, which an earlier command left here, must not be replaced.
-    stems = dict(zip(paths, result_stems(names, image_root(config.images), done.difference(names)), strict=True))
+    root, others = image_root(config.images), done.difference(names)
+    stems = dict(zip(paths, result_stems(names, root, others), strict=True))
+    if config.save == "pictures":
+        # Nor those of these images that have other names: the earlier command found them below another folder.
+        moved = {str(p) for p in paths if str(p) in done and not (Path(config.out) / f"{stems[p]}.npz").exists()}
+        stems = dict(zip(paths, result_stems(names, root, others | moved), strict=True)) if moved else stems
     left = [path for path in own if str(path) not in done]
-    others = ranks > 1 or len(left) < len(own)
+    some_done = ranks > 1 or len(left) < len(own)
     fit: Fit = config.fit  # type: ignore[assignment]
-    reader = ImageBatches(left, classifier.input_size, config.batch_size, fit, all_may_fail=others)
+    reader = ImageBatches(left, classifier.input_size, config.batch_size, fit, all_may_fail=some_done)
     batches = (
         _Batch(pixels, [str(p) for p in part], [stems[p] for p in part], [by_path[p] for p in part])
         for part, pixels in reader
@@ -181,7 +187,8 @@ def _shards(config: ExplainConfig, classifier: Classifier, rank: int, ranks: int
         for part, pixels in reader
     )
     # Which of the samples are done is only known by reading; those of all ranks are counted in their proportion.
-    return _Source(len(reader), min(len(reader), len(done) // ranks), batches, lambda: reader.skipped)
+    of_these = sum(_shard(name) in folders for name in done)
+    return _Source(len(reader), min(len(reader), of_these // ranks), batches, lambda: reader.skipped)
 
 
 def _shard(sample: str) -> str:

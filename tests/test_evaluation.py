@@ -26,6 +26,7 @@ from ltx import Classifier, InputError
 from ltx.checkpoints import save_checkpoint
 from ltx.config import ClassifierConfig
 from ltx.evaluation import EvaluationConfig, evaluate
+from ltx.evaluation.figures import shortened
 from ltx.evaluation.methods import CONTROLS, parse_name
 from ltx.evaluation.plan import build
 from ltx.explainers import ExplainerConfig
@@ -102,6 +103,10 @@ def test_scores_files_and_their_agreement(place: Path, tmp_path: Path):
     for name in ("curves.png", "gallery.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 100
+    other = settings(place, tmp_path, methods=["gradcam"], protocol="sensitivity", gallery=0)
+    evaluate(replace(other, limit=2))
+    assert not (tmp_path / "curves.png").exists(), "of other scores"
+    assert not (tmp_path / "gallery.png").exists()
 
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_other_ones(place: Path, tmp_path: Path):
@@ -338,6 +343,35 @@ def test_a_nan_map_is_refused_with_method_and_image(place: Path, tmp_path: Path,
     monkeypatch.setitem(CONTROLS, "constant", broken)
     with pytest.raises(InputError, match=r"method constant: the map of image .*1\.png holds NaN"):
         evaluate(settings(place, tmp_path, methods=["constant"]))
+
+
+def test_methods_that_saw_other_images_are_not_compared(place: Path, tmp_path: Path):
+    """As where one process could read a file and the other could not."""
+    config = settings(place, tmp_path, methods=["random", "constant"], gallery=0)
+    first = evaluate(config)
+    odd = next((tmp_path / "partial").glob("00001-constant-*"))
+    with np.load(odd) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    about = json.loads(arrays["about"].tobytes())
+    about["names"] = [about["names"][0], "another.png"]
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(odd, **arrays)
+    with pytest.raises(InputError, match="was read for one of random and constant and not for the other"):
+        evaluate(config)
+    assert not list((tmp_path / "partial").glob("00001-*"))
+    assert evaluate(config) == first
+
+
+def test_one_image_says_nothing_of_others(place: Path, tmp_path: Path):
+    evaluate(settings(place, tmp_path, methods=["gradcam", "gaussian"], limit=1, gallery=0))
+    assert " *" not in (tmp_path / "scores.md").read_text().split("## Metrics")[0].replace("**", "")
+
+
+def test_long_names_differ_in_figures():
+    names = [f"ltx:checkpoints/tf_efficientnet_lite0{end}@steps=25" for end in ("", "_inr")]
+    assert len({shortened(name, 40) for name in names}) == 2
+    assert all(len(shortened(name, 30)) == 30 for name in names)
+    assert shortened("gradcam", 30) == "gradcam"
 
 
 @pytest.mark.parametrize(

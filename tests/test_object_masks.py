@@ -9,7 +9,29 @@ import pytest
 from PIL import Image
 
 from ltx import InputError
-from ltx.evaluation.samples import read_masks
+from ltx.evaluation.samples import find_mask, read_masks
+
+
+def test_a_mask_in_the_images_own_folder_comes_before_one_above(tmp_path: Path):
+    for file in (
+        "photos/a.jpg",
+        "photos/cats/a.jpg",
+        "photos/cats/b.jpg",
+        "masks/a.png",
+        "masks/cats/a.png",
+        "masks/b.png",
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    found = {
+        name: find_mask(tmp_path / "masks", tmp_path / "photos" / name)
+        for name in ("a.jpg", "cats/a.jpg", "cats/b.jpg")
+    }
+    assert found == {
+        "a.jpg": tmp_path / "masks/a.png",
+        "cats/a.jpg": tmp_path / "masks/cats/a.png",
+        "cats/b.jpg": tmp_path / "masks/b.png",
+    }
 
 
 def test_what_jpeg_leaves_beside_an_edge_is_no_object(tmp_path: Path):

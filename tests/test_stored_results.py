@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,30 @@ def test_ranks_divide_the_work_and_another_number_goes_on(
     assert all(np.allclose(one[name], many[name], atol=2e-3) for name in one)
     with pytest.raises(InputError, match="2 processes write save=maps"):
         explain(0, 2, tmp_path / "pictures", save="pictures")
+
+
+def test_other_images_of_a_name_replace_nothing(place: Path, tmp_path: Path) -> None:
+    """A later command for the folder above names its pictures otherwise, and may not take a name that is given."""
+    photos = tmp_path / "photos"
+    (photos / "cats").mkdir(parents=True)
+    for index, name in enumerate(("cats/a.jpg", "a.jpg", "b.jpg")):
+        shutil.copy(place / "photos" / f"{index:04d}.jpg", photos / name)
+    classifier = ClassifierConfig(name="resnet10t", num_classes=4, input_size=64, weights="random")
+    settings = AttributeConfig(
+        method="gradcam", classifier=classifier, images=str(photos / "cats"), out=str(tmp_path / "out")
+    )
+    attribute_files(settings)
+    first = (tmp_path / "out" / "a.npz").read_bytes()
+    settings.images = str(photos)
+    attribute_files(settings)
+    attribute_files(settings)
+    assert (tmp_path / "out" / "a.npz").read_bytes() == first
+    assert len(list((tmp_path / "out").glob("**/*.npz"))) == 3
+    lines = [json.loads(line)["image"] for line in (tmp_path / "out" / "explanations.jsonl").read_text().splitlines()]
+    assert sorted(lines) == sorted(str(photos / name) for name in ("cats/a.jpg", "a.jpg", "b.jpg"))
+    settings.save, settings.method = "maps", "layercam"
+    with pytest.raises(InputError, match="holds explanations made with"):
+        attribute_files(settings)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from textwrap import shorten
 
 import matplotlib as mpl
 import numpy as np
@@ -28,7 +27,7 @@ def draw_curves(results: Results) -> bytes:
         for place, (label, curve) in enumerate(results.curves[metric.key].items()):
             mean, low, high = curve.numpy()
             colour = colours[place % len(colours)]
-            axis.plot(steps, mean, label=shorten(label, 40), color=colour, linewidth=1.4)
+            axis.plot(steps, mean, label=shortened(label, 40), color=colour, linewidth=1.4)
             axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(f"{metric.key} {metric.arrow}", fontsize=10)
         axis.set_xlabel("pixels removed, %")
@@ -58,15 +57,21 @@ def draw_gallery(evaluation: Evaluation, results: Results) -> bytes:
     for row in range(shown):
         label = evaluation.classifier.label(results.targets[row])
         axes[row, 0].imshow(images[row])
-        axes[row, 0].set_title(f"{shorten(label, 24)} {results.probabilities[row]:.2f}", fontsize=7)
+        axes[row, 0].set_title(f"{shortened(label, 24)} {results.probabilities[row]:.2f}", fontsize=7)
         for column, (method, maps) in enumerate(results.maps.items(), start=1):
             axes[row, column].imshow(images[row].mean(2), cmap="gray", vmin=0, vmax=1)
             axes[row, column].imshow(maps[row].astype(np.float32), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
             if row == 0:
-                axes[row, column].set_title(shorten(method, 30), fontsize=7)
+                axes[row, column].set_title(shortened(method, 30), fontsize=7)
     for axis in axes.flatten():
         axis.set_axis_off()
     return _png(figure)
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, without its middle where it is longer: names of methods differ in their ends."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[: length - half - 1]}…{text[-half:]}"
 
 
 def _png(figure: Figure) -> bytes:

@@ -27,10 +27,15 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     write_beside(out / "scores.json", (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode(**TEXT))
     write_beside(out / "per_image.csv", per_image_csv(evaluation, results).encode(**TEXT))
     write_beside(out / "scores.md", as_markdown(evaluation, results).encode(**TEXT))
-    if results.curves:
-        write_beside(out / "curves.png", draw_curves(results))
-    if len(next(iter(results.maps.values()))):
-        write_beside(out / "gallery.png", draw_gallery(evaluation, results))
+    figures = {
+        "curves.png": draw_curves(results) if results.curves else None,
+        "gallery.png": draw_gallery(evaluation, results) if len(next(iter(results.maps.values()))) else None,
+    }
+    for name, figure in figures.items():
+        if figure is None:
+            (out / name).unlink(missing_ok=True)  # of an earlier command, with other scores
+        else:
+            write_beside(out / name, figure)
     return scores
 
 
@@ -189,7 +194,8 @@ def _difference(results: Results, metric: PerImageMetric, label: str, best: list
     if score is None:
         reverse = pairs[best[0], label]
         score = Score(-reverse.mean, -reverse.high, -reverse.low)
-    star = " *" if score.low > 0 or score.high < 0 else ""
+    several = results.counted(metric) > 1  # one image says nothing of others
+    star = " *" if several and (score.low > 0 or score.high < 0) else ""
     mean, low, high = (_number(value, metric.decimals, "+") for value in (score.mean, score.low, score.high))
     return f"{mean} [{low}, {high}]{star}"
 

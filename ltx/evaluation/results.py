@@ -63,7 +63,7 @@ def gather(evaluation: Evaluation) -> Results:
     """Read every piece and compute scores, intervals and differences.
 
     Raises:
-        InputError: not one image could be read.
+        InputError: not one image could be read, or one could for some methods and not for others.
     """
     chunks = range(len(evaluation.samples))
     by_method: dict[str, list[Piece]] = {
@@ -71,6 +71,16 @@ def gather(evaluation: Evaluation) -> Results:
         for method in evaluation.methods
     }
     some = next(iter(by_method.values()))
+    for label, pieces in by_method.items():
+        for chunk, (piece, first) in enumerate(zip(pieces, some, strict=True)):
+            if (piece.names, piece.targets) != (first.names, first.targets):
+                for method in evaluation.methods:
+                    evaluation.piece_path(method, chunk).unlink(missing_ok=True)
+                odd, other = next(iter({*piece.names} ^ {*first.names}), first.names[0]), next(iter(by_method))
+                raise InputError(
+                    f"{odd} was read for one of {other} and {label} and not for the other: it changed, or its disk "
+                    "failed; the same command makes these scores again"
+                )
     skipped = evaluation.unreadable + [entry for piece in some for entry in piece.skipped]
     names = [name for piece in some for name in piece.names]
     if not names:

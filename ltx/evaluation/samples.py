@@ -138,12 +138,12 @@ class Photographs:
             return str(error)
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def _stamp(file: Path) -> tuple[int, int, int]:
     try:
         found = os.stat(file)
     except OSError:
-        return (0, 0)
-    return found.st_size, found.st_mtime_ns
+        return (0, 0, 0)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last: who may read it has changed
 
 
 def _real(file: Path) -> Path:
@@ -151,11 +151,11 @@ def _real(file: Path) -> Path:
 
 
 def find_mask(folder: Path, image: Path) -> Path | None:
-    """The mask with the image's name, in `folder` or in its sub-folder named as the image's own folder.
+    """The mask with the image's name, in the sub-folder of `folder` named as the image's own folder, or in `folder`.
 
     A file that is found so itself is given back as it is: a mask is its own mask.
     """
-    for where in (folder, folder / image.parent.name):
+    for where in (folder / image.parent.name, folder):
         for suffix in MASK_SUFFIXES:
             mask = where / (image.stem + suffix)
             if mask.is_file():
