@@ -160,6 +160,15 @@ def keys(schema: type, prefix: str = "") -> Iterator[Key]:
         yield Key(name, kind, default, field.metadata.get("help", ""), field.metadata.get("choices"))
 
 
+def _groups(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and meaning of every nested group."""
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield prefix + field.name, field.metadata.get("help", "")
+            yield from _groups(typing.cast(type, hints[field.name]), f"{prefix}{field.name}.")
+
+
 def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str) -> Schema:
     """An instance of `schema`: its defaults, then each `config=FILE.yaml`, then the other `key=value` words.
 
@@ -225,9 +234,18 @@ def to_yaml(instance: Any) -> str:
 
 
 def help_text(schema: type, prog: str, description: str) -> str:
-    """Usage, two examples, and every key with its default, its allowed values and its meaning."""
+    """Usage, two examples, and every key with its default, its allowed values and its meaning; groups say theirs first.
+
+    Where what has a default is no example, the schema has one as `EXAMPLE`.
+    """
     rows = [("config", "null", "YAML file of any of the keys below; words after it override it")]
+    meanings = dict(_groups(schema))
     for key in keys(schema):
+        group = key.name.rpartition(".")[0]
+        while group and group not in meanings:  # told already
+            group = group.rpartition(".")[0]
+        if group:
+            rows.append((f"{group}.…", "", meanings.pop(group)))
         allowed = "" if key.choices is None else f" [{' | '.join(map(str, key.choices))}]"
         rows.append((key.name, "(required)" if key.default == MISSING else _show(key.default), key.help + allowed))
     left, middle = max(len(row[0]) for row in rows), min(max(len(row[1]) for row in rows), 28)
@@ -240,6 +258,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
         lines.append(first + gap + ("\n" + " " * indent).join(textwrap.wrap(meaning, width - indent) or [""]))
     given = [key for key in keys(schema) if key.default not in (None, MISSING, [], {}, "")] or list(keys(schema))
     examples = [f"{key.name}={_show(key.default)}" for key in (given[0], given[-1])]
+    examples[0] = getattr(schema, "EXAMPLE", examples[0])
     required = "".join(f" {key.name}={key.name.upper()}" for key in keys(schema) if key.default == MISSING)
     return "\n".join(
         [

@@ -70,7 +70,7 @@ def finetune(
         targets: the classes asked about; None = predicted.
         steps: optimiser steps for each image; 0 = the plain forward pass.
         scope: which parameters are adapted: `head`, `decoder`, or `all` (own trunk included).
-        lr: learning rate of AdamW; None = `learning_rate`.
+        lr: learning rate of AdamW; None = 1e-3, of a siren 3e-4, with `scope="all"` (a trunk of its own) 1e-4.
         objective: what a good mask is; None = the objective that the explainer was trained with.
         fill: what stands where pixels are removed, while adapting and in the reported probabilities.
         select_by: None, or the papers' rule: after every step keep the mask that is best by the image's own `positive`,
@@ -331,7 +331,9 @@ class FinetuneConfig(ExplainConfig):
     )
     steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
     scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
-    lr: float | None = option(None, help="learning rate of AdamW; null = 1e-3, of a siren 3e-4, with scope=all 1e-4")
+    lr: float | None = option(
+        None, help="learning rate of AdamW; null = 1e-3, of a siren 3e-4, with scope=all (a trunk of its own) 1e-4"
+    )
     area_weight: float | None = option(
         None, help="weight of the objective's area term (not of an INR); null = as in training"
     )

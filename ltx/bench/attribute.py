@@ -27,7 +27,10 @@ from ltx.errors import InputError
 class BenchConfig:
     """What is measured."""
 
-    classifier: ClassifierConfig = option(ClassifierConfig, help="a vision transformer; deit_tiny_patch16_224 if none")
+    classifier: ClassifierConfig = option(
+        ClassifierConfig,
+        help="a vision transformer; the default, which is none, stands for deit_tiny_patch16_224 with random weights",
+    )
     images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
     count: int = option(16, help="images in the batch")
     steps: int = option(5, help="intervals of each integral: 5 = 6 x 6 points")

@@ -11,7 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import webdataset
 from PIL import Image
@@ -32,6 +32,8 @@ PLAN = "making.json"
 @dataclass
 class MakeConfig:
     """Which files become shards, and how."""
+
+    EXAMPLE: ClassVar[str] = "images=FOLDER out=shards"
 
     images: Any = option(None, help="what becomes shards: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image")
     shards: Any = option(None, help="instead of images: shards that there are (paths or URLs), which are only counted")
