@@ -108,7 +108,7 @@ def test_the_teacher_says_nothing_of_mosaics_and_of_other_classes():
         ("data.mosaic=-0.5", "give a number from 0 to 1"),
         ("data.crop_scale=[0.5]", "give two shares of the area"),
         ("data.crop_scale=[0.1,0.5,1.0]", "give two shares of the area"),
-        ("seed=-1", "give 0 or more"),
+        ("seed=-1", "give a number from 0 to"),
         ("optimiser.lr=0", "give a number above 0"),
         ("optimiser.lr=nan", "give a number above 0"),
         ("optimiser.trunk_lr=-1.0", "give 0 or more"),
