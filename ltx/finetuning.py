@@ -381,5 +381,5 @@ def finetune_files(config: FinetuneConfig) -> Path:
     settings = {key: value for key, value in asdict(config).items() if key in own - {"classifier"}}
     settings["explainer_fingerprint"] = identity(folder)[:16]  # another network may stand there by the next time
     count = explain_files(config, explain, explainer.classifier, settings)
-    print(f"{count} explanations in {config.out}: {WRITTEN[config.save]}")
+    print(f"{count} explanation{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
     return Path(config.out)

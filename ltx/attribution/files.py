@@ -57,4 +57,4 @@ def attribute_files(config: AttributeConfig) -> None:
 
     settings = {key: asdict(config)[key] for key in ("method", "options", "classifier")}
     count = explain_files(config, explain, classifier, settings)
-    print(f"{count} maps in {config.out}: {WRITTEN[config.save]}")
+    print(f"{count} map{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
