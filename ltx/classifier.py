@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from timm.data import ImageNetInfo, resolve_model_data_config
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from ltx.errors import InputError, suggest
+from ltx.classes import Target, Targets, class_index, one_each
+from ltx.classes import class_names as named
+from ltx.errors import InputError
 from ltx.folding import folded
 from ltx.timm_models import timm_model
 from ltx.trunk import Features, feature_shapes, logits_and_features, settled
-
-Target = int | str
-Targets = Tensor | np.ndarray | Target | Sequence[Target] | None
 
 OVERSHOOT = 0.25
 """How far outside [0, 1] pixels may lie, as resampling leaves them; bytes and normalised pictures go further."""
@@ -96,7 +91,7 @@ class Classifier:
         self.num_classes = num_classes or getattr(model, "num_classes", None) or self._count_classes()
         if self.num_classes == 1 and head == "softmax":
             raise InputError(f"{self.name} has one class, always of probability 1; set classifier.head=sigmoid")
-        self.class_names = _class_names(class_names, self.num_classes)
+        self.class_names = named(class_names, self.num_classes)
 
     # -- the forward pass ------------------------------------------------------------------------------------------
 
@@ -300,65 +295,14 @@ class Classifier:
         Raises:
             InputError: no class has that index or name, or several have that name.
         """
-        if not isinstance(target, str) or re.fullmatch(r"-?[0-9]+", target.strip()):
-            try:
-                index = int(target) if isinstance(target, str) else operator.index(target)
-            except TypeError as error:
-                raise InputError(f"target={target} is no class; give an index or a name") from error
-            if isinstance(target, bool):
-                raise InputError(f"target={target} is no class; give an index or a name")
-            if not 0 <= index < self.num_classes:
-                raise InputError(
-                    f"target={target} is not a class of {self.name}; indices go from 0 to {self.num_classes - 1}"
-                )
-            return index
-        named, also = self._indices_by_name()
-        wanted, known = target.strip().lower(), [*named, *also]
-        found = sorted(named[wanted] or also[wanted])
-        if not found:
-            raise InputError(f"target={target!r} is not a class of {self.name}{suggest(wanted, known)}")
-        if len(found) > 1:
-            meant = ", ".join(f"{index} ({self.class_names[index]})" for index in found)
-            raise InputError(f"target={target!r} is the name of several classes of {self.name}; give an index: {meant}")
-        return found[0]
+        return class_index(target, self.class_names, self.name)
 
     def label(self, index: int) -> str:
         """The first name of a class."""
         return self.class_names[index].split(",")[0]
 
-    def _indices_by_name(self) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
-        """Which classes have a name as their first or whole one, and which as a further synonym."""
-        named: dict[str, set[int]] = defaultdict(set)
-        also: dict[str, set[int]] = defaultdict(set)
-        for index, name in enumerate(self.class_names):
-            first, *others = name.split(",")
-            for text in (first, name):
-                named[text.strip().lower()].add(index)
-            for text in others:
-                also[text.strip().lower()].add(index)
-        return named, also
-
     def __repr__(self) -> str:
         return f"Classifier({self.name!r}, num_classes={self.num_classes}, input_size={self.input_size})"
-
-
-def one_each(targets: Targets, count: int) -> list[Target] | None:
-    """The classes asked about, one an image; None where all are the predicted ones.
-
-    Args:
-        targets: None or `"predicted"` = the highest logit; an index or a class name for all images; or one each.
-
-    Raises:
-        InputError: another count than that of the images.
-    """
-    if isinstance(targets, (Tensor, np.ndarray)):
-        targets = targets.tolist()
-    if targets is None or (isinstance(targets, str) and targets == "predicted"):
-        return None
-    listed = [targets] * count if isinstance(targets, str) or not isinstance(targets, Iterable) else list(targets)
-    if len(listed) != count:
-        raise InputError(f"{len(listed)} targets for {count} images; give one, or one for each image")
-    return listed
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -371,25 +315,6 @@ def _size(given: Sequence[int] | int | None) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise InputError(f"classifier.input_size={given!r}; give one positive whole number or [height, width]")
     return sides[0], sides[1]
-
-
-def _class_names(names: Sequence[str] | str | Path | None, count: int) -> list[str]:
-    if names is None:
-        return (
-            list(ImageNetInfo("imagenet-1k").label_descriptions()) if count == 1000 else [str(i) for i in range(count)]
-        )
-    if isinstance(names, (str, Path)):
-        if not Path(names).is_file():
-            raise InputError(f"classifier.class_names={names} does not exist; give a text file with one name a line")
-        try:
-            names = Path(names).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"classifier.class_names={names} is no UTF-8 text; save it as such") from error
-    if isinstance(names, int):
-        raise InputError(f"classifier.class_names={names}; give a text file with one name a line, or a list")
-    if len(names) != count:
-        raise InputError(f"classifier.class_names has {len(names)} names for {count} classes")
-    return list(names)
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ltx.checkpoints import identity, load, located
-from ltx.classifier import Target, Targets, one_each, pick_device
+from ltx.classes import Target, Targets, one_each
+from ltx.classifier import pick_device
 from ltx.config import option
 from ltx.errors import InputError, suggest
 from ltx.explainers.mask_network import MaskNetwork, checked, describe, evaluating

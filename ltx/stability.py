@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ltx.classifier import Targets
+from ltx.classes import Targets
 from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.finetuning import finetune

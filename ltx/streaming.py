@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from ltx.classifier import Classifier, Target
+from ltx.classes import Target
+from ltx.classifier import Classifier
 from ltx.config import option
 from ltx.data.image_files import find_images, image_root
 from ltx.data.images import Fit, ImageBatches, Skipped

@@ -31,7 +31,8 @@ from ltx.attribution.layercam import layercam
 from ltx.attribution.layers import chosen_layers
 from ltx.attribution.occlusion import occlusion
 from ltx.attribution.rise import rise
-from ltx.classifier import Classifier, Targets
+from ltx.classes import Targets
+from ltx.classifier import Classifier
 from ltx.config import check_arguments
 from ltx.errors import InputError, suggest
 

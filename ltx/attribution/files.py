@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ltx.attribution import METHODS, attribute, check_method, check_options
-from ltx.classifier import Target, pick_device
+from ltx.classes import Target
+from ltx.classifier import pick_device
 from ltx.config import ClassifierConfig, option
 from ltx.explanation import Explanation
 from ltx.streaming import WRITTEN, ExplainConfig, explain_files

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError
-from ltx.explainers.mask_network import ClassEvidence, ClassQuery, MaskNetwork, Modulation, evidence_skip
+from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
+from ltx.explainers.mask_network import MaskNetwork
 from ltx.trunk import Features
 
 

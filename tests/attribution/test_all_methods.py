@@ -150,6 +150,13 @@ def test_only_the_layers_after_the_cut_run_again(transformer, wide_images):
     assert rows == {"first": 3 * 3, "head": 3 * 9}
 
 
+def replayed(model: nn.Module, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What the model makes of `x` with `value` at its cut, as many times as it is repeated there."""
+    repeats = len(value) // len(x)
+    with torch.no_grad(), record(model, model.cut, lambda: model(x)).replaying(value, repeats):
+        return model(x.repeat(repeats, 1))
+
+
 def test_a_cut_replays_modules_that_are_called_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -162,11 +169,9 @@ def test_a_cut_replays_modules_that_are_called_twice():
 
     torch.manual_seed(0)
     model, x = Twice(), torch.rand(2, 4)
+    value = torch.rand(6, 4)
+    found = replayed(model, x, value)
     with torch.no_grad():
-        before = record(model, model.cut, lambda: model(x))
-        value = torch.rand(6, 4)
-        with before.replaying(value, repeats=3):
-            found = model(x.repeat(3, 1))
         expected = model.same(value) + model.same(x).repeat(3, 1)
     torch.testing.assert_close(found, expected)
     assert "forward" not in model.same.__dict__
@@ -196,11 +201,9 @@ def test_a_table_that_saw_no_image_is_not_repeated():
 
     torch.manual_seed(0)
     model, x = Biased(), torch.rand(2, 4)
+    value = torch.rand(6, 4)
+    found = replayed(model, x, value)
     with torch.no_grad():
-        before = record(model, model.cut, lambda: model(x))
-        value = torch.rand(6, 4)
-        with before.replaying(value, repeats=3):
-            found = model(x.repeat(3, 1))
         bias = model.table(torch.arange(5.0)[:, None])
     torch.testing.assert_close(found, value + bias.sum(0) + bias[4])
 

@@ -9,7 +9,7 @@ import torch
 
 from ltx import Classifier, InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork, UNetExplainer, ViTExplainer
-from ltx.explainers.mask_network import ClassEvidence, ClassQuery
+from ltx.explainers.conditioning import ClassEvidence, ClassQuery
 from ltx.trunk import written_into_token
 
 FAMILIES = {
