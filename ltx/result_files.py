@@ -24,7 +24,8 @@ def result_stems(names: Sequence[str], root: str | Path | None = None, others: I
     """File names without suffix, one for each image and no two the same.
 
     Folders below `root` are kept. Files that differ only in their suffix keep it (`cat.jpg`, `cat.png`); a name that
-    is there twice gets a number, and one that may be another image's, or was cut, a hash of its own path.
+    is there twice gets a number, and one that may be another image's or its sweep over areas, or was cut, a hash of
+    its own path.
 
     Args:
         names: paths or plain names of all images of a set.
@@ -48,7 +49,7 @@ def result_stems(names: Sequence[str], root: str | Path | None = None, others: I
     stems = []
     for path, stem, place in zip(below, short, places, strict=True):
         stem = stem if counts[stem] == 1 else path.as_posix()
-        if stem in theirs or _length(stem) > LONGEST:
+        if stem in theirs or stem.endswith(".areas") or _length(stem) > LONGEST:  # `a.areas.png` is the sweep of `a`
             while _length(stem) > LONGEST:
                 stem = stem[:-1]
             stem = f"{stem}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import tarfile
 from collections.abc import Sequence
@@ -119,7 +120,10 @@ def _mend(place: Path) -> None:
     whole = [line for line in lines if line.endswith(b"\n")]
     try:
         with tarfile.open(place) as archive:
-            if len(archive.getmembers()) == len(whole) == len(lines):
+            members = archive.getmembers()
+            end = _end(members[-1]) if members else 0
+            closed = place.stat().st_size >= end + 2 * tarfile.BLOCKSIZE
+            if closed and len(members) == len(whole) == len(lines):
                 return
     except tarfile.TarError:
         pass
@@ -130,7 +134,7 @@ def _mend(place: Path) -> None:
                 for _ in whole:
                     member = archive.next()
                     assert member is not None
-                    end = member.offset_data + (member.size + 511) // 512 * 512
+                    end = _end(member)
         except tarfile.TarError:
             if whole:
                 raise InputError(
@@ -141,3 +145,8 @@ def _mend(place: Path) -> None:
         stream.seek(end)
         stream.write(bytes(tarfile.RECORDSIZE - end % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
     write_beside(record, b"".join(whole))
+
+
+def _end(member: tarfile.TarInfo) -> int:
+    """Where a member ends in its tar, in bytes."""
+    return member.offset_data + math.ceil(member.size / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

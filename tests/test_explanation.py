@@ -142,6 +142,12 @@ def test_stems_leave_the_results_of_other_images_alone() -> None:
         assert stem.startswith(wanted)
 
 
+def test_the_sweep_of_one_image_is_no_picture_of_another() -> None:
+    plain, looks_like_a_sweep = result_stems(["in/x.jpg", "in/x.areas.png"], "in")
+    assert plain == "x"
+    assert looks_like_a_sweep.startswith("x.areas_")
+
+
 def test_stems_are_where_the_files_go(tmp_path: Path) -> None:
     names = ["in/a/x.jpg", "in/b/x.jpg"]
     explanation(names=names).save(tmp_path, result_stems(names, "in"))

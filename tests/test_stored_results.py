@@ -95,6 +95,21 @@ def test_a_torn_tar_is_cut_to_what_is_whole(tmp_path: Path, seed: int) -> None:
     assert all((found[f"{i}.png"] == i).all() for i in range(6))
 
 
+def test_a_tar_killed_between_two_members_is_ended(tmp_path: Path) -> None:
+    with MapShards(tmp_path) as maps:
+        maps.append(explanation(range(3)), ["0", "1", "2"])
+    place = tmp_path / "maps" / "00000-000000.tar"
+    whole = place.read_bytes()
+    with tarfile.open(place) as archive:
+        last = archive.getmembers()[-1]
+    place.write_bytes(whole[: last.offset_data + 512])
+    with MapShards(tmp_path):
+        pass
+    assert place.read_bytes().rstrip(b"\0") == whole.rstrip(b"\0")
+    assert place.read_bytes().endswith(bytes(1024))
+    assert finished_maps(tmp_path) == {"0.png", "1.png", "2.png"}
+
+
 def test_a_name_may_hold_what_other_alphabets_end_lines_with(tmp_path: Path) -> None:
     names = ["caf\x85.jpg", "a\u2028b.jpg"]
     with MapShards(tmp_path, 0, 1) as maps:
