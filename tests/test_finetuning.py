@@ -72,6 +72,7 @@ def test_many_at_once_equal_one_by_one(name: str, settings: dict[str, object], s
     )
 
 
+@pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize(
     ("name", "settings", "scope"),
     [
@@ -80,8 +81,8 @@ def test_many_at_once_equal_one_by_one(name: str, settings: dict[str, object], s
         ("tf_efficientnet_lite0", {"trunk": "copy", "variant": "released"}, "all"),
     ],
 )
-def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[str, object], scope: str):
-    """Stacked parameters in one pass, against `backward` through the network itself, one image after the other."""
+def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[str, object], scope: str, batched: bool):
+    """Stacked parameters, in one pass or in turn, against `backward` through the network itself, image by image."""
     explainer, images = without_kinks(small(name, **settings)), pictures(2)
     targets = torch.tensor([1, 3])
 
@@ -93,7 +94,7 @@ def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[s
 
     clean, found = explainer.predict_and_encode(images)
     found = Features([stage.detach() for stage in found.stages], found.final.detach())
-    copies = Copies(explainer, scope, 2, found, images)
+    copies = Copies(explainer, scope, 2, found, images, batched=batched)
     loss(copies.scores(targets), slice(None), clean).backward()
     for index in range(2):
         rows = slice(index, index + 1)
@@ -106,6 +107,20 @@ def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[s
             expected = plain[key].grad
             assert expected is not None
             assert torch.allclose(stacked.grad[index], expected, atol=1e-4 * float(expected.abs().max()) + 1e-8), key
+
+
+@pytest.mark.parametrize("scope", ["decoder", "all"])
+def test_each_start_brings_its_own_trunk(scope: str):
+    explainer, other = small(trunk="copy"), small(trunk="copy")
+    with torch.no_grad():
+        assert other.trunk is not None
+        other.trunk.conv1.weight.neg_()  # type: ignore[union-attr, operator]
+    images = pictures(2)
+    found = finetune(explainer, images, [0, 1], steps=0, scope=scope, starts=[explainer, other])
+    for index, start in enumerate((explainer, other)):
+        alone = start.explain(images[index : index + 1], [index])
+        assert torch.allclose(found.maps[index], alone.maps[0], atol=1e-5)
+    assert not torch.allclose(found.maps[1:], explainer.explain(images[1:], [1]).maps, atol=1e-3)
 
 
 def test_no_steps_is_the_forward_pass_and_the_explainer_is_left_alone():

@@ -63,12 +63,17 @@ class UNetExplainer(MaskNetwork):
             # every image's result independent of its batch, on one process as on many.
             pyramid = [0, *(shape[0] for shape in maps[:-1]), deepest]
             self.decoder = UnetDecoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
+            for name, norm in list(self.decoder.named_modules()):
+                if isinstance(norm, nn.InstanceNorm2d):  # the same function, but for its copies of channels-last maps
+                    groups = nn.GroupNorm(norm.num_features, norm.num_features, norm.eps, norm.affine)
+                    self.decoder.set_submodule(name, groups)
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
             if self.starts_at_evidence:
                 self.skip = evidence_skip(evidence)
                 nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
         self.modulate = Modulation(64, deepest) if conditioned else None
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the classifier's maps are
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """The last map for the released head, else the last map of each resolution from stride 4 on."""
