@@ -17,7 +17,8 @@ from ltx.objectives.terms import CPU_ROWS
 SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 
 Ask = Callable[[Tensor, tuple[int, int] | None], Tensor]
-"""Areas `[B, A]` and a height and width (None = the images') to masks `[B, A, H, W]`."""
+"""Areas `[B, A]` and a height and width to masks `[B, A, H, W]`; None = masks of the network's own grid, enlarged to
+the images' size."""
 
 
 class Sufficient(NamedTuple):
@@ -101,7 +102,8 @@ class AreaMasks:
 
         Args:
             areas: one area, several `[A]`, or several for each image `[B, A]`.
-            size: height and width; None = the images'.
+            size: height and width at which the network is evaluated; None = on its own grid, as in training, the mask
+                then enlarged to the images' size: not quite the mask of every pixel.
 
         Raises:
             InputError: an area that is no share between 0 and 1.

@@ -12,11 +12,13 @@ Source = torch.Generator | Sequence[torch.Generator] | None
 how a global batch is divided over devices; or None for torch's own."""
 
 WIDTH = 2**40  # positions of one seed before those of the next begin
+SCATTER = 0x9E3779B97F4A7C15  # odd and without a pattern (the golden ratio's digits)
 
 
 def row_generators(seed: int, positions: Tensor) -> list[torch.Generator]:
     """A generator for each position `[B]`; it depends on the seed and the position alone."""
-    return [torch.Generator().manual_seed((seed * WIDTH + int(position)) % 2**63) for position in positions.tolist()]
+    first = seed * WIDTH + (seed >> 23) * SCATTER  # of seeds from 2^23 on, the product alone would come round
+    return [torch.Generator().manual_seed((first + int(position)) % 2**63) for position in positions.tolist()]
 
 
 def draw(kind: Callable[..., Tensor], rows: int, shape: tuple[int, ...], source: Source, like: Tensor) -> Tensor:

@@ -40,6 +40,10 @@ class Fill:
         self.choices = choices
         self.blur_sigma = blur_sigma
 
+    def first(self) -> Fill:
+        """The first of the choices alone: numbers that are compared from image to image need one fill."""
+        return Fill(self.choices[0], self.blur_sigma)
+
     def __call__(self, images: Tensor, generator: Source = None, shared: bool = False) -> Tensor:
         """The background `[B, 3, H, W]` for images `[B, 3, H, W]` in [0, 1].
 

@@ -73,7 +73,7 @@ def finetune(
         scope: which parameters are adapted: `head`, `decoder`, or `all` (own trunk included).
         lr: learning rate of AdamW; None = 1e-3, of a siren 3e-4, with `scope="all"` (a trunk of its own) 1e-4.
         objective: what a good mask is; None = the objective that the explainer was trained with.
-        fill: what stands where pixels are removed, while adapting and in the reported probabilities.
+        fill: what stands where pixels are removed, while adapting; in the reported probabilities, of several the first.
         select_by: None, or the papers' rule: after every step keep the mask that is best by the image's own `positive`,
             `negative`, `deletion` or `insertion` AUC (`ltx` protocol, black). Such a map is chosen by the metric
             it may be reported with; `Explanation.selected_by` says so. Costs 9 passes of the classifier a step.
@@ -86,8 +86,8 @@ def finetune(
         starts: networks that the copies start from, one an image; None = the explainer itself.
 
     Raises:
-        InputError: unknown scope, rule or fill, negative steps, no learning rate, images of a wrong shape or range,
-            `allowed` or `starts` that do not match them, or a loss or mask that is not finite.
+        InputError: unknown scope, class, rule or fill, negative steps, no learning rate, images of a wrong shape or
+            range, `names`, `allowed` or `starts` that do not match them, or a loss or mask that is not finite.
     """
     if steps < 0 or max_batch < 1 or jitter < 0:
         raise InputError(
@@ -101,11 +101,17 @@ def finetune(
         raise InputError(f"select_by={select_by} chooses one map; this explainer has one for every area: leave it out")
     images = checked(explainer.classifier, images)
     classes = one_each(targets, len(images))
+    for one in dict.fromkeys(classes or []):
+        if one != "predicted":
+            explainer.classifier.class_index(one)
+    if names is not None and len(names) != len(images):
+        raise InputError(f"{len(names)} names for {len(images)} images; give one for each image")
     lr = learning_rate(explainer, scope) if lr is None else lr
     if not 0 < lr < math.inf:
         raise InputError(f"lr={lr}; give a positive learning rate")
     if not -(2**63) <= seed < 2**63:
         raise InputError(f"seed={seed}; give a whole number of at most 63 bits")
+    allowed = None if allowed is None else allowed.to(images)
     _check_rows(images, allowed, starts)
     classifier, fill = explainer.classifier, fill if isinstance(fill, Fill) else Fill(fill)
     objective = Objective(trained_objective(explainer)) if objective is None else objective
@@ -212,6 +218,7 @@ def _adapt(
             mask=explainer.masks(scores, asked, allowed),
             generator=generator,
             shared_draws=True,
+            allowed=allowed,
             jitter=draw_jitter(jitter, generator),
         )
         if asked is None:
@@ -338,7 +345,10 @@ class FinetuneConfig(ExplainConfig):
     area_weight: float | None = option(
         None, help="weight of the objective's area term (not of an INR); null = as in training"
     )
-    fill: Any = option("black", help="what replaces removed pixels: black, mean, blur, noise, random or a list")
+    fill: Any = option(
+        "black",
+        help="what replaces removed pixels: black, mean, blur, noise, random or a list, whose first is reported",
+    )
     select_by: str | None = option(
         None,
         help="keep the step whose map is best by the image's own AUC (the papers' rule); null = the last step",

@@ -112,7 +112,9 @@ def multiple_explanations(
         def smallest(ask: Ask, rows: Tensor = rows) -> Sufficient:
             # What counts is the prediction from the mask's own pixels of the image as it is.
             targets, probability = whole.targets[rows], whole.probability[rows]
-            asked = AreaMasks(whole.classifier, images[rows], background[rows], targets, probability, ask)
+            asked = AreaMasks(
+                whole.classifier, images[rows], background[rows], targets, probability, ask, whole.max_batch
+            )
             return asked.smallest_sufficient(share, areas, largest=largest)
 
         found = smallest(again.ask)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ltx.classes import Targets
 from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
+from ltx.explainers.mask_network import checked
 from ltx.finetuning import finetune
 
 
@@ -37,6 +38,7 @@ def stability(
     images: Tensor,
     targets: Targets = None,
     compared: Sequence[float] = (0.05, 0.1, 0.2),
+    max_batch: int = 64,
     **options: object,
 ) -> Stability:
     """Fit several networks to each image, all of them side by side, and compare their masks.
@@ -48,6 +50,7 @@ def stability(
         images: `[B, 3, H, W]` in [0, 1].
         targets: the classes asked about; None = predicted.
         compared: areas of the masks that are compared.
+        max_batch: images of one pass, at most.
         options: of `ltx.finetune`. Its draws are the same for all seeds: what differs is the start.
 
     Raises:
@@ -57,13 +60,16 @@ def stability(
     if seeds < 2 or not all(network.takes_areas for network in starts):
         raise InputError(f"stability compares two or more networks that take areas (inr); {seeds} given")
     classifier = starts[0].classifier
+    images = checked(classifier, images)
     with torch.no_grad():
-        chosen = classifier.targets(targets, classifier(images))
+        logits = torch.cat([classifier(part) for part in images.split(max_batch)])
+        chosen = classifier.targets(targets, logits)
     found = finetune(
         starts[0],
         images.repeat(seeds, 1, 1, 1),
         chosen.repeat(seeds),
         starts=[network for network in starts for _ in images],
+        max_batch=max_batch,
         **options,  # type: ignore[arg-type]
     ).by_area
     assert found is not None

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ltx.draws import row_generators
 from ltx.errors import InputError
 from ltx.fill import FILLS, Fill, gaussian_blur, keep
 
@@ -98,3 +99,10 @@ def test_list_draws_only_what_it_names() -> None:
 def test_unknown_fill_is_named(name: str | list[str]) -> None:
     with pytest.raises(InputError, match=r"fill.*allowed: black, mean, blur, noise, random"):
         Fill(name)
+
+
+def test_seeds_that_differ_draw_otherwise() -> None:
+    position = torch.tensor([3])
+    seeds = [row_generators(seed, position)[0].initial_seed() for seed in (0, 1, 2**23, 2**24, 2**63 - 1)]
+    assert len(set(seeds)) == 5
+    assert seeds[:2] == [3, 2**40 + 3]

@@ -227,6 +227,55 @@ def test_images_of_another_size_are_refused():
             way(explainer, torch.rand(1, 3, 48, 64))
 
 
+def test_what_is_asked_is_checked_before_any_work(monkeypatch: pytest.MonkeyPatch):
+    explainer, images = small(), pictures()
+    monkeypatch.setattr(Copies, "__init__", lambda *_: pytest.fail("an image was adapted"))
+    with pytest.raises(InputError, match="target='tabbby' is not a class"):
+        finetune(explainer, images, ["0", "predicted", "tabbby"], max_batch=1)
+    with pytest.raises(InputError, match="2 names for 3 images"):
+        finetune(explainer, images, names=["a", "b"], max_batch=1)
+
+
+def test_a_frozen_explainer_is_adapted_in_copies():
+    explainer, images = small(), pictures(1)
+    adapted = finetune(explainer, images, 0, steps=2).maps
+    explainer.requires_grad_(False)
+    assert torch.equal(finetune(explainer, images, 0, steps=2).maps, adapted)
+
+
+def test_of_several_fills_the_first_is_reported():
+    explainer, images = small(), pictures(2)
+    for fill, first in ((["black", "blur"], "black"), (["blur", "black"], "blur"), ("random", "black")):
+        several = finetune(explainer, images, 0, steps=0, fill=fill)  # type: ignore[arg-type]
+        one = finetune(explainer, images, 0, steps=0, fill=first)
+        assert several.fill == one.fill == first
+        assert several.probability_kept is not None
+        assert one.probability_kept is not None
+        assert torch.equal(several.probability_kept, one.probability_kept)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.float64])
+def test_allowed_pixels_of_any_type_and_no_others(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    explainer, images = small(), pictures(2)
+    half = torch.zeros(2, 1, 64, 64)
+    half[..., :32] = 1
+    shown: list[torch.Tensor] = []
+    masks = Ranking.masks
+
+    def seen(self: Ranking, batch: MaskedBatch) -> dict[str, torch.Tensor]:
+        found = masks(self, batch)
+        shown.extend(mask for name, mask in found.items() if "kept" in name)
+        return found
+
+    monkeypatch.setattr(Ranking, "masks", seen)
+    objective = Objective(ObjectiveConfig(ranking=Ranking(weight=1.0, low=0.2, high=0.4)))
+    found = finetune(explainer, images, 0, steps=2, objective=objective, allowed=half.to(kind))
+    for mask in (found.maps, *shown):
+        assert float(mask[..., 32:].detach().abs().max()) == 0
+    for mask in shown:  # the area is that of the visible image, but for the border that enlarging smooths
+        assert 0.15 < float(mask.detach().mean()) < 0.45
+
+
 def test_copies_do_not_pile_up_over_the_parts(monkeypatch: pytest.MonkeyPatch):
     made: list[weakref.ref[Copies]] = []
     alive: list[int] = []

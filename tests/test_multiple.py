@@ -115,6 +115,28 @@ def test_an_explanation_without_areas_is_refused(either: Classifier):
         plain.at(0.1)
 
 
+def test_no_pass_is_larger_than_asked_for(either: Classifier, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ltx.areas.CPU_ROWS", 1000)  # what bounds a CPU's passes anyway
+    first = finetune(network(either), checkered(3), 0, max_batch=2, **options(1))  # type: ignore[arg-type]
+    passes: list[int] = []
+    either.model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    multiple_explanations(first, lambda *_: first, most=1)
+    assert max(passes) == 2
+
+
+def test_stability_takes_what_finetuning_takes(either: Classifier, monkeypatch: pytest.MonkeyPatch):
+    for place in ("ltx.areas", "ltx.objectives.terms"):
+        monkeypatch.setattr(f"{place}.CPU_ROWS", 1)
+    starts, images = [network(either), network(either, 1)], checkered(3)
+    seen: list[Tensor] = []
+    either.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    found = stability(starts, images, max_batch=2, **options(1))
+    again = stability(starts, images.double(), max_batch=2, **options(1))
+    assert torch.equal(found.masks, again.masks)
+    assert max(map(len, seen)) == 2
+    assert {pixels.dtype for pixels in seen} == {torch.float32}
+
+
 def test_equal_starts_agree_and_others_are_compared(either: Classifier):
     images = checkered(2)
     same = stability([network(either), network(either)], images, 0, **options(2))

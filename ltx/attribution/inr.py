@@ -131,7 +131,7 @@ def fit_inr(
 def fresh_inr(classifier: Classifier, nested: bool, seed: int) -> INRExplainer:
     """An untrained network that reads no image; the same seed gives the same one, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the caller's GPUs too
         return INRExplainer(classifier, trunk="none", nested=nested).to(classifier.device)
 
 

@@ -75,6 +75,11 @@ class ExplainerConfig:
                 raise InputError(
                     f"explainer.{key}={value} is for explainer.name={' or '.join(takers)}, not {self.name}"
                 )
+        for key in ("width", "depth", "stages"):
+            if self.variant == "released" and key in given:
+                raise InputError(
+                    f"explainer.{key}={given[key]}: the head of explainer.variant=released has one size; leave it out"
+                )
         network = EXPLAINERS[self.name](classifier, **given)
         if self.evidence is not None and not network.has_evidence:
             raise InputError(

@@ -67,9 +67,12 @@ class MaskNetwork(nn.Module):
         pooled_copy = trunk == "copy" and classifier.num_prefix_tokens == 0
         self.starts_at_evidence = conditioned and (self.shares_trunk or pooled_copy)
         self.trunk: nn.Module | None = None
+        self.never_trained: set[str] = set()
         if trunk == "none":
             if not self.takes_areas:
                 raise InputError("explainer.trunk=none: only explainer.name=inr works without image features")
+            if stages is not None:
+                raise InputError(f"explainer.stages={stages}: explainer.trunk=none has no feature maps; leave it out")
             self.conditioned = False
             return
         if not self.shares_trunk:
@@ -88,6 +91,8 @@ class MaskNetwork(nn.Module):
             # in eval mode some models (LeViT) keep their attention biases from it, which makes them constants.
             for parameter in unread_parameters(self.trunk, classifier.input_size, self.stages):
                 parameter.requires_grad_(False)
+            frozen = {name for name, parameter in self.trunk.named_parameters() if not parameter.requires_grad}
+            self.never_trained = {f"trunk.{name}" for name in frozen}
 
     @property
     def has_evidence(self) -> bool:
@@ -172,7 +177,8 @@ class MaskNetwork(nn.Module):
             raise InputError(
                 "scope=all would change the explained classifier, whose trunk this explainer shares; use scope=decoder"
             )
-        trainable = [key for key, parameter in self.named_parameters() if parameter.requires_grad]
+        # Not by `requires_grad`: an explainer that its user froze is adapted in copies.
+        trainable = [key for key, _ in self.named_parameters() if key not in self.never_trained]
         if name == "all":
             return trainable
         if name == "head":
@@ -189,7 +195,7 @@ class MaskNetwork(nn.Module):
 
         Args:
             targets: the classes asked about; None = predicted.
-            fill: what stands where pixels are removed in the two composites.
+            fill: what stands where pixels are removed in the two composites; of several the first.
             names: one a picture, for the result.
         """
         images = checked(self.classifier, images)
@@ -253,11 +259,12 @@ def describe(
     """An `Explanation` of maps `[B, 1, H, W]`, with the class's probability whole, kept and removed.
 
     Args:
+        fill: what stands where pixels are removed; of several the first.
         ask: makes masks of any area; the explanation's mask is then that of `AREA`, else the map itself.
         max_batch: composites of one pass of the classifier, at most.
     """
-    fill = Fill(fill) if isinstance(fill, str) else fill
-    background = fill(images, torch.Generator().manual_seed(0), shared=True)
+    shown = Fill(fill) if isinstance(fill, str) else fill.first()
+    background = shown(images, torch.Generator().manual_seed(0), shared=True)
     probability = classifier.probabilities(logits).gather(1, targets[:, None])[:, 0]
     by_area = None if ask is None else AreaMasks(classifier, images, background, targets, probability, ask, max_batch)
     mask = maps if by_area is None else by_area(AREA)
@@ -275,7 +282,7 @@ def describe(
         steps=steps,
         seconds=seconds,
         names=names or [f"image_{index:03d}" for index in range(len(images))],
-        fill="+".join(fill.choices),
+        fill=shown.choices[0],
         by_area=by_area,
     )
 

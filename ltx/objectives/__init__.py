@@ -75,6 +75,13 @@ class Objective:
         """Whether the term's weight is other than 0 at any time."""
         return ever_weighs(self.terms[name].weight)
 
+    def idle_at(self) -> float | None:
+        """The first progress below 1 at which no term weighs; None = there is none."""
+        schedules = [term.weight for term in self.terms.values() if not isinstance(term.weight, (int, float))]
+        # Sums of straight lines that are nowhere below 0 are 0 at a corner, if anywhere.
+        corners = sorted({0.0, *(float(at) for schedule in schedules for at, _ in schedule)})
+        return next((at for at in corners if at < 1 and not any(self.weights(at).values())), None)
+
     def weights(self, progress: float) -> dict[str, float]:
         """Each term's weight at a progress of training in [0, 1]."""
         return {name: scheduled(term.weight, progress, name) for name, term in self.terms.items()}

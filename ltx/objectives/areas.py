@@ -68,6 +68,7 @@ def rows_of_areas(batch: MaskedBatch, areas: Tensor) -> MaskedBatch:
         teacher=None if batch.teacher is None else repeat(batch.teacher),
         elsewhere=None if batch.elsewhere is None else repeat(batch.elsewhere),
         areas=areas.flatten(),
+        allowed=None if batch.allowed is None else repeat(batch.allowed),
         jitter=batch.jitter,
     )
 

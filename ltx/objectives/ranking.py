@@ -57,13 +57,15 @@ class Ranking:
         if self.noise:
             scores = scores + self.noise * (2 * batch.uniform(*scores.shape[1:]) - 1)
         areas = self.low + (self.high - self.low) * batch.uniform(self.areas)
-        masks = masks_of_area(scores.expand(-1, self.areas, -1, -1), areas, self.temperature)
+        free = None if batch.allowed is None else F.interpolate(batch.allowed, scores.shape[-2:], mode="area")
+        masks = masks_of_area(scores.expand(-1, self.areas, -1, -1), areas, self.temperature, free)
         if self.hard:
             places = scores[0].numel()
             rank = ((1 - areas) * places).long().clamp_max(places - 1)
             threshold = scores.detach().flatten(1).sort(1).values.gather(1, rank)[..., None, None]
             masks = (scores >= threshold).to(masks) + masks - masks.detach()
         visible = F.interpolate(masks, batch.images.shape[-2:], mode="bilinear", align_corners=False)
+        visible = visible if batch.allowed is None else visible * batch.allowed
         asked: dict[str, Tensor] = {}
         for index, mask in enumerate(visible.split(1, dim=1)):
             asked[f"ranking kept {index}"] = mask

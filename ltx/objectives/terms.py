@@ -41,6 +41,7 @@ class MaskedBatch:
         elsewhere: where the images show a photograph of another class than the one asked about, `[B, 1, H, W]` of 0
             and 1, in a batch that holds mosaics; None = nothing is known of that.
         areas: the area that each mask was asked for, `[B]`, where the network takes one.
+        allowed: which pixels a mask may keep, `[B, 1, H, W]` in [0, 1]; None = all of them.
         jitter: what moves the composites `[N, 3, H, W]` before they are classified, or None.
     """
 
@@ -56,6 +57,7 @@ class MaskedBatch:
     teacher: Tensor | None = None
     elsewhere: Tensor | None = None
     areas: Tensor | None = None
+    allowed: Tensor | None = None
     jitter: Callable[[Tensor], Tensor] | None = None
 
     def uniform(self, *shape: int) -> Tensor:

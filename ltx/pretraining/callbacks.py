@@ -21,6 +21,7 @@ from torch import Tensor
 from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.explanation import Explanation, overlay_grid
+from ltx.fill import Fill
 from ltx.whole_files import beside, write_beside
 
 
@@ -224,6 +225,7 @@ class Overlays(lightning.Callback):
         explainer: the network in training.
         images: `[B, 3, H, W]` in [0, 1]; none = no pictures.
         show: called with (explanation of the images, step), for a logger that shows them.
+        fill: what stands where pixels are removed; of several the first.
     """
 
     def __init__(
@@ -232,11 +234,13 @@ class Overlays(lightning.Callback):
         explainer: MaskNetwork,
         images: Tensor,
         show: Callable[[Explanation, int], None] | None = None,
+        fill: Fill | str = "black",
     ) -> None:
         self.explainer = explainer
         self.folder = folder
         self.images = images
         self.show = show
+        self.fill = fill
 
     @rank_zero_only
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -250,7 +254,7 @@ class Overlays(lightning.Callback):
         if trainer.sanity_checking or not len(self.images):
             return
         with torch.no_grad():
-            found = self.explainer.explain(self.images.to(module.device))
+            found = self.explainer.explain(self.images.to(module.device), fill=self.fill)
         records = [found.record(index) for index in range(len(found))]
         titles = [
             "{label}: {probability:.2f}, kept {probability_kept:.2f}, removed {probability_removed:.2f}".format(
@@ -258,7 +262,8 @@ class Overlays(lightning.Callback):
             )
             for record in records
         ]
-        picture = overlay_grid(self.images, found.maps.cpu(), titles)
+        assert found.mask is not None
+        picture = overlay_grid(self.images, found.mask.cpu(), titles)
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"step_{trainer.global_step:06d}.png"
         with beside(file) as stream:

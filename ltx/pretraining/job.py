@@ -55,9 +55,11 @@ def pretrain(config: TrainConfig) -> Path:
     """
     out = Path(config.out)
     objective = Objective(config.objective)
-    if not any(objective.uses(name) for name in TERMS):
+    idle = objective.idle_at()
+    if idle is not None:
+        when = f"at {idle:g} of the training" if any(objective.uses(name) for name in TERMS) else "at all times"
         raise InputError(
-            "every objective.*.weight is 0, so that nothing is learned; set objective.keep.weight=1, or so"
+            f"every objective.*.weight is 0 {when}, so that nothing is learned; set objective.keep.weight=1, or so"
         )
     classifier = config.classifier.build()
     if config.classifier.class_names is not None:
@@ -165,9 +167,10 @@ def start_from(explainer: MaskNetwork, folder: str, evidence: float | None = Non
     Raises:
         InputError: see `ltx.load`; or a checkpoint of another mask network.
     """
-    weights = load(folder, explainer.classifier).state_dict()
+    former = load(folder, explainer.classifier)
+    weights, stages = former.state_dict(), former.stages
     wanted = {name: value.shape for name, value in explainer.state_dict().items()}
-    if wanted != {name: value.shape for name, value in weights.items()}:
+    if stages != explainer.stages or wanted != {name: value.shape for name, value in weights.items()}:
         raise InputError(f"init={folder} holds another mask network; set explainer.* as in its {CONFIG}")
     explainer.load_state_dict(weights)
     if evidence is not None:
@@ -226,8 +229,9 @@ def _trainer(
 
     resume_point = ResumePoint(out / "last.ckpt", run.checkpoint_every, pace.batch_size, save)
     shown = data.validation_images(run.overlays)
+    show = None if logger is None else partial(share_overlays, logger)
     callbacks: list[Callback] = [
-        Overlays(out / "overlays", explainer, shown, None if logger is None else partial(share_overlays, logger)),
+        Overlays(out / "overlays", explainer, shown, show, Fill(config.fill)),
         MetricsFile(out / "metrics.csv", run.log_every),
         CollapseWarning(),
         pace,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from torch import Tensor, nn
 
 from ltx import Classifier, Fill, InputError, finetune, load
 from ltx.config import parse
-from ltx.explainers import INRExplainer
+from ltx.explainers import ExplainerConfig, INRExplainer
 from ltx.explainers.mask_network import AREA
+from ltx.explanation import Explanation, overlay_grid
 from ltx.finetuning import trained_areas
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling
+from ltx.pretraining.callbacks import Overlays
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import OptimiserConfig
@@ -126,3 +130,26 @@ def test_one_pass_finds_the_square_that_decides():
         masks = explainer.explain(images).at(64 / 1024).mask
     assert masks is not None
     assert float((masks * where).sum() / masks.sum()) > 0.8
+
+
+def test_pictures_of_the_training_show_the_mask_that_their_numbers_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    classifier = Classifier("resnet18", weights="random", num_classes=5, input_size=64)
+    explainer = ExplainerConfig(name="inr", width=32, depth=2, points=16).build(classifier).eval()
+    drawn: list[torch.Tensor] = []
+    told: list[Explanation] = []
+
+    def grid(images: torch.Tensor, masks: torch.Tensor, titles: list[str]) -> Any:
+        drawn.append(masks)
+        return overlay_grid(images, masks, titles)
+
+    monkeypatch.setattr("ltx.pretraining.callbacks.overlay_grid", grid)
+    overlays = Overlays(tmp_path, explainer, torch.rand(2, 3, 64, 64), lambda found, _: told.append(found), "blur")
+    trainer = SimpleNamespace(sanity_checking=False, global_step=3)
+    overlays.on_validation_end(trainer, SimpleNamespace(device="cpu"))  # type: ignore[arg-type]
+    assert (tmp_path / "step_000003.png").is_file()
+    assert told[0].fill == "blur"
+    assert told[0].mask is not None
+    assert torch.equal(drawn[0], told[0].mask)
+    assert not torch.equal(drawn[0], told[0].maps)

@@ -142,6 +142,13 @@ def test_an_objective_of_nothing_is_refused(config_for: Any, photos: Path, tmp_p
         pretrain(config_for(photos, tmp_path / "run", *words, "objective.smoothness.weight=[[0,0],[1,0]]"))
 
 
+def test_a_training_that_is_idle_for_a_while_is_refused(config_for: Any, photos: Path, tmp_path: Path):
+    terms = ("keep", "remove", "area", "smoothness")
+    words = [f"objective.{name}.weight=[[0,1],[0.25,0],[0.5,0],[1,1]]" for name in terms]
+    with pytest.raises(InputError, match=r"every objective\.\*\.weight is 0 at 0\.25 of the training"):
+        pretrain(config_for(photos, tmp_path / "run", *words))
+
+
 @pytest.mark.parametrize("word", ["data.mosaic=0", "explainer.conditioned=false", "data.batch_size=1"])
 def test_elsewhere_without_mosaics_is_refused(config_for: Any, photos: Path, tmp_path: Path, word: str):
     with pytest.raises(InputError, match=r"objective\.elsewhere\.weight above 0 needs mosaics"):

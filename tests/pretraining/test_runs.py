@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from small_inputs import taught_by_gradcam
 from torch import Tensor
 
 from ltx import InputError, load
-from ltx.pretraining.job import clear, pretrain
+from ltx.checkpoints import save_checkpoint
+from ltx.config import ClassifierConfig
+from ltx.explainers import ExplainerConfig
+from ltx.pretraining.job import clear, pretrain, start_from
 from ltx.pretraining.ltx import LTXPretraining
 
 
@@ -213,3 +217,13 @@ def test_a_run_can_start_from_another_ones_weights(config_for: Any, photos: Path
         pretrain(config_for(photos, tmp_path / "fourth", f"init={first}", "explainer.width=8"))
     first.rename(tmp_path / "gone")
     assert pretrain(config_for(photos, second, *words)) == second, "a run that goes on needs it no more"
+
+
+def test_weights_that_read_other_stages_are_no_start(tmp_path: Path):
+    about = ClassifierConfig("vit_tiny_patch16_224", "random", num_classes=5, input_size=64)
+    classifier = about.build()
+    settings = ExplainerConfig(name="vit", stages=[0, 1])
+    save_checkpoint(tmp_path, settings.build(classifier), {"classifier": asdict(about), "explainer": asdict(settings)})
+    start_from(settings.build(classifier), str(tmp_path))
+    with pytest.raises(InputError, match="holds another mask network"):
+        start_from(ExplainerConfig(name="vit", stages=[8, 11]).build(classifier), str(tmp_path))
