@@ -121,7 +121,8 @@ class ResumePoint(lightning.Callback):
     validation, and `last.ckpt` after all that `save` writes: a run that it calls finished lacks nothing. The tensors
     are those of the whole network, also where every device holds a part of it.
 
-    A run goes on with steps of as many images, on whatever number of devices, all of which must see the file.
+    A run goes on with steps of as many images, on whatever number of devices, all of which must see the file, and in
+    as many batches a step as fit them.
 
     Args:
         file: `OUT/last.ckpt`.
@@ -193,6 +194,16 @@ class ResumePoint(lightning.Callback):
                 f"trainer.accumulate times the devices, {trainer.world_size}); change them to make {before} again, or "
                 "choose another out=…, or resume=false to start anew there"
             )
+        _count_in_batches_of(trainer.accumulate_grad_batches, checkpoint)
+
+
+def _count_in_batches_of(accumulate: int, checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint's trainer have seen its steps in `accumulate` batches each; it counts batches, not steps."""
+    steps = checkpoint["global_step"]
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for count in (progress["total"], progress["current"]):
+        more = steps * accumulate - count["processed"]
+        count.update({stage: seen + more for stage, seen in count.items()})
 
 
 class CollapseWarning(lightning.Callback):

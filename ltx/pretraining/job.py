@@ -299,7 +299,8 @@ def _resume_point(config: TrainConfig, out: Path, classifier: Classifier) -> str
     default = _flat(asdict(TrainConfig()))  # what a run had before a setting existed
     free = (
         *("out", "resume", "wandb.", "data.workers", "trainer.progress"),
-        *("data.batch_size", "trainer.devices", "trainer.nodes"),  # `ResumePoint` compares their product
+        # `ResumePoint` compares their product.
+        *("data.batch_size", "trainer.accumulate", "trainer.devices", "trainer.nodes"),
         *("trainer.accelerator", "trainer.strategy", "trainer.compile", "trainer.checkpoint_activations"),
         "trainer.fold_norms",
         *("teacher.cache", "teacher.max_batch", "data.cache"),

@@ -127,6 +127,33 @@ def test_a_run_does_not_go_on_with_steps_of_another_size(config_for: Any, photos
         pretrain(config_for(photos, tmp_path / "run", f"data.batch_size={2 * size}"))
 
 
+@pytest.mark.parametrize(("before", "after"), [((4, 1), (2, 2)), ((2, 2), (4, 1)), ((1, 4), (2, 2))])
+def test_a_run_goes_on_in_other_batches_that_make_steps_of_the_same_size(
+    config_for: Any, photos: Path, tmp_path: Path, before: tuple[int, int], after: tuple[int, int]
+):
+    def config(name: str, batch_size: int, accumulate: int) -> Any:
+        words = [f"data.batch_size={batch_size}", f"trainer.accumulate={accumulate}", "data.mosaic=0"]
+        return config_for(photos, tmp_path / name, *words, "trainer.checkpoint_every=3", "trainer.validate_every=2")
+
+    step = LTXPretraining.training_step
+
+    def stops(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.global_step == 5:
+            raise KeyError
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", stops)
+        with pytest.raises(KeyError):
+            pretrain(config("cut", *before))
+    whole, resumed = pretrain(config("whole", *before)), pretrain(config("cut", *after))
+    losses = [[(row["step"], float(row["val/loss"] or "nan")) for row in told(run)] for run in (whole, resumed)]
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
+    assert losses[0] == [(step, pytest.approx(loss, abs=1e-4, nan_ok=True)) for step, loss in losses[1]]
+    first, second = load(whole).state_dict(), load(resumed).state_dict()
+    assert all(torch.allclose(first[key], second[key], rtol=0, atol=2e-3) for key in first)
+
+
 def dies(*_: Any) -> None:
     raise KeyError("before the first resume point")
 
