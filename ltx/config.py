@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import io
 import math
+import re
 import shutil
 import sys
 import textwrap
@@ -26,6 +27,7 @@ from ltx.errors import InputError, suggest
 Schema = TypeVar("Schema")
 
 NULL = ("null", "~", "None")
+PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -289,18 +291,23 @@ def _split(word: str, known: dict[str, Key]) -> tuple[str, str]:
 
 
 def _value(text: str, key: Key | None) -> Any:
-    """The value of a word: YAML, except that text stays as it is typed where a key takes text."""
+    """The value of a word: YAML, except that text stays as it is typed where a key takes text or anything."""
     takes_text = key is not None and _arms(key.type) <= {str, type(None)}
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if takes_text and text not in NULL and not quoted:
         return text
     if text == "None":
         return None
+    # A path, a glob or a name, which YAML might cut at a `#` or read as an octal number or a time.
+    path_or_name = key is not None and key.type is Any and not (quoted or text in NULL or text[:1] in ("[", "{"))
+    if path_or_name and not PLAIN_NUMBER.fullmatch(text):
+        return text
     try:
         # OmegaConf's own reading of scalars (1e-4 is a number, "yes" is text), through its public door.
         return OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]  # type: ignore[index,call-overload]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        if text[:1] in "[{":
+        closing = {"[": "]", "{": "}"}.get(text[:1])
+        if closing is not None and (closing not in text or text.endswith(closing)):  # not as in [ab]*.jpg
             where = key.name if key is not None else "value"
             raise InputError(f"{where}={text} is no YAML: {_one_line(error)}") from error
         return text  # a glob such as *.png means something else in YAML

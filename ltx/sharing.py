@@ -18,8 +18,9 @@ def fetch(name: str) -> Path:
     """The folder of a checkpoint `wandb:ENTITY/PROJECT/NAME:ALIAS`, downloaded where it is not in the cache.
 
     The cache is `~/.cache/ltx`, or `LTX_CACHE`. A version (`:v3`) that is there is taken without a network; an alias
-    (`:latest`) is asked for, and stands for the version that was fetched last under it, with a warning, where nobody
-    answers. Processes that fetch one version at once each download it, and the first that is done names it.
+    (`:latest`) is asked for, and stands for the version that was fetched last under it, with a warning that says why,
+    where wandb does not give another. Processes that fetch one version at once each download it, and the first that is
+    done names it.
 
     Raises:
         InputError: no such name, no network and nothing in the cache, or wandb is not logged in.

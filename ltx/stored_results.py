@@ -133,7 +133,8 @@ def _mend(place: Path) -> None:
             with tarfile.open(fileobj=stream) as archive:
                 for _ in whole:
                     member = archive.next()
-                    assert member is not None
+                    if member is None:
+                        raise tarfile.ReadError("fewer members than lines")
                     end = _end(member)
         except tarfile.TarError:
             if whole:

@@ -108,9 +108,12 @@ def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifie
     found = finished_maps if save == "maps" else finished
     done = found(out)
     source = make(config, classifier, rank, ranks, done)
-    asked = target if isinstance(target, (int, str)) else list(target)
+    asked = [target] if isinstance(target, (int, str)) else list(target)
+    # Which class a name means is a matter of the names that the classifier was given.
+    indices = {one: classifier.class_index(one) for one in dict.fromkeys(asked) if one != "predicted"}
+    meant = [indices.get(one, one) for one in asked]
     determined_by = {
-        "target": asked,
+        "target": meant[0] if isinstance(target, (int, str)) else meant,
         **settings,
         "fit": config.fit,
         "classifier_fingerprint": classifier.fingerprint(),

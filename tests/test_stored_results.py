@@ -110,6 +110,17 @@ def test_a_tar_killed_between_two_members_is_ended(tmp_path: Path) -> None:
     assert finished_maps(tmp_path) == {"0.png", "1.png", "2.png"}
 
 
+def test_a_tar_with_fewer_maps_than_lines_is_named(tmp_path: Path) -> None:
+    with MapShards(tmp_path) as maps:
+        maps.append(explanation(range(3)), ["0", "1", "2"])
+    place = tmp_path / "maps" / "00000-000000.tar"
+    with tarfile.open(place) as archive:
+        last = archive.getmembers()[-1]
+    os.truncate(place, last.offset)
+    with pytest.raises(InputError, match=r"00000-000000\.tar is damaged; remove it and its \.jsonl"):
+        MapShards(tmp_path)
+
+
 def test_a_name_may_hold_what_other_alphabets_end_lines_with(tmp_path: Path) -> None:
     names = ["caf\x85.jpg", "a\u2028b.jpg"]
     with MapShards(tmp_path, 0, 1) as maps:

@@ -42,9 +42,9 @@ def attribute_files(config: AttributeConfig) -> None:
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
         begun = time.perf_counter()
         with torch.no_grad():
-            logits = classifier(images)
+            logits = torch.cat([classifier(part) for part in images.split(config.max_batch)])
         chosen = classifier.targets(targets, logits)
-        maps = attribute(config.method, classifier, images, chosen, max_batch=config.max_batch, **config.options)
+        maps = attribute(config.method, classifier, images, chosen, **{"max_batch": config.max_batch} | config.options)
         return Explanation(
             images=images,
             maps=maps,

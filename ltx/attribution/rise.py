@@ -58,9 +58,9 @@ def rise(
 
 
 def _mask(size: torch.Size, cells: int, keep: float, generator: torch.Generator) -> Tensor:
-    """One mask `[1, H, W]`: the grid is enlarged by one cell more than fits, and a random window of it taken."""
+    """One mask `[1, H, W]`: the grid is enlarged to a size of one cell more on each side, and a window of it taken."""
     cell = [-(-side // cells) for side in size]
-    grid = (torch.rand(1, 1, cells + 1, cells + 1, generator=generator) < keep).float()
+    grid = (torch.rand(1, 1, cells, cells, generator=generator) < keep).float()
     large = F.interpolate(grid, size=[(cells + 1) * c for c in cell], mode="bilinear", align_corners=False)[0]
     top, left = (int(torch.randint(0, c, (), generator=generator)) for c in cell)
-    return large[:, top : top + size[0], left : left + size[1]]
+    return large[:, top : top + size[0], left : left + size[1]].clamp(0, 1)  # interpolation rounds

@@ -78,7 +78,8 @@ class TeacherMaps:
             for names, images in batches:
                 images = images.to(self.classifier.device)
                 targets = explained_classes(self.classifier, images, None, max_batch)
-                maps = attribute(self.method, self.classifier, images, targets, max_batch=max_batch, **self.options)
+                options = {"max_batch": max_batch} | self.options
+                maps = attribute(self.method, self.classifier, images, targets, **options)
                 side = (self.resolution, self.resolution)
                 small = stretched(F.interpolate(maps, size=side, mode="area")).cpu()
                 for name, values, target in zip(names, small[:, 0], targets.tolist(), strict=True):

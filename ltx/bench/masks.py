@@ -68,7 +68,8 @@ def measure(config: BenchConfig) -> None:
             assert found.probability_kept is not None
             assert found.probability_removed is not None
             kept, removed = found.probability_kept / found.probability, found.probability_removed / found.probability
-            rows.append(torch.stack([kept, removed, found.maps.mean((1, 2, 3)), (kept >= 0.8).float()], 1).cpu())
+            assert found.mask is not None
+            rows.append(torch.stack([kept, removed, found.mask.mean((1, 2, 3)), (kept >= 0.8).float()], 1).cpu())
         kept, removed, mean, well = torch.cat(rows).mean(0).tolist()
         print(
             f"{steps:5d} | {kept:10.3f}  {removed:13.3f}  {mean:9.3f} | {well:32.2f} | {seconds / count:.3f}",
@@ -99,7 +100,8 @@ def report_mosaics(explainer: MaskNetwork, images: Tensor, config: BenchConfig) 
         left, right = torch.tensor(pairs[start : start + config.batch_size]).T
         both = torch.cat([half[left], half[right]], 3)
         for asked, inside in ((left, slice(0, width // 2)), (right, slice(width // 2, width))):
-            mask = explainer(both, predicted[asked].to(images.device))
+            mask = explainer.explain(both, predicted[asked].to(images.device)).mask
+            assert mask is not None
             shares.append(mask[..., inside].sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1e-6))
     share = torch.cat(shares)
     print(

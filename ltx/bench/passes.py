@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
+from ltx.attribution.replay import answered_by
 from ltx.classifier import Classifier
 
 
 @contextmanager
 def passes_counted(classifier: Classifier) -> Iterator[list[int]]:
-    """Counts the images that the classifier sees, its folded copy too; those of an optimiser's steps go backwards."""
+    """Counts the images that the classifier sees, its folded copy too; those of an optimiser's steps go backwards.
+
+    Passes that begin within the network, where what comes before answers from memory, are not counted.
+    """
     seen = [0]
 
-    def count(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen[0] += len(inputs[0])
+    def counting(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def count(images: Tensor, *others: Any, **named: Any) -> Any:
+            seen[0] += len(images)
+            return forward(images, *others, **named)
+
+        return count
 
     models = {classifier.model, classifier._frozen()}  # methods that hook the model run it, the others its copy
     firsts = [next(module for module in model.modules() if not list(module.children())) for model in models]
-    handles = [first.register_forward_pre_hook(count) for first in firsts]
-    try:
+    # No hooks: they are called for what answers from memory too.
+    with answered_by({first: counting(first.forward) for first in firsts}):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

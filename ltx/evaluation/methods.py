@@ -1,4 +1,4 @@
-"""Methods by name: `gae`, `iia3@variant=released`, `ltx:checkpoints/vit@steps=25@select_by=positive`, `random`."""
+"""Methods by name: `gae`, `iia2@variant=released`, `ltx:checkpoints/vit@steps=25@select_by=positive`, `random`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
@@ -28,12 +28,14 @@ class Evaluation:
 
     Attributes:
         max_batch: the most images in one forward pass.
+        second: the classifier that judges what another one's maps keep, where a protocol asks it.
         unreadable: files left out before the samples were made, with the reason.
         determined_by: what every piece depends on, whatever its method and chunk.
     """
 
     config: EvaluationConfig
     classifier: Classifier
+    second: Classifier | None
     max_batch: int
     protocols: list[Protocol]
     methods: list[Method]
@@ -42,6 +44,7 @@ class Evaluation:
     store: Store
     unreadable: list[tuple[str, str]]
     determined_by: list[object]
+    _paths: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -49,9 +52,11 @@ class Evaluation:
         return "the class of one cell" if isinstance(self.samples, Mosaics) else self.config.target
 
     def piece_path(self, method: Method, chunk: int) -> Path:
-        """Where this method's result on this chunk is kept, named by all that determines it."""
-        own = [method.text, method.identity, self.samples.identity(chunk)]
-        return self.store.path(method.label, chunk, [*self.determined_by, *own])
+        """Where this method's result on this chunk is kept, named by all that determines it when it is first asked."""
+        if (method.label, chunk) not in self._paths:
+            own = [method.text, method.identity, self.samples.identity(chunk)]
+            self._paths[method.label, chunk] = self.store.path(method.label, chunk, [*self.determined_by, *own])
+        return self._paths[method.label, chunk]
 
 
 def _determined_by(
@@ -59,7 +64,9 @@ def _determined_by(
 ) -> list[object]:
     """Versions, models and settings; batch sizes and threads too, because they change the last bits of a number."""
     models = [[c.fingerprint(), c.precision, c.input_size] for c in (classifier, second) if c is not None]
-    settings = [config.protocol, config.fills, config.target, config.seed, config.batch_size, config.gallery]
+    # Which class a name means is a matter of the names that the classifier was given.
+    target = config.target if config.target in ("predicted", "label") else classifier.class_index(config.target)
+    settings = [config.protocol, config.fills, target, config.seed, config.batch_size, config.gallery]
     versions = [torch.__version__, timm.__version__]
     return [versions, models, classifier.device.type, torch.get_num_threads(), settings, max_batch]
 
@@ -104,7 +111,7 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
     store = Store(Path(config.out) / "partial")
     determined_by = _determined_by(config, max_batch, classifier, second)
     return Evaluation(
-        config, classifier, max_batch, protocols, methods, left_out, samples, store, unreadable, determined_by
+        config, classifier, second, max_batch, protocols, methods, left_out, samples, store, unreadable, determined_by
     )
 
 

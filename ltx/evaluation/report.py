@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ltx.classifier import Classifier
 from ltx.evaluation.figures import draw_curves, draw_gallery
 from ltx.evaluation.plan import Evaluation
 from ltx.evaluation.results import Results, Score, gather
@@ -71,10 +72,16 @@ def as_json(evaluation: Evaluation, results: Results) -> dict[str, Any]:
         "fill": {protocol.name: protocol.fill for protocol in evaluation.protocols},
         "seed": config.seed,
         "precision": evaluation.classifier.precision,
+        "weights": evaluation.classifier.weights,
+        **({} if evaluation.second is None else {"second": _second(evaluation.second)}),
         "selected_by": {method.label: method.selected_by for method in evaluation.methods if method.selected_by},
         "left_out_methods": evaluation.left_out,
         "skipped_images": [{"image": name, "reason": reason} for name, reason in results.skipped],
     }
+
+
+def _second(classifier: Classifier) -> dict[str, Any]:
+    return {"classifier": classifier.name, "weights": classifier.weights, "precision": classifier.precision}
 
 
 def _score(score: Score) -> dict[str, float | None]:
@@ -123,13 +130,14 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
     """The table, the differences to the best method, and all that a reader needs to judge them."""
     best = {metric.key: best_methods(evaluation, results, metric) for metric in results.metrics}
     fills = ", ".join(f"{protocol.name}: {protocol.fill}" for protocol in evaluation.protocols)
-    config = evaluation.config
+    config, second = evaluation.config, evaluation.second
     lines = [
         f"# {evaluation.classifier.name}, {config.protocol} protocol",
         "",
         f"n = {results.n} images, {len(results.skipped)} skipped; target: {evaluation.target}; fill: {fills}; "
         f"classifier in {evaluation.classifier.precision}; seed {config.seed}; weights: "
-        f"{evaluation.classifier.weights or 'default'}.",
+        f"{evaluation.classifier.weights or 'default'}."
+        + ("" if second is None else f" Second classifier: {second.name}, {second.weights or 'default'} weights."),
         f"Means with 95 % bootstrap intervals ({config.resamples} resamples of the images); bold = best method "
         "(controls and maps chosen by a metric do not compete).",
         "",

@@ -63,9 +63,16 @@ def gather(evaluation: Evaluation) -> Results:
     """Read every piece and compute scores, intervals and differences.
 
     Raises:
-        InputError: not one image could be read, or one could for some methods and not for others.
+        InputError: not one image could be read, one could for some methods and not for others, or a piece is gone.
     """
     chunks = range(len(evaluation.samples))
+    paths = [evaluation.piece_path(method, chunk) for method in evaluation.methods for chunk in chunks]
+    gone = [path for path in paths if not path.is_file()]
+    if gone:
+        raise InputError(
+            f"{len(gone)} of {len(paths)} pieces, such as {gone[0]}, are not there: their images changed in the "
+            "meantime, or somebody removed them; the same command makes them again"
+        )
     by_method: dict[str, list[Piece]] = {
         method.label: [evaluation.store.load(evaluation.piece_path(method, chunk)) for chunk in chunks]
         for method in evaluation.methods

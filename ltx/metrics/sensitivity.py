@@ -65,6 +65,7 @@ def cascade(classifier: Classifier, stages: int, seed: int) -> Iterator[Classifi
         for name, module in layers[done:upto]:
             shuffle(module, name, seed)
         done = upto
+        changed.model.train().eval()  # some (LeViT) keep what they made of a parameter until they are trained
         yield changed
 
 

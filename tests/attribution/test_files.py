@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx import InputError
+from ltx import Classifier, InputError
 from ltx.attribution import attribute
 from ltx.attribution.files import AttributeConfig, attribute_files
 from ltx.config import parse
@@ -58,6 +58,32 @@ def test_a_repeated_command_explains_only_what_is_missing(folder, capsys):
     attribute_files(config)
     assert (folder / "out/explanations.jsonl").read_text() == first
     assert "2 of 2 images are explained already" in capsys.readouterr().out
+
+
+def test_a_name_that_means_another_class_is_refused(folder):
+    def explain(*names):
+        (folder / "names.txt").write_text("\n".join(names))
+        words = [f"classifier.class_names={folder}/names.txt", "target=rust", f"out={folder}/out"]
+        torch.manual_seed(0)
+        attribute_files(settings("method=gradcam", f"images={folder}/pictures", *words))
+
+    explain("a", "rust", "c", "d")
+    with pytest.raises(InputError, match=r"made with target=1, now 3"):
+        explain("a", "b", "c", "rust")
+    lines = [json.loads(line) for line in (folder / "out/explanations.jsonl").read_text().splitlines()]
+    assert [line["target"] for line in lines] == [1, 1]
+
+
+def test_max_batch_bounds_every_pass_and_is_an_option_too(folder, monkeypatch):
+    passes = []
+    predict = Classifier.__call__
+    monkeypatch.setattr(
+        Classifier, "__call__", lambda self, images: (passes.append(len(images)), predict(self, images))[1]
+    )
+    words = ["method=rise", "options.masks=4", "options.cells=2", f"images={folder}/pictures"]
+    attribute_files(settings(*words, "max_batch=1", f"out={folder}/one"))
+    assert max(passes) == 1
+    attribute_files(settings(*words, "options.max_batch=1", f"out={folder}/two"))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,13 @@ def test_rise_equals_its_sum_over_masks(linear, images):
     torch.testing.assert_close(found, expected)
 
 
+def test_rise_has_the_papers_cells():
+    """2 x 2 cells, enlarged to 3 cells a side of 8 pixels: two neighbours blend over 12 pixels, not over 8."""
+    seen = [_mask(torch.Size((16, 16)), 2, 0.5, torch.Generator().manual_seed(seed))[0] for seed in range(40)]
+    slopes = torch.stack([mask.diff(dim=1).abs().max() for mask in seen])
+    assert float(slopes.max()) == pytest.approx(1 / 12, abs=1e-4)
+
+
 def test_rise_masks_keep_their_share_and_are_smooth():
     generator = torch.Generator().manual_seed(0)
     masks = torch.stack([_mask(torch.Size((20, 30)), 5, 0.3, generator) for _ in range(400)])

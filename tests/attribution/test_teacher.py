@@ -37,6 +37,16 @@ def test_maps_are_the_methods_own_stretched_beside_the_predicted_class(teacher, 
     assert torch.equal(targets, cnn(images).argmax(1))
 
 
+def test_rows_of_a_pass_are_an_option_of_the_method(tmp_path, cnn, files):
+    made = [TeacherMaps(tmp_path / name, cnn, "iia2", resolution=16, **few) for name, few in OPTIONS.items()]
+    assert [teacher.precompute(files) for teacher in made] == [3, 3]
+    one, other = (teacher.stored.lookup(files)[0] for teacher in made)
+    torch.testing.assert_close(one, other, rtol=0, atol=2e-3)
+
+
+OPTIONS = {"plain": {"steps": 3}, "few": {"steps": 3, "max_batch": 2}}
+
+
 def test_each_map_is_made_once_and_follows_its_image(teacher, cnn, files, tmp_path):
     teacher.precompute(files[:2])
     done = []

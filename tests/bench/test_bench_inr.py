@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
-from ltx import InputError
+from ltx import Classifier, InputError
+from ltx.attribution import attribute
 from ltx.bench.inr import BenchConfig, measure
+from ltx.bench.passes import passes_counted
 from ltx.config import parse
 
 TINY = ["classifier.name=resnet10t", "classifier.weights=random", "classifier.num_classes=5"]
@@ -31,6 +34,19 @@ def test_each_way_is_counted_and_its_masks_are_described(capsys: pytest.CaptureF
     misses = [float(value) for value in re.findall(r"\|mean - area\| ([\d.]+)", told)]
     assert max(misses[:3]) <= 1e-4
     assert misses[3] > 0.1, "three steps are no optimisation"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_layers_after_a_cut_are_no_pass(name: str) -> None:
+    classifier = Classifier(name, weights="random", num_classes=5, input_size=64)
+    images = torch.rand(2, 3, 64, 64)
+    attribute("iia2", classifier, images, 0, steps=1)  # finds the layers
+    with passes_counted(classifier) as seen:
+        classifier(images)
+        attribute("iia2", classifier, images, 0, steps=3)
+    assert seen[0] == 2 * (1 + 4), "the points of the path, both ends among them"
+    first = next(module for module in classifier.model.modules() if not list(module.children()))
+    assert "forward" not in vars(first)
 
 
 def test_an_unknown_way_is_refused() -> None:

@@ -69,6 +69,23 @@ def test_the_cascade_goes_from_the_output_to_the_input_and_leaves_the_original_a
     assert all(torch.equal(value, before[key]) for key, value in layered.model.state_dict().items())
 
 
+def test_attention_biases_that_a_model_keeps_are_randomised_too():
+    torch.manual_seed(0)
+    classifier = Classifier("levit_128s", weights="random", num_classes=5)
+    biases = [module for module in classifier.model.modules() if hasattr(module, "attention_bias_cache")]
+    for module in biases:
+        torch.nn.init.normal_(module.attention_biases)
+    classifier(torch.rand(1, 3, 224, 224))  # fills what is kept
+    (changed,) = cascade(classifier, 1, seed=0)
+    changed(torch.rand(1, 3, 224, 224))
+    after = [module for module in changed.model.modules() if hasattr(module, "attention_bias_cache")]
+    assert biases
+    for before, now in zip(biases, after, strict=True):
+        (kept,) = now.attention_bias_cache.values()
+        assert torch.equal(kept, now.attention_biases[:, now.attention_bias_idxs])
+        assert not torch.equal(now.attention_biases, before.attention_biases)
+
+
 def test_a_folded_classifier_is_randomised_too():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
