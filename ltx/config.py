@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import errno
 import io
-import math
 import re
 import shutil
 import sys
 import textwrap
-import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -23,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError, suggest
+from ltx.options import Key, groups, keys, option, shown, type_arms
 
 Schema = TypeVar("Schema")
 
@@ -33,85 +31,6 @@ UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file where a folder should be, or the other way round
 )
-
-
-def option(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
-    """A field of a command's dataclass.
-
-    Args:
-        default: the value; `omegaconf.MISSING` = the user must give it; a dataclass = a nested group.
-        help: what it means, one line of `--help`.
-        choices: the allowed values (of each element, for a list); None beside them is allowed where it is the default.
-    """
-    metadata = {"help": help, "choices": None if choices is None else tuple(choices)}
-    if isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def check_arguments(owner: str, function: Callable[..., Any], allowed: Iterable[str], given: Mapping[str, Any]) -> None:
-    """Check options that a user gave by name to a function, where their types say numbers.
-
-    Args:
-        owner: what the user calls the function.
-        function: its annotations say which arguments are numbers.
-        allowed: the names of those that a user may give.
-
-    Raises:
-        InputError: an unknown name, or no number where one belongs.
-    """
-    allowed = list(allowed)
-    hints = typing.get_type_hints(getattr(function, "func", function))
-    for name, value in given.items():
-        if name not in allowed:
-            listed = ", ".join(allowed) or "none"
-            raise InputError(f"{owner} has no option {name!r}{suggest(name, allowed)}; it has: {listed}")
-        arms = _arms(hints[name])
-        if not arms <= {int, float, types.NoneType}:
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = (float in arms or isinstance(value, int)) if number else value is None and types.NoneType in arms
-        if not fits:
-            kind = "number" if float in arms else "whole number"
-            raise InputError(f"{owner}: {name}={value!r} is no {kind}")
-
-
-def check_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> None:
-    """Check numbers of a dataclass's instance, where a user gave them.
-
-    Args:
-        group: what stands before their names on the command line, with its dot.
-        ranges: the lowest and the highest allowed value, by name; None is in every range.
-
-    Raises:
-        InputError: a number out of its range.
-    """
-    for name, (low, high) in ranges.items():
-        value = getattr(settings, name)
-        if value is None or low <= value <= high:
-            continue
-        mend = f"{low:g} or more" if math.isinf(high) else f"a number from {low:g} to {high:g}"
-        raise InputError(f"{group}{name}={value}; give {mend}")
-
-
-def check_choices(group: str, settings: Any) -> None:
-    """Check what a dataclass's instance says against the `choices` of its options.
-
-    The command line does so too; Python and the file of a checkpoint come past it.
-
-    Args:
-        group: what stands before the names, with its dot.
-
-    Raises:
-        InputError: a value that is no choice.
-    """
-    for field in dataclasses.fields(settings):
-        choices, value = field.metadata.get("choices"), getattr(settings, field.name)
-        if choices and value not in choices:
-            mend = f"{suggest(str(value), choices)}; allowed: {', '.join(map(str, choices))}"
-            raise InputError(f"{group}{field.name}={value!r} is unknown{mend}")
 
 
 @dataclasses.dataclass
@@ -135,40 +54,6 @@ class ClassifierConfig:
             InputError: see `ltx.Classifier`.
         """
         return Classifier(**dataclasses.asdict(self))
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """One key of a schema, by its dotted name."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
-    choices: tuple[Any, ...] | None
-
-
-def keys(schema: type, prefix: str = "") -> Iterator[Key]:
-    """Every key of a (nested) dataclass, in the order of its fields."""
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        name, kind = prefix + field.name, hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from keys(typing.cast(type, kind), name + ".")
-            continue
-        factory = field.default_factory
-        default = factory() if factory is not dataclasses.MISSING else field.default
-        default = MISSING if default is dataclasses.MISSING else default
-        yield Key(name, kind, default, field.metadata.get("help", ""), field.metadata.get("choices"))
-
-
-def _groups(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Name and meaning of every nested group."""
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield prefix + field.name, field.metadata.get("help", "")
-            yield from _groups(typing.cast(type, hints[field.name]), f"{prefix}{field.name}.")
 
 
 def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str) -> Schema:
@@ -241,7 +126,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
     Where what has a default is no example, the schema has one as `EXAMPLE`.
     """
     rows = [("config", "null", "YAML file of any of the keys below; words after it override it")]
-    meanings = dict(_groups(schema))
+    meanings = dict(groups(schema))
     for key in keys(schema):
         group = key.name.rpartition(".")[0]
         while group and group not in meanings:  # told already
@@ -249,7 +134,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
         if group:
             rows.append((f"{group}.…", "", meanings.pop(group)))
         allowed = "" if key.choices is None else f" [{' | '.join(map(str, key.choices))}]"
-        rows.append((key.name, "(required)" if key.default == MISSING else _show(key.default), key.help + allowed))
+        rows.append((key.name, "(required)" if key.default == MISSING else shown(key.default), key.help + allowed))
     left, middle = max(len(row[0]) for row in rows), min(max(len(row[1]) for row in rows), 28)
     indent = left + middle + 6
     width = max(shutil.get_terminal_size((120, 24)).columns, indent + 40)
@@ -259,7 +144,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
         gap = "" if len(first) == indent else "\n" + " " * indent  # a long default: its meaning on the next line
         lines.append(first + gap + ("\n" + " " * indent).join(textwrap.wrap(meaning, width - indent) or [""]))
     given = [key for key in keys(schema) if key.default not in (None, MISSING, [], {}, "")] or list(keys(schema))
-    examples = [f"{key.name}={_show(key.default)}" for key in (given[0], given[-1])]
+    examples = [f"{key.name}={shown(key.default)}" for key in (given[0], given[-1])]
     examples[0] = getattr(schema, "EXAMPLE", examples[0])
     required = "".join(f" {key.name}={key.name.upper()}" for key in keys(schema) if key.default == MISSING)
     return "\n".join(
@@ -292,7 +177,7 @@ def _split(word: str, known: dict[str, Key]) -> tuple[str, str]:
 
 def _value(text: str, key: Key | None) -> Any:
     """The value of a word: YAML, except that text stays as it is typed where a key takes text or anything."""
-    takes_text = key is not None and _arms(key.type) <= {str, type(None)}
+    takes_text = key is not None and type_arms(key.type) <= {str, type(None)}
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if takes_text and text not in NULL and not quoted:
         return text
@@ -339,7 +224,7 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
     if key is None:
         if _is_group(name, known):
             members = [k for k in known if k.startswith(name + ".")]
-            raise InputError(f"{name}={_show(value)}{source}: {name} is a group of keys; write {members[0]}=VALUE")
+            raise InputError(f"{name}={shown(value)}{source}: {name} is a group of keys; write {members[0]}=VALUE")
         near = _nearest(name, known)
         hint = f"; did you mean {near}?" if near else "; --help lists all"
         raise InputError(f"unknown key {name}{source}{hint}")
@@ -347,10 +232,12 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
         OmegaConf.update(config, name, value, merge=False)  # a dict given whole takes the place of the former one
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         kind = type(value).__name__
-        lists = any(typing.get_origin(arm) is list for arm in _arms(key.type)) and not isinstance(value, (list, dict))
-        mend = f", as {name}=[{_show(value)}]" if lists else ""
+        lists = any(typing.get_origin(arm) is list for arm in type_arms(key.type)) and not isinstance(
+            value, (list, dict)
+        )
+        mend = f", as {name}=[{shown(value)}]" if lists else ""
         raise InputError(
-            f"{name}={_show(value)}{source} is {_article(kind)}; expected {_type_name(key.type)}{mend}"
+            f"{name}={shown(value)}{source} is {_article(kind)}; expected {_type_name(key.type)}{mend}"
         ) from error
     if value == "" and key.default != "":
         raise InputError(f"{name}={source} is empty; give a value, or leave it out")
@@ -359,7 +246,7 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
     for element in value if isinstance(value, list) else [value]:
         if element not in key.choices and not (element is None and key.default is None):
             allowed = ", ".join(map(str, key.choices))
-            raise InputError(f"{name}={_show(element)}{source} is not allowed; allowed: {allowed}")
+            raise InputError(f"{name}={shown(element)}{source} is not allowed; allowed: {allowed}")
 
 
 def _owner(name: str, known: dict[str, Key]) -> Key | None:
@@ -367,7 +254,7 @@ def _owner(name: str, known: dict[str, Key]) -> Key | None:
     while "." in name:
         name = name.rpartition(".")[0]
         key = known.get(name)
-        if key is not None and any(arm in (dict, Any) or typing.get_origin(arm) is dict for arm in _arms(key.type)):
+        if key is not None and any(arm in (dict, Any) or typing.get_origin(arm) is dict for arm in type_arms(key.type)):
             return key
     return None
 
@@ -390,31 +277,14 @@ def _parent(config: Any, name: str) -> tuple[Any, str]:
 # -- how things are written ----------------------------------------------------------------------------------------
 
 
-def _arms(kind: Any) -> set[Any]:
-    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    return set(typing.get_args(kind)) if union else {kind}
-
-
 def _type_name(kind: Any) -> str:
-    arms = typing.get_args(kind) if len(_arms(kind)) > 1 else (kind,)
+    arms = typing.get_args(kind) if len(type_arms(kind)) > 1 else (kind,)
     names = ["null" if arm is type(None) else arm.__name__ if isinstance(arm, type) else str(arm) for arm in arms]
     return " or ".join(str(arm) if typing.get_args(arm) else name for arm, name in zip(arms, names, strict=True))
 
 
 def _article(kind: str) -> str:
     return "null" if kind == "NoneType" else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_show, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_show(entry)}' for key, entry in value.items())}}}"
-    return str(value)
 
 
 def _one_line(error: BaseException) -> str:

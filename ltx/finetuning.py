@@ -17,7 +17,6 @@ from torch import Tensor
 from ltx.checkpoints import identity, load, located
 from ltx.classes import Target, Targets, one_each
 from ltx.classifier import pick_device
-from ltx.config import option
 from ltx.errors import InputError, suggest
 from ltx.explainers.mask_network import MaskNetwork, checked, describe, evaluating
 from ltx.explanation import Explanation
@@ -26,6 +25,7 @@ from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling, draw_jitter, rows_of_areas
 from ltx.objectives.terms import scheduled
+from ltx.options import option
 from ltx.stacked import Copies
 from ltx.streaming import WRITTEN, ExplainConfig, explain_files
 

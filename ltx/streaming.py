@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ltx.classes import Target
 from ltx.classifier import Classifier
-from ltx.config import option
 from ltx.data.image_files import find_images, image_root
 from ltx.data.images import Fit, ImageBatches, Skipped
 from ltx.data.shards import counted, expand, is_shards
 from ltx.data.shards.batches import ShardBatches
 from ltx.errors import InputError
 from ltx.explanation import Explanation
+from ltx.options import option
 from ltx.progress import progress_bar
 from ltx.ranks import launched_ranks
 from ltx.result_files import finished, result_stems

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
-from ltx.config import ClassifierConfig, option, parse, run, to_yaml
+from ltx.config import ClassifierConfig, parse, run, to_yaml
 from ltx.errors import InputError
+from ltx.options import option
 
 
 @dataclass

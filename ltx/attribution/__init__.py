@@ -33,8 +33,8 @@ from ltx.attribution.occlusion import occlusion
 from ltx.attribution.rise import rise
 from ltx.classes import Targets
 from ltx.classifier import Classifier
-from ltx.config import check_arguments
 from ltx.errors import InputError, suggest
+from ltx.options import check_arguments
 
 Needs = Literal["pixels", "attention", "features", "attention or features"]
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from ltx.attribution import METHODS, attribute, check_method, check_options
 from ltx.classes import Target
 from ltx.classifier import pick_device
-from ltx.config import ClassifierConfig, option
+from ltx.config import ClassifierConfig
 from ltx.explanation import Explanation
+from ltx.options import option
 from ltx.streaming import WRITTEN, ExplainConfig, explain_files
 
 

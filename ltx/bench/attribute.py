@@ -17,10 +17,11 @@ from ltx.attribution import attribute
 from ltx.attribution.attention import attention_layers, captured, readout, token_grid, unfused
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.classifier import Classifier, pick_device
-from ltx.config import ClassifierConfig, option, run
+from ltx.config import ClassifierConfig, run
 from ltx.data.image_files import find_images
 from ltx.data.images import load_images
 from ltx.errors import InputError
+from ltx.options import option
 
 
 @dataclass

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.classifier import Classifier, pick_device
-from ltx.config import ClassifierConfig, option, run
+from ltx.config import ClassifierConfig, run
 from ltx.data.image_files import find_images
 from ltx.data.images import load_images
 from ltx.errors import InputError
 from ltx.evaluation.methods import random_map
 from ltx.metrics import PROTOCOLS, Batch, Settings
 from ltx.metrics.perturbation import default_max_batch, min_max, predict
+from ltx.options import option
 
 
 @dataclass

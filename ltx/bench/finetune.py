@@ -11,13 +11,14 @@ from ltx.bench.passes import passes_counted
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints import load
 from ltx.classifier import pick_device
-from ltx.config import ClassifierConfig, option, run
+from ltx.config import ClassifierConfig, run
 from ltx.data.image_files import find_images
 from ltx.data.images import load_images
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig
 from ltx.finetuning import finetune
 from ltx.objectives.terms import CPU_ROWS
+from ltx.options import option
 
 
 @dataclass

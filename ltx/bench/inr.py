@@ -16,7 +16,7 @@ from ltx.bench.passes import passes_counted
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints import load
 from ltx.classifier import pick_device
-from ltx.config import ClassifierConfig, option, run
+from ltx.config import ClassifierConfig, run
 from ltx.data.image_files import find_images
 from ltx.data.images import load_images
 from ltx.errors import InputError, suggest
@@ -26,6 +26,7 @@ from ltx.fill import Fill
 from ltx.finetuning import finetune
 from ltx.metrics import Batch
 from ltx.metrics.perturbation import read_logits
+from ltx.options import option
 
 TITLES = {
     "one_pass": "amortised, one pass",

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ltx.checkpoints import load
 from ltx.classifier import pick_device
-from ltx.config import option, run
+from ltx.config import run
 from ltx.data.image_files import find_images
 from ltx.data.images import ImageBatches
 from ltx.explainers import MaskNetwork
 from ltx.finetuning import finetune, trained_objective
 from ltx.objectives import Objective
+from ltx.options import option
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor
 from ltx.attribution.inr import area_objective, fit_inr
 from ltx.bench.inr import amortised_inr
 from ltx.classifier import Classifier, pick_device
-from ltx.config import ClassifierConfig, option, run
+from ltx.config import ClassifierConfig, run
 from ltx.data.image_files import find_images
 from ltx.data.images import ImageBatches
 from ltx.errors import InputError
@@ -23,6 +23,7 @@ from ltx.explanation import Explanation
 from ltx.fill import Fill, keep
 from ltx.finetuning import finetune
 from ltx.multiple import REACHES, Fit, MultipleExplanations, multiple_explanations
+from ltx.options import option
 
 WITHIN = 0.8
 """A mask has found a photograph if so much of what it keeps lies there."""

@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ltx.bench.timing import medians, take_turns
 from ltx.bench.train import CLASSIFIER, STEP, step_and_parts
 from ltx.classifier import Classifier, pick_device
-from ltx.config import option, run
+from ltx.config import run
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig
 from ltx.fill import Fill
 from ltx.objectives import Objective
+from ltx.options import option
 
 MODELS = ["vit_base_patch16_224", "deit_tiny_patch16_224", "tf_efficientnet_lite0", "resnet50"]
 VARIANTS = ["fp32", "bf16", "fp32+compile", "bf16+compile"]

@@ -10,12 +10,13 @@ import torch
 
 from ltx.bench.timing import medians, take_turns
 from ltx.classifier import pick_device
-from ltx.config import ClassifierConfig, option, run
+from ltx.config import ClassifierConfig, run
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import Objective, ObjectiveConfig
 from ltx.objectives.terms import CPU_ROWS
+from ltx.options import option
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 
 STEP, CLASSIFIER = "step", "classifier"

@@ -18,12 +18,12 @@ from torch import Tensor
 from ltx.attribution import METHODS, attribute
 from ltx.checkpoints import CONFIG, TENSORS, identity, load, located, read_config
 from ltx.classifier import Classifier
-from ltx.config import check_arguments
 from ltx.errors import InputError, suggest
 from ltx.explainers import ExplainerConfig, MaskNetwork
 from ltx.finetuning import finetune
 from ltx.metrics import Batch
 from ltx.metrics.protocol import generator
+from ltx.options import check_arguments
 
 MapMaker = Callable[[Classifier, Tensor, Tensor, Batch], Tensor]
 """`(classifier, images, targets, batch) -> maps [B, 1, H, W]`; the images may be altered ones of the batch."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ltx.config import ClassifierConfig, option
+from ltx.config import ClassifierConfig
+from ltx.options import option
 
 
 @dataclass

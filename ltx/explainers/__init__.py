@@ -7,12 +7,12 @@ import math
 from dataclasses import asdict, dataclass
 
 from ltx.classifier import Classifier
-from ltx.config import check_ranges, option
 from ltx.errors import InputError, suggest
 from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import MaskNetwork, trunk_shapes
 from ltx.explainers.unet import UNetExplainer
 from ltx.explainers.vit import ViTExplainer, is_single_resolution
+from ltx.options import check_ranges, option
 
 EXPLAINERS: dict[str, type[MaskNetwork]] = {"vit": ViTExplainer, "unet": UNetExplainer, "inr": INRExplainer}
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ltx.config import check_choices, option
 from ltx.objectives.area import Area
 from ltx.objectives.elsewhere import Elsewhere
 from ltx.objectives.keep import Keep
@@ -17,6 +16,7 @@ from ltx.objectives.remove import Remove
 from ltx.objectives.smoothness import Smoothness
 from ltx.objectives.teacher import Teacher
 from ltx.objectives.terms import MaskedBatch, Term, classify, ever_weighs, scheduled
+from ltx.options import check_choices, option
 
 __all__ = ["TERMS", "MaskedBatch", "Objective", "ObjectiveConfig", "Term", "Verdict", "classify"]
 

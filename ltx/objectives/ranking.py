@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.config import option
 from ltx.errors import InputError
 from ltx.explainers.area_masks import masks_of_area
 from ltx.objectives.terms import MaskedBatch
+from ltx.options import option
 
 
 @dataclass

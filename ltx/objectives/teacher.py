@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.config import option
 from ltx.errors import InputError
 from ltx.objectives.terms import MaskedBatch
+from ltx.options import option
 
 
 @dataclass

@@ -68,7 +68,7 @@ class MaskedBatch:
 
 
 class Term(Protocol):
-    """One term of the objective: a dataclass of its settings, each an `ltx.config.option`, `weight` among them.
+    """One term of the objective: a dataclass of its settings, each an `ltx.options.option`, `weight` among them.
 
     Attributes:
         only_in_training: whether the term compares with what only a training knows, so that finetuning lacks it.

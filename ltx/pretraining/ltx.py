@@ -11,13 +11,13 @@ import lightning
 import torch
 from torch import Tensor
 
-from ltx.config import check_ranges, option
 from ltx.draws import Source, row_generators
 from ltx.errors import InputError
 from ltx.explainers import MaskNetwork
 from ltx.fill import Fill
 from ltx.objectives import MaskedBatch, Objective, Verdict, classify
 from ltx.objectives.areas import rows_of_areas
+from ltx.options import check_ranges, option
 from ltx.pretraining.clean_passes import CleanPasses
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
 from ltx.pretraining.sharding import shard

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ltx.config import ClassifierConfig, check_ranges, option
+from ltx.config import ClassifierConfig
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig
 from ltx.objectives import ObjectiveConfig
 from ltx.objectives.areas import AreaSampling
+from ltx.options import check_ranges, option
 from ltx.pretraining.ltx import OptimiserConfig
 from ltx.pretraining.teacher import TeacherConfig
 from ltx.pretraining.tracking import WandbConfig

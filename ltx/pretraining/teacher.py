@@ -10,8 +10,8 @@ import lightning
 from ltx.attribution import METHODS
 from ltx.attribution.teacher import TeacherMaps
 from ltx.classifier import Classifier
-from ltx.config import option
 from ltx.data.folder import FolderData
+from ltx.options import option
 from ltx.progress import progress_bar
 
 

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ltx.checkpoints import CARD, CONFIG, TENSORS
-from ltx.config import option
 from ltx.explanation import Explanation
+from ltx.options import option
 
 START, FINISH = 30, 300
 """Seconds that a server that does not answer is waited for before the training, and after it."""
