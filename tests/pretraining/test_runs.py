@@ -19,6 +19,7 @@ from ltx.config import ClassifierConfig
 from ltx.explainers import ExplainerConfig
 from ltx.pretraining.job import clear, pretrain, start_from
 from ltx.pretraining.ltx import LTXPretraining
+from ltx.pretraining.settings import TrainConfig
 
 
 @pytest.mark.parametrize(("accumulate", "teacher"), [(1, False), (2, False), (2, True)])
@@ -29,21 +30,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(
     words += ["objective.teacher.weight=5"] if teacher else []  # on both sides of the interruption
     whole = pretrain(config_for(photos, tmp_path / "whole", *words))
     cut = config_for(photos, tmp_path / "cut", *words)
-
-    class KilledError(Exception):
-        pass
-
-    step = LTXPretraining.training_step
-
-    def dies(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.global_step == 5:
-            raise KilledError
-        return step(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LTXPretraining, "training_step", dies)
-        with pytest.raises(KilledError):
-            pretrain(cut)
+    begin_and_die(cut)
     point = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
     assert point["global_step"] == 4
     resumed = pretrain(cut)
@@ -73,6 +60,25 @@ def test_a_finished_run_is_not_trained_again(config_for: Any, photos: Path, tmp_
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
     assert len(shared) == 1
     assert shared[0].keys() >= {"val/kept", "val/removed"}
+
+
+def begin_and_die(config: TrainConfig) -> None:
+    """A run that dies in its sixth step."""
+
+    class KilledError(Exception):
+        pass
+
+    step = LTXPretraining.training_step
+
+    def dies(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.global_step == 5:
+            raise KilledError
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LTXPretraining, "training_step", dies)
+        with pytest.raises(KilledError):
+            pretrain(config)
 
 
 def told(folder: Path) -> list[dict[str, str]]:
@@ -135,17 +141,7 @@ def test_a_run_goes_on_in_other_batches_that_make_steps_of_the_same_size(
         words = [f"data.batch_size={batch_size}", f"trainer.accumulate={accumulate}", "data.mosaic=0"]
         return config_for(photos, tmp_path / name, *words, "trainer.checkpoint_every=3", "trainer.validate_every=2")
 
-    step = LTXPretraining.training_step
-
-    def stops(self: LTXPretraining, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.global_step == 5:
-            raise KeyError
-        return step(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LTXPretraining, "training_step", stops)
-        with pytest.raises(KeyError):
-            pretrain(config("cut", *before))
+    begin_and_die(config("cut", *before))
     whole, resumed = pretrain(config("whole", *before)), pretrain(config("cut", *after))
     losses = [[(row["step"], float(row["val/loss"] or "nan")) for row in told(run)] for run in (whole, resumed)]
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
