@@ -232,6 +232,8 @@ def test_what_is_asked_is_checked_before_any_work(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Copies, "__init__", lambda *_: pytest.fail("an image was adapted"))
     with pytest.raises(InputError, match="target='tabbby' is not a class"):
         finetune(explainer, images, ["0", "predicted", "tabbby"], max_batch=1)
+    with pytest.raises(InputError, match=r"target=\[1\] is no class"):
+        finetune(explainer, images, [[1], [2], [3]])  # type: ignore[list-item]
     with pytest.raises(InputError, match="2 names for 3 images"):
         finetune(explainer, images, names=["a", "b"], max_batch=1)
 
