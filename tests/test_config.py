@@ -84,6 +84,8 @@ def test_words_override_files_override_defaults(tmp_path: Path) -> None:
         ("data.size=-1", lambda c: c.data.size, -1),
         ("data.size=0.5", lambda c: c.data.size, 0.5),
         ("data.size=1e-3", lambda c: c.data.size, 1e-3),
+        ("data.size=.5", lambda c: c.data.size, 0.5),
+        ("data.size=+1.", lambda c: c.data.size, 1.0),
         ("data.size='224'", lambda c: c.data.size, "224"),
         ("data.size=null", lambda c: c.data.size, None),
         ("data.images=[a.png, 'b c.png']", lambda c: c.data.images, ["a.png", "b c.png"]),
@@ -103,6 +105,7 @@ def test_value_of_a_word(word: str, read: Any, value: Any) -> None:
     ("word", "parts"),
     [
         ("lr=fast", ("lr=fast", "str", "float")),
+        ("data.size=", ("data.size= is empty; give a value, or leave it out",)),
         ("data.batch_size=1.5", ("data.batch_size=1.5", "float", "int")),
         ("data.batch_size=null", ("data.batch_size=null", "int")),
         ("flip=maybe", ("flip=maybe", "bool")),
