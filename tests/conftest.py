@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx.classifier import Classifier
+from ltx.stacked import Copies
 
 PROJECT = Path(__file__).parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
@@ -23,6 +25,12 @@ def shared_data() -> Path:
     if not (SHARED_DATA / "MANIFEST.md").is_file():
         pytest.skip("no ../shared/data beside the project")
     return SHARED_DATA
+
+
+@pytest.fixture(params=[False, True], ids=["in turn", "at once"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of an explainer one after the other, as on a CPU, and in one batched pass, as on a GPU."""
+    monkeypatch.setattr(Copies, "__init__", partialmethod(Copies.__init__, batched=request.param))
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize(("name", "settings", "scope"), CASES)
 def test_many_at_once_equal_one_by_one(name: str, settings: dict[str, object], scope: str):
     explainer, images = small(name, **settings), pictures()
@@ -109,6 +110,7 @@ def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[s
             assert torch.allclose(stacked.grad[index], expected, atol=1e-4 * float(expected.abs().max()) + 1e-8), key
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("scope", ["decoder", "all"])
 def test_each_start_brings_its_own_trunk(scope: str):
     explainer, other = small(trunk="copy"), small(trunk="copy")

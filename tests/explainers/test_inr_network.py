@@ -271,6 +271,7 @@ def test_areas_that_do_not_fit_the_images_are_refused():
             found.by_area(areas)  # type: ignore[misc, arg-type]
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("settings", [{}, {"nested": True}])
 @pytest.mark.parametrize("trunk", ["none", "shared"])
 def test_many_at_once_equal_one_by_one(settings: dict[str, object], trunk: str):
@@ -287,6 +288,7 @@ def test_many_at_once_equal_one_by_one(settings: dict[str, object], trunk: str):
     assert float((together.maps - explainer(images, torch.arange(3))).detach().abs().max()) > 0.02
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_random_features_of_several_starts_stay_with_their_start():
     images = checkered(3)
     classifier = Classifier(Rectangles((4, 4, 20, 20)), input_size=32)
