@@ -12,5 +12,5 @@ class InputError(ValueError):
 
 def suggest(word: str, known: Iterable[str], limit: int = 3) -> str:
     """`"; did you mean a, b?"` for the known words nearest to `word`, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=limit, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else ""

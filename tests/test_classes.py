@@ -41,6 +41,7 @@ def test_targets_by_index_by_name_predicted_and_one_each(lite0: Classifier) -> N
         (1000, "target=1000 .*0 to 999"),
         ("-1", "target=-1 "),
         ("tabbi", "target='tabbi' is not a class of tf_efficientnet_lite0; did you mean .*tabby"),
+        ("harpp", "did you mean harp, hare"),
         ([1, 2, 3], "3 targets for 2 images"),
         (torch.tensor([1]), "1 targets for 2 images"),
         ("crane", r"target='crane' is the name of several classes .*; give an index: 134 \(crane\), 517 \(crane\)"),
