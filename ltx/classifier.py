@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -283,9 +283,22 @@ class Classifier:
         listed = one_each(targets, len(logits))
         if listed is None:
             return logits.argmax(1)
-        predicted = logits.argmax(1).tolist() if "predicted" in listed else [0] * len(logits)
-        indices = [p if t == "predicted" else self.class_index(t) for t, p in zip(listed, predicted, strict=True)]
+        classes = self.classes(listed)
+        predicted = logits.argmax(1).tolist() if "predicted" in classes else [0] * len(logits)
+        indices = [p if one == "predicted" else one for one, p in zip(classes, predicted, strict=True)]
         return torch.tensor(indices, device=logits.device)
+
+    def classes(self, asked: Iterable[Target]) -> list[Target]:
+        """The index of each class asked about; `"predicted"` stays as it is.
+
+        Raises:
+            InputError: see `class_index`.
+        """
+        listed = list(asked)
+        # A name among thousands of images is looked up once; what is no class need not be hashable.
+        different = {repr(one): one for one in listed}
+        indices = {key: one if one == "predicted" else self.class_index(one) for key, one in different.items()}
+        return [indices[repr(one)] for one in listed]
 
     def class_index(self, target: Target) -> int:
         """The index of a class given by index (also as text) or by name.

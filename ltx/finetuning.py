@@ -100,9 +100,8 @@ def finetune(
     if select_by is not None and explainer.takes_areas:
         raise InputError(f"select_by={select_by} chooses one map; this explainer has one for every area: leave it out")
     images = checked(explainer.classifier, images)
-    classes = one_each(targets, len(images))
-    for one in {repr(one): one for one in classes or [] if one != "predicted"}.values():
-        explainer.classifier.class_index(one)
+    listed = one_each(targets, len(images))
+    classes = None if listed is None else explainer.classifier.classes(listed)
     if names is not None and len(names) != len(images):
         raise InputError(f"{len(names)} names for {len(images)} images; give one for each image")
     lr = learning_rate(explainer, scope) if lr is None else lr

@@ -104,14 +104,12 @@ def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifie
         raise InputError(f"save={save} is for one process; {ranks} processes write save=maps")
     if not isinstance(target, (int, str, Sequence)) or isinstance(target, bool):
         raise InputError(f"target={target} is no class; give predicted, an index, a name, or a list with one an image")
+    # Which class a name means is a matter of the names that the classifier was given.
+    meant = classifier.classes([target] if isinstance(target, (int, str)) else target)
     make = _shards if is_shards(config.images) else _files
     found = finished_maps if save == "maps" else finished
     done = found(out)
     source = make(config, classifier, rank, ranks, done)
-    asked = [target] if isinstance(target, (int, str)) else list(target)
-    # Which class a name means is a matter of the names that the classifier was given.
-    indices = {one: classifier.class_index(one) for one in dict.fromkeys(asked) if one != "predicted"}
-    meant = [indices.get(one, one) for one in asked]
     determined_by = {
         "target": meant[0] if isinstance(target, (int, str)) else meant,
         **settings,
@@ -146,8 +144,6 @@ def _files(config: ExplainConfig, classifier: Classifier, rank: int, ranks: int,
     asked: list[Target] = [target] * len(paths) if isinstance(target, (int, str)) else list(target)
     if len(asked) != len(paths):
         raise InputError(f"target lists {len(asked)} classes for {len(paths)} images; give one, or one for each image")
-    for one in {repr(one): one for one in asked if one != "predicted"}.values():
-        classifier.class_index(one)
     by_path = dict(zip(paths, asked, strict=True))
     own = paths[rank::ranks]
     names = [str(path) for path in paths]
@@ -173,8 +169,6 @@ def _shards(config: ExplainConfig, classifier: Classifier, rank: int, ranks: int
     target = config.target
     if not isinstance(target, (int, str)):
         raise InputError("target must be one for all images where they come from shards")
-    if target != "predicted":
-        classifier.class_index(target)
     urls = expand(config.images)
     others = {_shard(name) for name in done}.difference(urls)
     folders = dict(zip(urls, result_stems(urls, others=others), strict=True))

@@ -35,6 +35,15 @@ def test_targets_by_index_by_name_predicted_and_one_each(lite0: Classifier) -> N
         assert lite0.targets(given, logits).tolist() == expected, given
 
 
+def test_classes_asked_about_are_looked_up_once_and_keep_their_order(
+    lite0: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(lite0, "class_index", lambda one: asked.append(one) or len(asked))
+    assert lite0.classes(["tabby", "predicted", 7, "tabby", "7", 7]) == [1, "predicted", 2, 1, 3, 2]
+    assert asked == ["tabby", 7, "7"]
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
