@@ -7,12 +7,25 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ltx.errors import InputError
+
 Source = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the whole batch; one for each row, so that a row's draws depend neither on the other rows nor on
 how a global batch is divided over devices; or None for torch's own."""
 
 WIDTH = 2**40  # positions of one seed before those of the next begin
 SCATTER = 0x9E3779B97F4A7C15  # odd and without a pattern (the golden ratio's digits)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of that seed.
+
+    Raises:
+        InputError: a seed that torch does not take.
+    """
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed={seed}; give a whole number of at most 63 bits")
+    return torch.Generator().manual_seed(seed)
 
 
 def row_generators(seed: int, positions: Tensor) -> list[torch.Generator]:

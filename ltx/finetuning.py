@@ -17,6 +17,7 @@ from torch import Tensor
 from ltx.checkpoints import identity, load, located
 from ltx.classes import Target, Targets, one_each
 from ltx.classifier import pick_device
+from ltx.draws import seeded
 from ltx.errors import InputError, suggest
 from ltx.explainers.mask_network import MaskNetwork, checked, describe, evaluating
 from ltx.explanation import Explanation
@@ -107,8 +108,7 @@ def finetune(
     lr = learning_rate(explainer, scope) if lr is None else lr
     if not 0 < lr < math.inf:
         raise InputError(f"lr={lr}; give a positive learning rate")
-    if not -(2**63) <= seed < 2**63:
-        raise InputError(f"seed={seed}; give a whole number of at most 63 bits")
+    seeded(seed)
     allowed = None if allowed is None else allowed.to(images)
     _check_rows(images, allowed, starts)
     classifier, fill = explainer.classifier, fill if isinstance(fill, Fill) else Fill(fill)
@@ -196,7 +196,7 @@ def _adapt(
     explainer = copies.explainer
     # Adam turns a gradient that is zero but for rounding into a full step; a larger eps lets a batch equal its images.
     adamw = torch.optim.AdamW(list(copies.parameters.values()), lr=lr, weight_decay=0.0, eps=1e-6)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     select = Selection(select_by, explainer, images, targets, clean) if select_by is not None else None
     for step in range(steps):
         asked = areas.draw(images, generator, shared=True) if explainer.takes_areas else None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ltx.attribution.target import explained_classes
 from ltx.classifier import Classifier
+from ltx.draws import seeded
 from ltx.errors import InputError
 from ltx.fill import Fill
 
@@ -46,7 +47,7 @@ def gradient_shap(
     if samples < 1:
         raise InputError(f"samples={samples}; give a positive number")
     chosen = explained_classes(classifier, images, targets, max_batch)
-    generator, fill = torch.Generator().manual_seed(seed), Fill(baseline)
+    generator, fill = seeded(seed), Fill(baseline)
     total = torch.zeros_like(images[:, :1], dtype=torch.float32)
     chunk = max(1, max_batch // len(images))
     for begin in range(0, samples, chunk):

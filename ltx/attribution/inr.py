@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ltx.attribution.target import explained_classes
 from ltx.classifier import Classifier
+from ltx.draws import seeded
 from ltx.errors import InputError
 from ltx.explainers.inr import INRExplainer
 from ltx.explanation import Explanation
@@ -131,7 +132,7 @@ def fit_inr(
 def fresh_inr(classifier: Classifier, nested: bool, seed: int) -> INRExplainer:
     """An untrained network that reads no image; the same seed gives the same one, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the caller's GPUs too
+        torch.set_rng_state(seeded(seed).get_state())  # `torch.manual_seed` would seed the caller's GPUs too
         return INRExplainer(classifier, trunk="none", nested=nested).to(classifier.device)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltx.attribution.target import explained_classes
 from ltx.classifier import Classifier
+from ltx.draws import seeded
 from ltx.errors import InputError
 
 
@@ -44,7 +45,7 @@ def rise(
             f"masks={masks}, cells={cells}, keep={keep}; the first two are positive, keep is within (0, 1)"
         )
     chosen = explained_classes(classifier, images, targets, max_batch)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     total = torch.zeros_like(images[:, 0], dtype=torch.float32).flatten(1)
     chunk = max(1, max_batch // len(images))
     with torch.no_grad():
