@@ -12,19 +12,24 @@ LEVEL = 0.95
 CELLS = 1 << 23  # numbers in one block of weights: 64 MiB
 
 
-def weight_blocks(images: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each image is drawn, float64 `[r, images]`, in blocks that together hold all resamples.
+def weight_blocks(photographs: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
+    """How often each row counts, float64 `[r, n]`, in blocks that together hold all resamples.
 
-    Every method and metric uses the same draws, so differences between methods are paired.
+    Photographs are drawn, and with one all rows about it: the same photograph in several mosaics is no new evidence
+    (a cluster bootstrap, Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). Every method
+    and metric uses the same draws, so differences between methods are paired.
+
+    Args:
+        photographs: `[n]`, equal numbers for rows about the same one.
     """
     random = np.random.default_rng(seed)
-    block = max(1, CELLS // max(1, images))
+    different, place = photographs.unique(return_inverse=True)
+    block = max(1, CELLS // max(1, len(photographs)))
     for start in range(0, resamples, block):
-        count = min(block, resamples - start)
-        drawn = torch.from_numpy(random.integers(images, size=(count, images)))
-        yield torch.zeros(count, images, dtype=torch.float64).scatter_add_(
-            1, drawn, torch.ones(count, images, dtype=torch.float64)
-        )
+        shape = min(block, resamples - start), len(different)
+        drawn = torch.from_numpy(random.integers(len(different), size=shape))
+        times = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(shape, dtype=torch.float64))
+        yield times[:, place]
 
 
 def interval(resampled: Tensor) -> tuple[float, float]:

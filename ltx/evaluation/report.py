@@ -131,6 +131,8 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
     best = {metric.key: best_methods(evaluation, results, metric) for metric in results.metrics}
     fills = ", ".join(f"{protocol.name}: {protocol.fill}" for protocol in evaluation.protocols)
     config, second = evaluation.config, evaluation.second
+    explained = results.photographs
+    drawn = "images" if explained is None else f"{len(explained.unique())} photographs explained"
     lines = [
         f"# {evaluation.classifier.name}, {config.protocol} protocol",
         "",
@@ -138,7 +140,7 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         f"classifier in {evaluation.classifier.precision}; seed {config.seed}; weights: "
         f"{evaluation.classifier.weights or 'default'}."
         + ("" if second is None else f" Second classifier: {second.name}, {second.weights or 'default'} weights."),
-        f"Means with 95 % bootstrap intervals ({config.resamples} resamples of the images); bold = best method "
+        f"Means with 95 % bootstrap intervals ({config.resamples} resamples of the {drawn}); bold = best method "
         "(controls and maps chosen by a metric do not compete).",
         "",
         *_table(

@@ -34,6 +34,7 @@ class Results:
         metrics: in the order of the tables.
         rows: by method label and metric key, float64 `[n, C]`.
         maps: by method label, of the first images, float16 `[G, H, W]`.
+        photographs: which photograph each row explains `[n]`; None = each another.
         scores: by method label and metric key.
         differences: by metric key and pair of labels, the first minus the second.
         curves: by metric key and method label, mean and interval float64 `[3, S]`, for metrics that have a curve.
@@ -46,6 +47,7 @@ class Results:
     metrics: list[PerImageMetric]
     rows: dict[str, dict[str, Tensor]]
     maps: dict[str, np.ndarray]
+    photographs: Tensor | None
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
     differences: dict[str, dict[tuple[str, str], Score]] = field(default_factory=dict)
     curves: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -113,6 +115,7 @@ def gather(evaluation: Evaluation) -> Results:
             label: _join_maps([piece.maps for piece in pieces if len(piece.maps)])
             for label, pieces in by_method.items()
         },
+        photographs=evaluation.samples.photographs(),
     )
     _bootstrap(results, evaluation.config.resamples, evaluation.config.seed)
     return results
@@ -126,13 +129,15 @@ def _bootstrap(results: Results, resamples: int, seed: int) -> None:
     labels = list(results.rows)
     resampled: dict[tuple[str, str], list[Tensor]] = {}
     curves: dict[tuple[str, str], list[Tensor]] = {}
-    for weights in weight_blocks(results.n, resamples, seed):
+    photographs = torch.arange(results.n) if results.photographs is None else results.photographs
+    for weights in weight_blocks(photographs, resamples, seed):
+        shares = weights / weights.sum(1, keepdim=True)
         for label in labels:
             for metric in results.metrics:
                 rows = results.rows[label][metric.key]
                 resampled.setdefault((label, metric.key), []).append(metric.aggregate(rows, weights))
                 if metric.steps is not None:
-                    curves.setdefault((label, metric.key), []).append(weights @ metric.curve(rows) / results.n)
+                    curves.setdefault((label, metric.key), []).append(shares @ metric.curve(rows))
     draws = {key: torch.cat(parts) for key, parts in resampled.items()}
     once = torch.ones(1, results.n, dtype=torch.float64)
     means = {

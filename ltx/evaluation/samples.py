@@ -64,6 +64,9 @@ class Samples(Interface):
     def sizes(self) -> list[int]:
         """How many images each chunk has, if none is broken."""
 
+    def photographs(self) -> Tensor | None:
+        """Which photograph each sample explains `[n]`; None = each another."""
+
 
 class Photographs:
     """Image files, with labels and object masks where asked for.
@@ -94,6 +97,9 @@ class Photographs:
 
     def sizes(self) -> list[int]:
         return [len(chunk) for chunk in self.chunks]
+
+    def photographs(self) -> None:
+        return None
 
     def identity(self, chunk: int) -> list[object]:
         known: list[object] = [[str(file), *_stamp(file)] for file in self.chunks[chunk]]
@@ -237,6 +243,9 @@ class Mosaics:
 
     def sizes(self) -> list[int]:
         return [len(chunk) for chunk in self.chunks]
+
+    def photographs(self) -> Tensor:
+        return torch.tensor([mosaic.photographs[mosaic.cell] for _, mosaic in self.numbered])
 
     def identity(self, chunk: int) -> list[object]:
         return [

@@ -89,7 +89,8 @@ def test_the_least_forwards(place: Path, tmp_path: Path, monkeypatch):
     forward = Classifier.__call__
     monkeypatch.setattr(Classifier, "__call__", lambda self, images: seen.append(len(images)) or forward(self, images))
     evaluate(settings(place, tmp_path, methods=["random", "constant", "gaussian"], gallery=0))
-    assert sum(seen) == 6 * (1 + 3 * (9 + 9 + 1)), "clean once for all methods; then 9 + 9 + 1 for each"
+    begun = 1  # does the input size that was given go through?
+    assert sum(seen) == begun + 6 * (1 + 3 * (9 + 9 + 1)), "clean once for all methods; then 9 + 9 + 1 for each"
 
 
 def test_equal_methods_differ_by_exactly_nothing(place: Path, tmp_path: Path):
@@ -191,3 +192,5 @@ def test_mosaics(place: Path, tmp_path: Path, monkeypatch):
     assert scores["target"] == "the class of one cell"
     assert scores["methods"]["constant"]["GridPG"]["mean"] == pytest.approx(25.0)
     assert scores["methods"]["constant"]["GridAP"]["mean"] == pytest.approx(25.0)
+    explained = {row["image"].split(" ")[-1] for row in csv.DictReader((tmp_path / "per_image.csv").open())}
+    assert f"resamples of the {len(explained)} photographs explained" in (tmp_path / "scores.md").read_text()
