@@ -160,6 +160,19 @@ def test_ranking_shows_the_composites_of_deletion_and_insertion():
         assert torch.allclose(kept, shown, atol=1e-5)
 
 
+def test_hard_ranking_keeps_its_area_of_what_is_allowed():
+    """Forbidden places hold the highest scores: they are not counted among those that are kept."""
+    scores = torch.arange(16.0).view(1, 1, 4, 4)
+    allowed = torch.ones(1, 1, 8, 8)
+    allowed[..., 4:, :] = 0
+    batch = replace(batch_for(left_half()), scores=scores, allowed=allowed)
+    kept = Ranking(hard=True, low=0.21, high=0.25).masks(batch)["ranking kept 0"]
+    expected = torch.zeros(1, 1, 4, 4)
+    expected[..., 1, :] = 1  # the best quarter that may be kept
+    shown = torch.nn.functional.interpolate(expected, (8, 8), mode="bilinear", align_corners=False) * allowed
+    assert torch.allclose(kept, shown, atol=1e-5)
+
+
 def test_ranking_prefers_the_right_order_and_moves_towards_it():
     right, wrong = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
     right[..., :2], wrong[..., 2:] = 1, 1

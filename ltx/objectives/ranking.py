@@ -62,8 +62,9 @@ class Ranking:
         if self.hard:
             places = scores[0].numel()
             rank = ((1 - areas) * places).long().clamp_max(places - 1)
-            threshold = scores.detach().flatten(1).sort(1).values.gather(1, rank)[..., None, None]
-            masks = (scores >= threshold).to(masks) + masks - masks.detach()
+            possible = scores.detach() if free is None else scores.detach().masked_fill(free < 0.5, -math.inf)
+            threshold = possible.flatten(1).sort(1).values.gather(1, rank)[..., None, None]
+            masks = (possible >= threshold).to(masks) + masks - masks.detach()
         visible = F.interpolate(masks, batch.images.shape[-2:], mode="bilinear", align_corners=False)
         visible = visible if batch.allowed is None else visible * batch.allowed
         asked: dict[str, Tensor] = {}
