@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import torch
 from timm.data import resolve_model_data_config
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ltx.classes import Target, Targets, class_index, one_each
 from ltx.classes import class_names as named
 from ltx.errors import InputError
 from ltx.folding import folded
-from ltx.timm_models import timm_model
+from ltx.timm_models import first_line, timm_model
 from ltx.trunk import Features, feature_shapes, logits_and_features, settled
 
 OVERSHOOT = 0.25
@@ -76,7 +77,7 @@ class Classifier:
             config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
         else:
             self.name = name
-            model = timm_model(name, weights, num_classes, size).to(memory_format=torch.channels_last)
+            model = timm_model(name, weights, num_classes, size)
             config = resolve_model_data_config(model)
         self.weights = str(weights) if weights is not None else None
         self.head: Literal["softmax", "sigmoid"] = head
@@ -88,7 +89,23 @@ class Classifier:
         self._mean = torch.tensor(mean or config["mean"]).view(1, 3, 1, 1)
         self._std = torch.tensor(std or config["std"]).view(1, 3, 1, 1)
         self.to(self.device)
-        self.num_classes = num_classes or getattr(model, "num_classes", None) or self._count_classes()
+        said: int | None = num_classes or getattr(model, "num_classes", None)
+        if said == 0 and not isinstance(name, nn.Module):
+            raise InputError(
+                f"classifier.name={name} has features and no classes; give classifier.num_classes and "
+                "classifier.weights, or another name"
+            )
+        unread = self._unread_pixels()
+        if any(unread):
+            read = "x".join(str(side - rest) for side, rest in zip(self.input_size, unread, strict=True))
+            raise InputError(
+                f"classifier.input_size={self.input_size[0]}x{self.input_size[1]}: the patches of {self.name} cover "
+                f"{read} of it; give a multiple of its patch"
+            )
+        # Whether a timm model takes a size of the user's shows in a pass.
+        tried = size is not None and not isinstance(name, nn.Module)
+        answered = self._count_classes() if tried or not said else 0
+        self.num_classes: int = said or answered
         if self.num_classes == 1 and head == "softmax":
             raise InputError(f"{self.name} has one class, always of probability 1; set classifier.head=sigmoid")
         self.class_names = named(class_names, self.num_classes)
@@ -136,9 +153,23 @@ class Classifier:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def _unread_pixels(self) -> tuple[int, int]:
+        """Rows and columns at the end that a vision transformer's patches leave out."""
+        embed = getattr(self.model, "patch_embed", None)
+        if not isinstance(embed, PatchEmbed) or embed.grid_size is None:
+            return 0, 0
+        rest = [s - cells * p for s, cells, p in zip(self.input_size, embed.grid_size, embed.patch_size, strict=True)]
+        return max(0, rest[0]), max(0, rest[1])
+
     def _count_classes(self) -> int:
-        with torch.no_grad():
-            return int(self(torch.zeros(1, 3, *self.input_size, device=self.device)).shape[1])
+        height, width = self.input_size
+        try:
+            with torch.no_grad():
+                return int(self(torch.zeros(1, 3, height, width, device=self.device)).shape[1])
+        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"classifier.input_size={height}x{width} does not go through {self.name}: {first_line(error)}"
+            ) from error
 
     # -- where it lives --------------------------------------------------------------------------------------------
 
@@ -252,7 +283,8 @@ class Classifier:
         """A user's images as every method takes them: float32 `[B, 3, H, W]`, detached, on the classifier's device.
 
         Raises:
-            InputError: no such tensor, or values that are not in [0, 1] but for what resampling overshoots.
+            InputError: no such tensor, images of another size than `input_size`, or values that are not in [0, 1] but
+                for what resampling overshoots.
         """
         wanted = "[B, 3, H, W] in [0, 1]"
         if not isinstance(given, Tensor):
@@ -268,6 +300,9 @@ class Classifier:
                 raise InputError(
                     f"images have values from {low:g} to {high:g}; give {wanted}: the classifier normalises them"
                 )
+        if tuple(images.shape[-2:]) != self.input_size:
+            given_size, own = ("x".join(map(str, size)) for size in (images.shape[-2:], self.input_size))
+            raise InputError(f"images of {given_size} pixels; {self.name} takes {own}: resize them, or give input_size")
         # What comes from inference mode cannot take part in gradients, which finetuning and most methods need.
         return images.clone() if images.is_inference() else images
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +33,20 @@ def timm_model(
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
         raise InputError(f"classifier.name={name!r} is not a timm model{suggest(name, timm.list_models())}")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    make: Callable[..., nn.Module] = timm.create_model
     pretrained = weights is None and name not in OFFLINE_WEIGHTS
-    if size is not None:
-        try:
-            with torch.random.fork_rng(devices=[]):
-                timm.create_model(name, img_size=size, pretrained=False)
-        except TypeError:  # convolutional models have no img_size and take any
-            pass
-        else:
-            options["img_size"] = size
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # random weights are the same ones wherever and whenever they are made
-            model = make(name, pretrained=pretrained, **options)
-    except (RuntimeError, OSError, ValueError) as error:
-        if not pretrained:
-            raise InputError(f"classifier.name={name} cannot be built: {_first_line(error)}") from error
+        try:
+            model = _made(name, pretrained, options if size is None else {**options, "img_size": size})
+        except TypeError:  # convolutional models have no img_size and take any
+            if size is None:
+                raise
+            model = _made(name, pretrained, options)
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        if not pretrained or isinstance(error, AssertionError):
+            at = "" if size is None else f" with classifier.input_size={size[0]}x{size[1]}"
+            raise InputError(f"classifier.name={name} cannot be built{at}: {first_line(error)}") from error
         raise InputError(
-            f"classifier.name={name}: its pretrained weights cannot be had ({_first_line(error)}); "
+            f"classifier.name={name}: its pretrained weights cannot be had ({first_line(error)}); "
             "give classifier.weights=FILE, or classifier.weights=random for none"
         ) from error
     if weights is None and name in OFFLINE_WEIGHTS:
@@ -63,6 +57,16 @@ def timm_model(
         model.load_state_dict(_offline_weights(name, model))
     elif weights is not None and str(weights) != "random":
         _load_weights(model, Path(weights), name)
+    return model
+
+
+def _made(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights are the same ones wherever and whenever they are made
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:  # of a convolution over two axes; `model.to` would refuse one over three
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
 
 
@@ -93,9 +97,9 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
         else:
             stored = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, ImportError, KeyError) as error:
-        raise InputError(f"classifier.weights={file} cannot be read: {_first_line(error)}") from error
+        raise InputError(f"classifier.weights={file} cannot be read: {first_line(error)}") from error
     except Exception as error:  # torch.load raises pickle.UnpicklingError for anything that is not plain tensors
-        raise InputError(f"classifier.weights={file} is not a plain file of tensors: {_first_line(error)}") from error
+        raise InputError(f"classifier.weights={file} is not a plain file of tensors: {first_line(error)}") from error
     for key in ("state_dict", "model"):
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
             stored = stored[key]
@@ -121,5 +125,6 @@ def _shape(tensor: Tensor | None) -> str:
     return "absent" if tensor is None else str(tuple(tensor.shape))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

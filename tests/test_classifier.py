@@ -174,6 +174,7 @@ def test_no_way_into_the_model_changes_its_statistics() -> None:
         (255 * torch.rand(1, 3, 8, 8), r"values from .*; give \[B, 3, H, W\] in \[0, 1\]"),
         (torch.randn(1, 3, 8, 8), "the classifier normalises them"),
         (torch.full((1, 3, 8, 8), math.nan), "values from nan to nan"),
+        (torch.rand(1, 3, 9, 8), "images of 9x8 pixels; .* takes 8x8: resize them, or give input_size"),
     ],
 )
 def test_images_that_cannot_be(tiny_classifier: Classifier, images: Any, text: str) -> None:
@@ -297,6 +298,33 @@ def test_input_size_of_a_transformer_and_of_a_convolutional_model() -> None:
     assert random_classifier("vit_tiny_patch16_224", 96).grid == (6, 6)
     assert Classifier("resnet18", weights="random", input_size=[64, 96]).grid == (2, 3)
     assert random_classifier("deit_tiny_distilled_patch16_224").num_prefix_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "text"),
+    [
+        ("vit_tiny_patch16_224", 110, "input_size=110x110: the patches of vit_tiny_patch16_224 cover 96x96 of it"),
+        ("vit_tiny_patch16_224", [64, 8], "cover 64x0 of it; give a multiple"),
+        ("nest_tiny", 100, "nest_tiny cannot be built with classifier.input_size=100x100: First level"),
+        ("levit_128s", 100, "input_size=100x100 does not go through levit_128s: "),
+    ],
+)
+def test_input_sizes_that_a_model_does_not_take(name: str, size: int | list[int], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        Classifier(name, weights="random", input_size=size)
+
+
+def test_features_are_no_classes() -> None:
+    with pytest.raises(InputError, match="has features and no classes"):
+        Classifier("vit_small_patch14_dinov2", weights="random", input_size=56)
+    given = Classifier("vit_small_patch14_dinov2", weights="random", input_size=56, num_classes=4)
+    assert given(torch.rand(1, 3, 56, 56)).shape == (1, 4)
+
+
+def test_convolutions_over_three_axes_are_left_as_they_are() -> None:
+    classifier = Classifier("lambda_resnet26t", weights="random", input_size=64, num_classes=3)
+    assert any(parameter.ndim == 5 for parameter in classifier.model.parameters())
+    assert classifier(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
 def test_a_process_touches_no_device_but_its_own(monkeypatch: pytest.MonkeyPatch):

@@ -87,7 +87,7 @@ def readout(classifier: Classifier, tokens: int) -> Tensor:
     """Weights `[N]`, summing to 1, of the tokens that the head reads: where a rollout begins.
 
     The class token; class and distillation token alike for a distilled DeiT; every patch token where the head
-    pools them (by average, maximum or attention).
+    pools them (by average, maximum or attention), and the class token too where the pooling includes it.
     """
     model = classifier.model
     prefix = classifier.num_prefix_tokens
@@ -95,26 +95,8 @@ def readout(classifier: Classifier, tokens: int) -> Tensor:
     if prefix and getattr(model, "global_pool", "token") == "token" and getattr(model, "attn_pool", None) is None:
         weights[: 2 if getattr(model, "head_dist", None) is not None else 1] = 1
     else:
-        weights[prefix:] = 1
+        weights[0 if getattr(model, "pool_include_prefix", False) else prefix :] = 1
     return weights / weights.sum()
-
-
-def token_grid(classifier: Classifier, tokens: int, images: Tensor) -> tuple[int, int]:
-    """Height and width of the grid of the `tokens` patch tokens (without prefix) that `images` were cut into.
-
-    Raises:
-        InputError: the tokens form no grid of the images' patches.
-    """
-    grid = classifier.grid
-    if grid[0] * grid[1] == tokens:
-        return grid
-    patch = getattr(getattr(classifier.model, "patch_embed", None), "patch_size", None)
-    if patch is not None:  # a model that takes any size
-        sides = patch if isinstance(patch, (tuple, list)) else (patch, patch)
-        height, width = -(-images.shape[-2] // sides[0]), -(-images.shape[-1] // sides[1])
-        if height * width == tokens:
-            return height, width
-    raise InputError(f"{classifier.name} makes {tokens} patch tokens of an image, which is no grid of {grid}")
 
 
 def _dropouts(model: nn.Module) -> list[nn.Module]:

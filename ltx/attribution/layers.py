@@ -78,11 +78,14 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     calls, grid = _trace(classifier)
     names = {module: name for name, module in classifier.model.named_modules()}
     blocks = getattr(classifier.model, "blocks", None)
+    auxiliary = getattr(classifier.model, "aux_head", None)  # VOLO: class logits of every patch, beside the head
     found: list[FeatureLayer] = []  # deep to shallow
     maps = [
         (call, layer)
         for call in calls
-        if (layer := _layer(classifier, call, names, grid)) and _outermost(classifier, call, grid)
+        if call.module is not auxiliary
+        and (layer := _layer(classifier, call, names, grid))
+        and _outermost(classifier, call, grid)
     ]
     if maps and maps[-1][1].layout == "tokens" and isinstance(blocks, (nn.Sequential, nn.ModuleList)):
         inner = [layer for _, layer in reversed(maps) if layer.module in list(blocks)[:-1]]
@@ -226,15 +229,17 @@ def _layer(
     if shape is None or len(shape) not in (3, 4):
         return None
     if len(shape) == 4:
-        last = getattr(classifier.model, "output_fmt", "NCHW") == "NHWC"
-        grid = (shape[1], shape[2]) if last else (shape[2], shape[3])
-        # One row or column is no map to show, and attention matrices, heads or windows are not one image's map.
-        strides = [side / cells for side, cells in zip(classifier.input_size, grid, strict=True)]
-        if shape[0] != 1 or min(grid) < 2 or 2 * min(strides) < max(strides) or _in_attention(call):
+        if shape[0] != 1 or _in_attention(call):
             return None
-        return FeatureLayer(
-            names[call.module], call.module, "NHWC" if last else "NCHW", grid, 0, shape[-1 if last else 1]
-        )
+        own: Layout = "NHWC" if getattr(classifier.model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+        other: Layout = "NCHW" if own == "NHWC" else "NHWC"  # of some layers of a model (VOLO)
+        for layout in (own, other):
+            grid, channels = (shape[2:], shape[1]) if layout == "NCHW" else (shape[1:3], shape[3])
+            # One row or column is no map to show, and attention matrices, heads or windows are not one image's map.
+            strides = [side / cells for side, cells in zip(classifier.input_size, grid, strict=True)]
+            if min(grid) >= 2 and 2 * min(strides) >= max(strides):
+                return FeatureLayer(names[call.module], call.module, layout, (grid[0], grid[1]), 0, channels)
+        return None
     prefix = shape[1] - tokens[0] * tokens[1]
     if shape[0] != 1 or prefix not in (0, classifier.num_prefix_tokens) or min(tokens) < 2:
         return None
@@ -244,7 +249,7 @@ def _layer(
 def _in_attention(call: _Call) -> bool:
     """Whether a module called it that has attention heads, whose own axes look like those of a map."""
     above = call.parent
-    while above is not None and not hasattr(above.module, "attn_drop"):
+    while above is not None and not (hasattr(above.module, "attn_drop") or hasattr(above.module, "k_norm")):
         above = above.parent
     return above is not None
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.attribution.attention import attention_layers, captured, readout, token_grid, unfused
+from ltx.attribution.attention import attention_layers, captured, readout, unfused
 from ltx.classifier import Classifier
 
 
@@ -38,7 +38,7 @@ def roll_out(relevances: Sequence[Tensor], start: Tensor, normalise: bool = True
 def patch_map(classifier: Classifier, tokens: Tensor, images: Tensor) -> Tensor:
     """Values of all tokens `[B, N]` → map of the patch tokens at the images' size, `[B, 1, H, W]`, bilinear."""
     patches = tokens[:, classifier.num_prefix_tokens :]
-    grid = token_grid(classifier, patches.shape[1], images)
+    grid = classifier.grid
     return F.interpolate(patches.unflatten(1, grid).unsqueeze(1), size=images.shape[-2:], mode="bilinear")
 
 

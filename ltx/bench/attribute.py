@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution import attribute
-from ltx.attribution.attention import attention_layers, captured, readout, token_grid, unfused
+from ltx.attribution.attention import attention_layers, captured, readout, unfused
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig, run
@@ -78,8 +78,7 @@ def naive_iia2(classifier: Classifier, images: Tensor, targets: Tensor, steps: i
             augmented = relevance[0] + torch.eye(len(joint), device=image.device)
             joint = augmented / augmented.sum(-1, keepdim=True) @ joint
         row = (readout(classifier, len(joint)) @ joint)[classifier.num_prefix_tokens :]
-        grid = token_grid(classifier, len(row), image[None])
-        maps.append(F.interpolate(row.view(1, 1, *grid), size=image.shape[-2:], mode="bilinear"))
+        maps.append(F.interpolate(row.view(1, 1, *classifier.grid), size=image.shape[-2:], mode="bilinear"))
     return torch.cat(maps)
 
 

@@ -230,14 +230,11 @@ def checked(classifier: Classifier, images: Tensor) -> Tensor:
     """A user's images for a mask network: masks are written at the classifier's input size, and meet images there.
 
     Raises:
-        InputError: see `Classifier.images`; there is no image, or they have another size.
+        InputError: see `Classifier.images`; or there is no image.
     """
     images = classifier.images(images)
     if not len(images):
         raise InputError("there is no image: the batch is empty")
-    if tuple(images.shape[-2:]) != tuple(classifier.input_size):
-        given, wanted = ("x".join(map(str, size)) for size in (images.shape[-2:], classifier.input_size))
-        raise InputError(f"images of {given} pixels; {classifier.name} takes {wanted}: resize them")
     return images
 
 

@@ -65,6 +65,22 @@ def test_embeddings_heads_and_tokens_that_nothing_reads_are_no_last_map(name):
     assert not {"gradcam", "iia2"} & set(supported_methods(classifier))
 
 
+def test_class_logits_of_every_patch_are_no_map_of_features():
+    """VOLO has a second head on the patch tokens beside the main one, and some of its layers keep `[B, H, W, C]`."""
+    classifier = Classifier("volo_d1_224", weights="random", num_classes=5, input_size=64)
+    (layer,) = feature_layers(classifier)
+    assert (layer.name, layer.layout, layer.grid, layer.channels) == ("network.4", "NHWC", (4, 4), 384)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = attribute("gradcam", classifier, images, 0)
+    classifier.model.head.weight.data.mul_(-5)
+    assert not torch.allclose(before, attribute("gradcam", classifier, images, 0), atol=1e-3 * float(before.max()))
+
+
+def test_heads_of_a_pooling_by_attention_are_no_map():
+    classifier = Classifier("test_vit3", weights="random", num_classes=5, input_size=64)
+    assert [layer.name for layer in feature_layers(classifier)] == ["blocks.7"]
+
+
 def test_channels_last_maps_are_turned():
     """Swin keeps `[B, H, W, C]`: the map's grid must be positions, not channels."""
     classifier = Classifier(timm.create_model("swin_tiny_patch4_window7_224", num_classes=3), input_size=224)

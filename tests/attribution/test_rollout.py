@@ -37,6 +37,20 @@ def test_attention_methods_equal_full_matrix_products(transformer, wide_images):
             torch.testing.assert_close(found[method][row : row + 1].double(), as_map(tokens), rtol=1e-5, atol=1e-6)
 
 
+def test_rollout_begins_at_every_token_that_a_pooling_by_attention_reads():
+    """Of this model the class token too: the head's gradient at the last block is nowhere zero."""
+    classifier = Classifier("test_vit3", weights="random", num_classes=5, input_size=64)
+    held = []
+    handle = classifier.model.blocks[-1].register_forward_hook(lambda _, __, output: held.append(output))
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    score = classifier(images)[0, 0]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(score, held)
+    read = gradient[0].abs().sum(1) > 0
+    assert torch.equal(readout(classifier, len(read)) > 0, read)
+    assert read.all()
+
+
 @pytest.mark.parametrize(
     ("options", "tokens", "expected"),
     [
