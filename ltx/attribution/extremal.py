@@ -34,7 +34,7 @@ def extremal_perturbation(
 ) -> Tensor:
     """The sum over areas of the masks that keep the class's logit highest, `argmax f_y(keep(x, m))`, `mean(m) = a`.
 
-    See `extremal_masks`, of which this is the map for the pointing game.
+    See `extremal_masks`. For the pointing game its authors blur this sum before they take its maximum.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].

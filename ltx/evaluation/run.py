@@ -21,7 +21,7 @@ from ltx.evaluation.report import write_report
 from ltx.evaluation.samples import Loaded
 from ltx.evaluation.settings import EvaluationConfig
 from ltx.metrics import Batch
-from ltx.metrics.perturbation import Prediction, check_maps, read_logits
+from ltx.metrics.perturbation import Prediction, check_maps, min_max, read_logits
 from ltx.metrics.protocol import update
 from ltx.progress import progress_bar
 from ltx.ranks import launched_ranks
@@ -89,14 +89,9 @@ def pieces(
                 probabilities=batch.clean.probability.tolist(),
                 skipped=loaded.skipped,
                 rows=rows,
-                maps=_displayable(maps[:shown, 0]),
+                maps=min_max(maps[:shown])[:, 0].half().cpu().numpy(),
             ),
         )
-
-
-def _displayable(maps: Tensor) -> Any:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return ((maps - low) / (high - low).clamp_min(1e-30)).half().cpu().numpy()
 
 
 @torch.no_grad()

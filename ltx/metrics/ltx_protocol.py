@@ -58,7 +58,9 @@ class LtxProtocol(Protocol):
         return {"highest": found["highest"], "lowest": found["lowest"], "clean": batch.clean, "masked": masked}
 
 
-class _CurveMetric(PerImageMetric):
+class CurveMetric(PerImageMetric):
+    """The area under a curve over 0 to 90 % removed, 0…90."""
+
     protocol = "ltx"
     columns = len(FRACTIONS)
     steps = FRACTIONS
@@ -67,7 +69,7 @@ class _CurveMetric(PerImageMetric):
         return 100 * torch.trapezoid(rows, dx=0.1, dim=1)
 
 
-class PositivePerturbation(_CurveMetric):
+class PositivePerturbation(CurveMetric):
     """Top-1 accuracy for `y` as the highest pixels are removed first, 0…90."""
 
     name = "POS"
@@ -80,7 +82,7 @@ class PositivePerturbation(_CurveMetric):
         self.append(highest.correct)
 
 
-class NegativePerturbation(_CurveMetric):
+class NegativePerturbation(CurveMetric):
     """Top-1 accuracy for `y` as the lowest pixels are removed first, 0…90."""
 
     name = "NEG"
@@ -93,7 +95,7 @@ class NegativePerturbation(_CurveMetric):
         self.append(lowest.correct)
 
 
-class Deletion(_CurveMetric):
+class Deletion(CurveMetric):
     """`p_y` as the highest pixels are removed first, 0…90."""
 
     name = "DEL"
@@ -106,7 +108,7 @@ class Deletion(_CurveMetric):
         self.append(highest.probability)
 
 
-class Insertion(_CurveMetric):
+class Insertion(CurveMetric):
     """`p_y` as the lowest pixels are removed first (insertion as the LTX and IIA papers define it), 0…90."""
 
     name = "INS"

@@ -12,7 +12,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     Rectified maps are full of equal zeros, which share the mean of their ranks: ranks by position would correlate where
     the maps say nothing. Written rule: of two constant maps it is 1, of a constant one and another 0.
     """
-    a, b = (_average_ranks(maps.flatten(1)) for maps in (first, second))
+    a, b = (average_ranks(maps.flatten(1)) for maps in (first, second))
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     spread = a.square().sum(1).sqrt() * b.square().sum(1).sqrt()
     flat_a, flat_b = (~ranks.any(1) for ranks in (a, b))
@@ -20,7 +20,8 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(flat_a & flat_b, 1.0, torch.where(flat_a | flat_b, 0.0, found)).clamp(-1, 1)
 
 
-def _average_ranks(values: Tensor) -> Tensor:
+def average_ranks(values: Tensor) -> Tensor:
+    """How many of a row's values lie below each, float64 `[B, N]`; equal ones share the mean of their ranks."""
     ordered = values.contiguous().sort(dim=1).values
     below = torch.searchsorted(ordered, values.contiguous(), right=False)
     upto = torch.searchsorted(ordered, values.contiguous(), right=True)

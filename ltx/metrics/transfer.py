@@ -6,14 +6,13 @@ not by what they show. Such a pattern rarely moves another classifier, evidence 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError
 from ltx.fill import Fill, keep
-from ltx.metrics.ltx_protocol import FRACTIONS
+from ltx.metrics.ltx_protocol import FRACTIONS, CurveMetric
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, curves, min_max, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings
@@ -86,7 +85,7 @@ class TransferKept(PerImageMetric):
         self.append(100 * transfer_kept.probability)
 
 
-class TransferInsertion(PerImageMetric):
+class TransferInsertion(CurveMetric):
     """INS of the `ltx` protocol under the second classifier: every map keeps the same areas."""
 
     name = "INS2"
@@ -94,12 +93,7 @@ class TransferInsertion(PerImageMetric):
     protocol = "transfer"
     citation = TRANSFER
     higher_is_better = True
-    columns = len(FRACTIONS)
-    steps = FRACTIONS
 
     def update(self, transfer_lowest: Prediction) -> None:
         """Add the second classifier's predictions `[B, 10]` of the lowest-first order."""
         self.append(transfer_lowest.probability)
-
-    def scores(self, rows: Tensor) -> Tensor:
-        return 100 * torch.trapezoid(rows, dx=0.1, dim=1)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.errors import InputError
+from ltx.metrics.rank_correlation import average_ranks
 from ltx.objectives.terms import MaskedBatch
 from ltx.options import option
 
@@ -73,8 +74,5 @@ class Teacher:
 
 def ranks(maps: Tensor) -> Tensor:
     """The share of each map's places that lie below each place, ties counted half: `[B, 1, h, w]` in (0, 1)."""
-    values = maps.float().flatten(1).contiguous()
-    ordered = values.sort(1).values
-    below = torch.searchsorted(ordered, values)
-    not_above = torch.searchsorted(ordered, values, right=True)
-    return ((below + not_above) / (2 * values.shape[1])).view_as(maps)
+    values = maps.float().flatten(1)
+    return (average_ranks(values) / values.shape[1]).float().view_as(maps)
