@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ltx.classifier import Classifier
+from ltx.classifier import Classifier, pick_device
 from ltx.config import ClassifierConfig
 from ltx.errors import InputError
 from ltx.explainers import ExplainerConfig, MaskNetwork
@@ -85,7 +85,7 @@ def load(
         path: the folder; or `checkpoints/NAME`, which ships; or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see
             `ltx.sharing.fetch`.
         classifier: the explained model; None = rebuilt from the checkpoint's configuration.
-        device: where both go.
+        device: where both go; `auto` = a GPU where there is one.
         weights: where the classifier's weights are now, if not where they were in training.
         precision: of the rebuilt classifier's forward pass, whatever it was in training.
 
@@ -120,8 +120,9 @@ def load(
         raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(unfit[:3])}")
     explainer.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()})
     explainer.made_with = config
-    classifier.to(device)
-    return explainer.to(device).eval()
+    place = pick_device(str(device))
+    classifier.to(place)
+    return explainer.to(place).eval()
 
 
 def located(path: str | Path) -> Path:

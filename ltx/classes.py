@@ -32,14 +32,17 @@ def class_names(names: Sequence[str] | str | Path | None, count: int) -> list[st
         if not Path(names).is_file():
             raise InputError(f"classifier.class_names={names} does not exist; give a text file with one name a line")
         try:
-            names = Path(names).read_text(encoding="utf-8").splitlines()
+            names = Path(names).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"classifier.class_names={names} is no UTF-8 text; save it as such") from error
-    if isinstance(names, int):
+    if not isinstance(names, Sequence):
         raise InputError(f"classifier.class_names={names}; give a text file with one name a line, or a list")
+    for name in names:
+        if not isinstance(name, (str, int, float)) or isinstance(name, bool):  # YAML reads yes, no and null otherwise
+            raise InputError(f"classifier.class_names holds {name}; give text, in quotes")
     if len(names) != count:
         raise InputError(f"classifier.class_names has {len(names)} names for {count} classes")
-    return list(names)
+    return [str(name) for name in names]
 
 
 def class_index(target: Target, names: Sequence[str], model: str) -> int:

@@ -73,6 +73,8 @@ class Classifier:
         if num_classes is not None and num_classes < 1:
             raise InputError(f"classifier.num_classes={num_classes}; give 1 or more")
         if isinstance(name, nn.Module):
+            if weights is not None:
+                raise InputError(f"classifier.weights={weights} is for a timm name; load them into the module itself")
             self.name, model = type(name).__name__, name
             config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
         else:
@@ -86,8 +88,10 @@ class Classifier:
         self.model = model.eval().requires_grad_(False)
         self._folded: nn.Module | None = None
         self._checkpoints = False
-        self._mean = torch.tensor(mean or config["mean"]).view(1, 3, 1, 1)
-        self._std = torch.tensor(std or config["std"]).view(1, 3, 1, 1)
+        self._mean, self._std = (
+            torch.tensor([float(x) for x in (config[key] if own is None else own)]).view(1, 3, 1, 1)
+            for key, own in (("mean", mean), ("std", std))
+        )
         self.to(self.device)
         said: int | None = num_classes or getattr(model, "num_classes", None)
         if said == 0 and not isinstance(name, nn.Module):
@@ -102,9 +106,11 @@ class Classifier:
                 f"classifier.input_size={self.input_size[0]}x{self.input_size[1]}: the patches of {self.name} cover "
                 f"{read} of it; give a multiple of its patch"
             )
-        # Whether a timm model takes a size of the user's shows in a pass.
-        tried = size is not None and not isinstance(name, nn.Module)
-        answered = self._count_classes() if tried or not said else 0
+        # Whether a timm model takes a size of the user's, or a module has so many classes, shows in a pass.
+        tried = num_classes if isinstance(name, nn.Module) else size
+        answered = self._count_classes() if tried is not None or not said else 0
+        if num_classes is not None and answered not in (0, num_classes):
+            raise InputError(f"classifier.num_classes={num_classes}: {self.name} returns {answered} logits")
         self.num_classes: int = said or answered
         if self.num_classes == 1 and head == "softmax":
             raise InputError(f"{self.name} has one class, always of probability 1; set classifier.head=sigmoid")
@@ -115,7 +121,10 @@ class Classifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `[B, K]`, float32, of images `[B, 3, H, W]` in [0, 1]. Differentiable in the images."""
         with self._autocast():
-            return self._frozen()(self._normalise(images)).float()
+            logits = self._frozen()(self._normalise(images))
+        if not isinstance(logits, Tensor):
+            raise InputError(f"{self.name} returns a {type(logits).__name__}; a classifier returns logits [B, K]")
+        return logits.float()
 
     def logits_and_features(self, images: Tensor, stages: list[int] | None = None) -> tuple[Tensor, Features]:
         """Logits and feature maps of one forward pass, see `ltx.trunk.logits_and_features`."""

@@ -212,8 +212,8 @@ class Explanation:
             InputError: the method makes no masks of a given area.
         """
         sweep = self._asked().sweep
-        shares = sweep.kept[index] / self.probability[index].to(sweep.kept)
-        titles = [f"{area:g}: kept {float(share):.2f}" for area, share in zip(sweep.areas, shares, strict=True)]
+        chances = sweep.kept[index].tolist()
+        titles = [f"{area:g}: kept {chance:.3f}" for area, chance in zip(sweep.areas, chances, strict=True)]
         masks = sweep.masks[index, :, None].unbind()
         return overlay_row(self.images[index], masks, titles, (sweep.entry[index], "smallest area"))
 
@@ -226,9 +226,6 @@ class Explanation:
         """One transfer for each tensor instead of one for each image and number."""
         moved: dict[str, Any] = {key: v.detach().cpu() if isinstance(v, Tensor) else v for key, v in vars(self).items()}
         return Explanation(**moved)
-
-
-# -- where results go ----------------------------------------------------------------------------------------------
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
 from ltx.objectives.areas import AreaSampling, draw_jitter, rows_of_areas
 from ltx.objectives.terms import scheduled
-from ltx.options import option
+from ltx.options import check_ranges, option
 from ltx.stacked import Copies
 from ltx.streaming import WRITTEN, ExplainConfig, explain_files
 
@@ -145,7 +145,7 @@ def finetune(
     explanation = describe(
         classifier, images, maps, chosen, whole, fill, names, explainer.method, steps, seconds, answers, max_batch
     )
-    explanation.selected_by = select_by
+    explanation.selected_by = select_by if steps else None
     return explanation
 
 
@@ -354,6 +354,11 @@ class FinetuneConfig(ExplainConfig):
     )
     classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
     seed: int = option(0, help="of the draws of fills and terms")
+
+    def __post_init__(self) -> None:
+        check_ranges("", self, steps=(0, math.inf), batch_size=(1, math.inf), seed=(-(2**63), 2**63 - 1))
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise InputError(f"lr={self.lr}; give a positive learning rate")
 
 
 def finetune_files(config: FinetuneConfig) -> Path:

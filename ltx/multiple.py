@@ -50,8 +50,8 @@ class MultipleExplanations:
         masks = self.masks[index, :count, None]
         left = 1 - (self.masks[index] >= 0.5).any(0, keepdim=True).float()
         numbers = zip(self.areas[index, :count].tolist(), self.carried[index, :count].tolist(), strict=True)
-        titles = [f"area {area:.2f} keeps {share:.2f}" for area, share in numbers]
-        titles = [self.labels[index], *titles, f"without: {float(self.remaining[index]):.2f}"]
+        titles = [f"area {area:.2f} keeps {share:.0%}" for area, share in numbers]
+        titles = [self.labels[index], *titles, f"without: {float(self.remaining[index]):.0%}"]
         return overlay_row(self.images[index], [torch.ones_like(left), *masks, left], titles)
 
 

@@ -39,6 +39,7 @@ def stability(
     targets: Targets = None,
     compared: Sequence[float] = (0.05, 0.1, 0.2),
     max_batch: int = 64,
+    allowed: Tensor | None = None,
     **options: object,
 ) -> Stability:
     """Fit several networks to each image, all of them side by side, and compare their masks.
@@ -51,7 +52,8 @@ def stability(
         targets: the classes asked about; None = predicted.
         compared: areas of the masks that are compared.
         max_batch: images of one pass, at most.
-        options: of `ltx.finetune`. Its draws are the same for all seeds: what differs is the start.
+        allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
+        options: the others of `ltx.finetune`, but names. Its draws are the same for all seeds: the start differs.
 
     Raises:
         InputError: fewer than two networks, or networks that take no areas.
@@ -70,6 +72,7 @@ def stability(
         chosen.repeat(seeds),
         starts=[network for network in starts for _ in images],
         max_batch=max_batch,
+        allowed=None if allowed is None else allowed.repeat(seeds, 1, 1, 1),
         **options,  # type: ignore[arg-type]
     ).by_area
     assert found is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -44,7 +45,10 @@ class Copies:
         starts: Sequence[MaskNetwork] | None = None,
         batched: bool | None = None,
     ) -> None:
-        self.explainer = explainer
+        # Passes put the copies' values in the place of a module's own: in a module that nobody else runs meanwhile. It
+        # shares the explainer's tensors and its classifier.
+        shared = (explainer.classifier, *explainer.parameters(), *explainer.buffers())
+        self.explainer = copy.deepcopy(explainer, {id(each): each for each in shared})
         self.batched = images.device.type != "cpu" if batched is None else batched
         # Under vmap, torch 2.15 returns wrong gradients of normalisation layers for channels-last tensors.
         self.found = tree_map(Tensor.contiguous, found)

@@ -198,7 +198,10 @@ def _claim(out: Path, settings: dict[str, Any], empty: bool) -> None:
     """Write down what determines the results, or check that it is what is written there beside any of them."""
     file = out / SETTINGS
     if file.is_file() and not empty:
-        former = yaml.safe_load(file.read_text()) or {}
+        try:
+            former = dict(yaml.safe_load(file.read_text()) or {})
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise InputError(f"{file} cannot be read; choose another out=…, or remove it") from error
         for key in sorted(former.keys() | settings.keys()):
             if former.get(key) != settings.get(key):
                 raise InputError(

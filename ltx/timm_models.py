@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def timm_model(
             f"classifier.name={name}: its pretrained weights cannot be had ({first_line(error)}); "
             "give classifier.weights=FILE, or classifier.weights=random for none"
         ) from error
+    own = getattr(model, "pretrained_cfg", {}).get("num_classes")
+    if pretrained and num_classes is not None and num_classes != own:
+        raise InputError(
+            f"classifier.num_classes={num_classes}: the pretrained {name} has {own}, and a head of another size is "
+            "untrained; give classifier.weights=FILE"
+        )
     if weights is None and name in OFFLINE_WEIGHTS:
         if num_classes not in (None, 1000):
             raise InputError(
@@ -95,18 +102,25 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
         if file.suffix == ".safetensors":
             stored = load_file(file)
         else:
-            stored = torch.load(file, map_location="cpu", weights_only=True)
+            # What timm's own training writes holds its arguments too.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                stored = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, ImportError, KeyError) as error:
         raise InputError(f"classifier.weights={file} cannot be read: {first_line(error)}") from error
     except Exception as error:  # torch.load raises pickle.UnpicklingError for anything that is not plain tensors
-        raise InputError(f"classifier.weights={file} is not a plain file of tensors: {first_line(error)}") from error
-    for key in ("state_dict", "model"):
+        raise InputError(
+            f"classifier.weights={file} holds more than tensors ({type(error).__name__}); write the weights alone, "
+            "torch.save(model.state_dict(), FILE)"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
             stored = stored[key]
     if not isinstance(stored, dict):
         raise InputError(f"classifier.weights={file} holds a {type(stored).__name__}, not a dictionary of tensors")
-    stored = {key.removeprefix("module."): value for key, value in stored.items() if isinstance(value, Tensor)}
     wanted = model.state_dict()
+    stored = _without_prefix(
+        {key: value for key, value in stored.items() if isinstance(value, Tensor)}, next(iter(wanted))
+    )
     unfit = [
         f"{key} {_shape(stored.get(key))} in the file, {_shape(wanted.get(key))} in the model"
         for key in [*wanted, *(k for k in stored if k not in wanted)]
@@ -119,6 +133,13 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
             "check classifier.name and classifier.num_classes"
         )
     model.load_state_dict(stored)
+
+
+def _without_prefix(stored: dict[str, Tensor], first: str) -> dict[str, Tensor]:
+    """The tensors of a model that was a part of another module (`module.`, `model.`): those below the same prefix."""
+    ends = [key for key in stored if key == first or key.endswith(f".{first}")]
+    prefix = min(ends, key=len, default=first)[: -len(first)]
+    return {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
 
 
 def _shape(tensor: Tensor | None) -> str:

@@ -35,6 +35,12 @@ def test_targets_by_index_by_name_predicted_and_one_each(lite0: Classifier) -> N
         assert lite0.targets(given, logits).tolist() == expected, given
 
 
+def test_numbers_as_names_are_text(tiny_classifier: Classifier) -> None:
+    named = Classifier(tiny_classifier.model, input_size=8, class_names=[3, 5.5, "x"])  # type: ignore[list-item]
+    assert named.class_names == ["3", "5.5", "x"]
+    assert named.label(0) == "3"
+
+
 def test_classes_asked_about_are_looked_up_once_and_keep_their_order(
     lite0: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from ltx import Classifier, Fill, InputError, finetune
 from ltx.explainers import ExplainerConfig, MaskNetwork
-from ltx.finetuning import FRACTIONS
+from ltx.finetuning import FRACTIONS, FinetuneConfig
 from ltx.metrics.perturbation import curves
 from ltx.objectives import MaskedBatch, Objective, ObjectiveConfig
 from ltx.objectives.area import Area
@@ -169,6 +170,36 @@ def test_selection_keeps_the_best_step_and_says_so(rule: str):
     each = torch.stack([scores(finetune(explainer, images, 0, steps=s, lr=1e-3).maps) for s in range(1, 5)])
     assert chosen.selected_by == rule
     assert torch.allclose(scores(chosen.maps), each.max(0).values, atol=1e-4)
+
+
+def test_threads_finetune_the_same_explainer_side_by_side():
+    explainer, images = small(), pictures(4)
+    before = {name: value.clone() for name, value in explainer.state_dict().items()}
+    expected = [finetune(explainer, image[None], 0, steps=4).maps for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: finetune(explainer, image[None], 0, steps=4).maps, images))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in explainer.state_dict().items())
+
+
+def test_one_pass_takes_the_fills_that_finetuning_takes():
+    explainer, images = small(), pictures(2)
+    found = explainer.explain(images, 0, fill=["blur", "black"])
+    assert found.fill == "blur"
+    assert torch.equal(found.probability_kept, explainer.explain(images, 0, fill="blur").probability_kept)
+
+
+def test_nothing_is_selected_without_a_step():
+    assert finetune(small(), pictures(1), 0, steps=0, select_by="positive").selected_by is None
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"steps": -1}, "steps=-1; give 0 or more"), ({"lr": math.nan}, "lr=nan"), ({"seed": 2**64}, "seed=1.*give")],
+)
+def test_impossible_settings_are_refused_before_any_work(options: dict[str, Any], text: str):
+    with pytest.raises(InputError, match=text):
+        FinetuneConfig(**options)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,15 @@ def test_stability_takes_what_finetuning_takes(either: Classifier, monkeypatch: 
     assert {pixels.dtype for pixels in seen} == {torch.float32}
 
 
+def test_stability_keeps_out_of_what_is_forbidden(either: Classifier):
+    allowed = torch.ones(3, 1, 32, 32)
+    allowed[0, ..., :16], allowed[1, ..., 16:] = 0, 0
+    starts = [network(either), network(either, 1)]
+    masks = stability(starts, checkered(3), allowed=allowed, **options(1)).masks
+    assert float((masks * (1 - allowed[None, :])).abs().max()) == 0
+    assert float(masks.mean()) > 0.02
+
+
 def test_equal_starts_agree_and_others_are_compared(either: Classifier):
     images = checkered(2)
     same = stability([network(either), network(either)], images, 0, **options(2))

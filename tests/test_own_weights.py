@@ -2,12 +2,16 @@
 
 import math
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ltx.classifier import Classifier
 from ltx.errors import InputError
@@ -21,18 +25,21 @@ def own(tmp_path: Path) -> tuple[Classifier, Path]:
     torch.save(state, tmp_path / "plain.pth")
     wrapped = {f"module.{key}": value for key, value in state.items()}
     torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "wrapped.pt")
+    lightning = {f"model.{key}": value for key, value in state.items()} | {"loss.weight": torch.ones(3)}
+    torch.save({"model_state_dict": lightning, "args": Namespace(lr=0.1)}, tmp_path / "lightning.ckpt")
     return classifier, tmp_path
 
 
-@pytest.mark.parametrize("file", ["plain.safetensors", "plain.pth", "wrapped.pt"])
+@pytest.mark.parametrize("file", ["plain.safetensors", "plain.pth", "wrapped.pt", "lightning.ckpt"])
 def test_own_weights_and_class_names(own: tuple[Classifier, Path], file: str) -> None:
     original, folder = own
-    (folder / "names.txt").write_text("ant\nbee\nwasp\n")
+    (folder / "names.txt").write_text("ant\nbee\nwasp\n", encoding="utf-8-sig")  # as Windows writes it
     loaded = Classifier(
         "resnet18", weights=folder / file, num_classes=3, class_names=folder / "names.txt", input_size=64
     )
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded(images), original(images))
+    assert loaded.class_index("ant") == 0
     assert loaded.class_index("bee") == 1
     assert loaded.fingerprint() == original.fingerprint()
 
@@ -64,6 +71,33 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
             Classifier("resnet18", weights=tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
+        assert name != "code.pth" or "torch.save(model.state_dict(), FILE)" in str(caught.value)
+
+
+def test_a_head_that_no_weights_belong_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained, **options: made(name, **options))  # no network
+    with pytest.raises(
+        InputError, match=r"num_classes=5: the pretrained resnet18 has 1000, .* classifier\.weights=FILE"
+    ):
+        Classifier("resnet18", num_classes=5)
+    assert Classifier("resnet18", num_classes=1000).num_classes == 1000
+
+
+def test_modules_are_asked_what_they_return(tmp_path: Path) -> None:
+    def module(answer: Any) -> nn.Module:
+        made = nn.Flatten()
+        made.forward = answer  # type: ignore[method-assign]
+        return made
+
+    ten = module(lambda x: x.flatten(1)[:, :10])
+    assert Classifier(ten, input_size=8, mean=np.array([0.5, 0.4, 0.3])).num_classes == 10
+    with pytest.raises(InputError, match="num_classes=5: Flatten returns 10 logits"):
+        Classifier(ten, input_size=8, num_classes=5)
+    with pytest.raises(InputError, match="Flatten returns a dict; a classifier returns logits"):
+        Classifier(module(lambda x: {"logits": x}), input_size=8)
+    with pytest.raises(InputError, match=r"weights=my\.pth is for a timm name"):
+        Classifier(ten, weights="my.pth", input_size=8)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +120,9 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
         ({"name": "resnet18", "weights": "random", "num_classes": 0}, "num_classes=0; give 1 or more"),
         ({"name": "resnet18", "weights": "random", "num_classes": 1}, "resnet18 has one class.*head=sigmoid"),
         ({"class_names": 7}, "class_names=7; give a text file"),
+        ({"class_names": {0: "cat"}}, "give a text file with one name a line, or a list"),
+        ({"class_names": ["a", None]}, "class_names holds None; give text, in quotes"),
+        ({"class_names": [True, "no"]}, "class_names holds True; give text, in quotes"),
     ],
 )
 def test_impossible_settings(options: dict[str, Any], text: str) -> None:

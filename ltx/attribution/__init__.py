@@ -129,6 +129,9 @@ def attribute(
 ) -> Tensor:
     """Maps of how much each pixel counts for the class, higher = more.
 
+    Methods of attention and features hook the classifier's modules for the time of the call: meanwhile no other thread
+    may run that classifier.
+
     Args:
         method: a name of `METHODS`.
         images: `[B, 3, H, W]` in [0, 1]; moved to the classifier's device.

@@ -135,7 +135,7 @@ def _has_magic(text: str) -> bool:
 
 def _listed(listing: Path) -> list[Path]:
     header, rows = _read_csv(listing)
-    column = _file_column(header)
+    column = _file_column(header, rows)
     return [listing.parent / row[column].strip() for row in rows if len(row) > column and row[column].strip()]
 
 
@@ -151,7 +151,7 @@ def read_labels(listing: str | Path) -> dict[Path, int]:
     header, rows = _read_csv(listing)
     if "class_index" not in header:
         raise InputError(f"labels={listing} has no column class_index; its columns are {', '.join(header)}")
-    name, index = _file_column(header), header.index("class_index")
+    name, index = _file_column(header, rows), header.index("class_index")
     labels = {}
     for number, row in enumerate(rows, start=2):
         try:
@@ -174,5 +174,9 @@ def _read_csv(listing: Path) -> tuple[list[str], list[list[str]]]:
     return first, rows[1:]
 
 
-def _file_column(header: list[str]) -> int:
-    return next((header.index(name) for name in FILE_COLUMNS if name in header), 0)
+def _file_column(header: list[str], rows: list[list[str]]) -> int:
+    """The column of a usual name, else the first whose cells look like pictures, else the first."""
+    named = [header.index(name) for name in FILE_COLUMNS if name in header]
+    cells = rows[0] if rows else []
+    pictured = [place for place, cell in enumerate(cells) if os.path.splitext(cell.strip().lower())[1] in SUFFIXES]
+    return [*named, *pictured, 0][0]

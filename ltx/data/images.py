@@ -132,8 +132,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Pillow's own conversion cuts every value above 255; 16-bit pictures use 0…65535, float ones mostly 0…1."""
     values = np.asarray(image).astype(np.float64)
+    if np.isnan(values).any():
+        raise ValueError("some of its pixels are not a number")
     top = values.max(initial=0.0)
-    largest = 1.0 if top <= 1 and image.mode == "F" else 255.0 if top <= 255 and image.mode in "IF" else 65535.0
+    # Resampling leaves a float picture of 0…1 a little above 1.
+    largest = 1.0 if top <= 2 and image.mode == "F" else 255.0 if top <= 255 and image.mode in "IF" else 65535.0
     return Image.fromarray((values / largest * 255).round().clip(0, 255).astype(np.uint8))
 
 
@@ -165,13 +168,16 @@ def resize(image: Image.Image, size: int | tuple[int, int], mode: Fit = "squash"
     return to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def load_images(paths: Sequence[str | Path], size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
+def load_images(paths: Sequence[str | Path] | str | Path, size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
     """Float32 `[B, 3, H, W]` in [0, 1], all in memory; for streams use `ImageBatches`.
 
     Raises:
-        InputError: one of them cannot be read.
+        InputError: one of them cannot be read, or there is none.
     """
-    return torch.stack([resize(read_image(path), size, mode) for path in paths]).float().div_(255)
+    files = [paths] if isinstance(paths, (str, Path)) else paths
+    if not len(files):
+        raise InputError("there is no image: the list of files is empty")
+    return torch.stack([resize(read_image(file), size, mode) for file in files]).float().div_(255)
 
 
 # -- many files ----------------------------------------------------------------------------------------------------

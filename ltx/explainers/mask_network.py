@@ -260,7 +260,7 @@ def describe(
         ask: makes masks of any area; the explanation's mask is then that of `AREA`, else the map itself.
         max_batch: composites of one pass of the classifier, at most.
     """
-    shown = Fill(fill) if isinstance(fill, str) else fill.first()
+    shown = (fill if isinstance(fill, Fill) else Fill(fill)).first()
     background = shown(images, torch.Generator().manual_seed(0), shared=True)
     probability = classifier.probabilities(logits).gather(1, targets[:, None])[:, 0]
     by_area = None if ask is None else AreaMasks(classifier, images, background, targets, probability, ask, max_batch)

@@ -63,6 +63,7 @@ def test_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
         '\ufeffclass_index,PATH\n3,"with, comma.png"\n4,sub/b.png\n',
         '"with, comma.png",3\nsub/b.png,4\n',
         'photo,class_index\n"with, comma.png",3\nsub/b.png,4\n',
+        'id,class_index,img_path\n1,3,"with, comma.png"\n2,4,sub/b.png\n',
     ],
 )
 def test_listing(tmp_path: Path, text: str) -> None:
@@ -83,6 +84,21 @@ def test_labels_name_what_is_missing(tmp_path: Path) -> None:
         read_labels(listing)
     with pytest.raises(InputError, match=r"nowhere\.csv does not exist"):
         read_labels(tmp_path / "nowhere.csv")
+
+
+def test_a_lone_file_and_no_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.png")
+    assert torch.equal(load_images(str(file), 8), load_images([file], 8))
+    with pytest.raises(InputError, match="list of files is empty"):
+        load_images([], 8)
+
+
+def test_pixels_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    values = np.full((4, 4), 0.2, np.float32)
+    values[1, 2] = np.nan
+    Image.fromarray(values).save(tmp_path / "nan.tif")
+    with pytest.raises(InputError, match=r"nan\.tif.* not a number"):
+        read_image(tmp_path / "nan.tif")
 
 
 def test_scikit_image_photographs_are_all_there() -> None:
@@ -143,6 +159,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
         "deep.png": (Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)), (128, 128, 128)),
         "deep.tif": (Image.fromarray(np.full((4, 4), 128 * 257, np.int32)), (128, 128, 128)),
         "float.tif": (Image.fromarray(np.full((4, 4), 0.2, np.float32)), (51, 51, 51)),
+        "above_1.tif": (Image.fromarray(np.full((4, 4), 1.1, np.float32)), (255, 255, 255)),
     }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / name)
