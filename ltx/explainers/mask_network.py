@@ -278,7 +278,7 @@ def describe(
         method=method,
         steps=steps,
         seconds=seconds,
-        names=names or [f"image_{index:03d}" for index in range(len(images))],
+        names=names,
         fill=shown.choices[0],
         by_area=by_area,
     )
