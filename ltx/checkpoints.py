@@ -120,7 +120,7 @@ def load(
         raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(unfit[:3])}")
     explainer.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()})
     explainer.made_with = config
-    place = pick_device(str(device))
+    place = pick_device("auto") if device == "auto" else device
     classifier.to(place)
     return explainer.to(place).eval()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ Target = int | str
 Targets = Tensor | np.ndarray | Target | Sequence[Target] | None
 
 
-def class_names(names: Sequence[str] | str | Path | None, count: int) -> list[str]:
+def class_names(names: Iterable[str] | str | Path | None, count: int) -> list[str]:
     """One name a class: as given, as in a text file with one a line, ImageNet's for 1,000 classes, else the indices.
 
     Raises:
@@ -35,14 +35,15 @@ def class_names(names: Sequence[str] | str | Path | None, count: int) -> list[st
             names = Path(names).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"classifier.class_names={names} is no UTF-8 text; save it as such") from error
-    if not isinstance(names, Sequence):
+    if isinstance(names, Mapping) or not isinstance(names, Iterable):
         raise InputError(f"classifier.class_names={names}; give a text file with one name a line, or a list")
+    names = list(names)
     for name in names:
-        if not isinstance(name, (str, int, float)) or isinstance(name, bool):  # YAML reads yes, no and null otherwise
+        if not isinstance(name, str):  # YAML reads no, null and 010 otherwise
             raise InputError(f"classifier.class_names holds {name}; give text, in quotes")
     if len(names) != count:
         raise InputError(f"classifier.class_names has {len(names)} names for {count} classes")
-    return [str(name) for name in names]
+    return names
 
 
 def class_index(target: Target, names: Sequence[str], model: str) -> int:

@@ -102,9 +102,10 @@ class Classifier:
         unread = self._unread_pixels()
         if any(unread):
             read = "x".join(str(side - rest) for side, rest in zip(self.input_size, unread, strict=True))
+            mend = f"input_size={read}" if isinstance(name, nn.Module) else "a multiple of its patch"
             raise InputError(
                 f"classifier.input_size={self.input_size[0]}x{self.input_size[1]}: the patches of {self.name} cover "
-                f"{read} of it; give a multiple of its patch"
+                f"{read} of it; give {mend}"
             )
         # Whether a timm model takes a size of the user's, or a module has so many classes, shows in a pass.
         tried = num_classes if isinstance(name, nn.Module) else size
@@ -122,8 +123,9 @@ class Classifier:
         """Logits `[B, K]`, float32, of images `[B, 3, H, W]` in [0, 1]. Differentiable in the images."""
         with self._autocast():
             logits = self._frozen()(self._normalise(images))
-        if not isinstance(logits, Tensor):
-            raise InputError(f"{self.name} returns a {type(logits).__name__}; a classifier returns logits [B, K]")
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise InputError(f"{self.name} returns {found}; a classifier returns logits [B, K]")
         return logits.float()
 
     def logits_and_features(self, images: Tensor, stages: list[int] | None = None) -> tuple[Tensor, Features]:
@@ -165,7 +167,7 @@ class Classifier:
     def _unread_pixels(self) -> tuple[int, int]:
         """Rows and columns at the end that a vision transformer's patches leave out."""
         embed = getattr(self.model, "patch_embed", None)
-        if not isinstance(embed, PatchEmbed) or embed.grid_size is None:
+        if not isinstance(embed, PatchEmbed) or embed.grid_size is None or not embed.strict_img_size:
             return 0, 0
         rest = [s - cells * p for s, cells, p in zip(self.input_size, embed.grid_size, embed.patch_size, strict=True)]
         return max(0, rest[0]), max(0, rest[1])
@@ -175,10 +177,14 @@ class Classifier:
         try:
             with torch.no_grad():
                 return int(self(torch.zeros(1, 3, height, width, device=self.device)).shape[1])
+        except InputError:
+            raise
         except (AssertionError, RuntimeError, ValueError, IndexError) as error:
             raise InputError(
                 f"classifier.input_size={height}x{width} does not go through {self.name}: {first_line(error)}"
             ) from error
+        finally:
+            self.model.train().eval()  # LeViT keeps biases between passes in eval mode: weights may still be loaded
 
     # -- where it lives --------------------------------------------------------------------------------------------
 

@@ -45,10 +45,7 @@ class Copies:
         starts: Sequence[MaskNetwork] | None = None,
         batched: bool | None = None,
     ) -> None:
-        # Passes put the copies' values in the place of a module's own: in a module that nobody else runs meanwhile. It
-        # shares the explainer's tensors and its classifier.
-        shared = (explainer.classifier, *explainer.parameters(), *explainer.buffers())
-        self.explainer = copy.deepcopy(explainer, {id(each): each for each in shared})
+        self.explainer = _apart(explainer)
         self.batched = images.device.type != "cpu" if batched is None else batched
         # Under vmap, torch 2.15 returns wrong gradients of normalisation layers for channels-last tensors.
         self.found = tree_map(Tensor.contiguous, found)
@@ -99,6 +96,17 @@ class Copies:
         for parameter in self.parameters.values():
             parameter.grad = None
             parameter.requires_grad_(False)
+
+
+def _apart(explainer: MaskNetwork) -> MaskNetwork:
+    """The same network in modules of its own, which nobody else runs while a pass puts other values into them.
+
+    The tensors, the classifier and what users hooked are shared.
+    """
+    shared: list[Any] = [explainer.classifier, *explainer.parameters(), *explainer.buffers()]
+    for module in explainer.modules():
+        shared += [value for key, value in vars(module).items() if key.endswith("_hooks") or isinstance(value, Tensor)]
+    return copy.deepcopy(explainer, {id(each): each for each in shared})
 
 
 class _ConvolutionAsProduct(TorchFunctionMode):

@@ -109,7 +109,7 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
         raise InputError(f"classifier.weights={file} cannot be read: {first_line(error)}") from error
     except Exception as error:  # torch.load raises pickle.UnpicklingError for anything that is not plain tensors
         raise InputError(
-            f"classifier.weights={file} holds more than tensors ({type(error).__name__}); write the weights alone, "
+            f"classifier.weights={file} is no file of tensors alone ({type(error).__name__}); write the weights with "
             "torch.save(model.state_dict(), FILE)"
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
@@ -118,9 +118,8 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
     if not isinstance(stored, dict):
         raise InputError(f"classifier.weights={file} holds a {type(stored).__name__}, not a dictionary of tensors")
     wanted = model.state_dict()
-    stored = _without_prefix(
-        {key: value for key, value in stored.items() if isinstance(value, Tensor)}, next(iter(wanted))
-    )
+    plain = {key.removeprefix("module."): value for key, value in stored.items() if isinstance(value, Tensor)}
+    stored = _of_a_part(plain, list(wanted), file)
     unfit = [
         f"{key} {_shape(stored.get(key))} in the file, {_shape(wanted.get(key))} in the model"
         for key in [*wanted, *(k for k in stored if k not in wanted)]
@@ -135,11 +134,20 @@ def _load_weights(model: nn.Module, file: Path, name: str) -> None:
     model.load_state_dict(stored)
 
 
-def _without_prefix(stored: dict[str, Tensor], first: str) -> dict[str, Tensor]:
-    """The tensors of a model that was a part of another module (`module.`, `model.`): those below the same prefix."""
-    ends = [key for key in stored if key == first or key.endswith(f".{first}")]
-    prefix = min(ends, key=len, default=first)[: -len(first)]
-    return {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+def _of_a_part(stored: dict[str, Tensor], wanted: list[str], file: Path) -> dict[str, Tensor]:
+    """The tensors of a model that was a part of what was saved (`model.` of Lightning), by their own names.
+
+    Raises:
+        InputError: several parts are such a model.
+    """
+    ends = [key[: -len(wanted[0])] for key in stored if key.endswith(f".{wanted[0]}")]
+    parts = [part for part in ends if all(part + key in stored for key in wanted)]
+    if not parts or all(key in stored for key in wanted):
+        return stored
+    if len(parts) > 1:
+        named = ", ".join(part.removesuffix(".") for part in parts)
+        raise InputError(f"classifier.weights={file} holds several models: {named}; write one of them to a file")
+    return {key.removeprefix(parts[0]): value for key, value in stored.items() if key.startswith(parts[0])}
 
 
 def _shape(tensor: Tensor | None) -> str:

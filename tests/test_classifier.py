@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -216,7 +217,8 @@ def test_gradients_reach_the_pixels_and_no_weight() -> None:
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
 def test_log_probability_and_its_complement_against_float64(head: str) -> None:
-    classifier = Classifier(nn.Identity(), num_classes=3, head=head)  # type: ignore[arg-type]
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier = Classifier(module, num_classes=3, head=head)  # type: ignore[arg-type]
     logits = torch.tensor([[0.0, 1.0, 2.0], [40.0, 0.0, -5.0], [-40.0, 3.0, 3.0]])
     targets = torch.tensor([2, 0, 0])
     exact = logits.double()
@@ -312,6 +314,22 @@ def test_input_size_of_a_transformer_and_of_a_convolutional_model() -> None:
 def test_input_sizes_that_a_model_does_not_take(name: str, size: int | list[int], text: str) -> None:
     with pytest.raises(InputError, match=text):
         Classifier(name, weights="random", input_size=size)
+
+
+def test_vision_transformers_that_take_any_size() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, dynamic_img_pad=True, num_classes=3)
+    assert Classifier(model, input_size=100)(torch.rand(1, 3, 100, 100)).shape == (1, 3)
+
+
+def test_weights_may_be_loaded_after_the_size_was_tried() -> None:
+    """LeViT keeps its attention biases between passes."""
+    classifier, plain = Classifier("levit_128s", weights="random", input_size=224), timm.create_model("levit_128s")
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    classifier.model.load_state_dict(plain.state_dict())
+    images = torch.rand(1, 3, 224, 224)
+    expected = Classifier(plain, input_size=224, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])(images)
+    assert torch.allclose(classifier(images), expected, atol=1e-4)
 
 
 def test_features_are_no_classes() -> None:

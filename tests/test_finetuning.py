@@ -189,6 +189,16 @@ def test_one_pass_takes_the_fills_that_finetuning_takes():
     assert torch.equal(found.probability_kept, explainer.explain(images, 0, fill="blur").probability_kept)
 
 
+def test_a_users_hooks_see_the_passes_of_finetuning():
+    explainer, seen = small(), []
+    for module in explainer.modules():
+        module.register_forward_hook(lambda *_: seen.append(1))
+    explainer.cached = explainer(pictures(1), torch.tensor([0]))  # no leaf of a graph: what a hook may have kept
+    seen.clear()
+    finetune(explainer, pictures(1), 0, steps=2)
+    assert seen
+
+
 def test_nothing_is_selected_without_a_step():
     assert finetune(small(), pictures(1), 0, steps=0, select_by="positive").selected_by is None
 

@@ -74,6 +74,17 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
         assert name != "code.pth" or "torch.save(model.state_dict(), FILE)" in str(caught.value)
 
 
+def test_of_several_models_in_a_file_none_is_guessed(own: tuple[Classifier, Path], tmp_path: Path) -> None:
+    state = own[0].model.state_dict()
+    both = {f"{part}.{key}": value for part in ("teacher", "student") for key, value in state.items()}
+    torch.save(both, tmp_path / "both.pth")
+    with pytest.raises(InputError, match="holds several models: teacher, student; write one"):
+        Classifier("resnet18", weights=tmp_path / "both.pth", num_classes=3)
+    half = {f"module.{key}" if key.startswith("layer") else key: value for key, value in state.items()}
+    torch.save(half, tmp_path / "half.pth")
+    assert Classifier("resnet18", weights=tmp_path / "half.pth", num_classes=3).fingerprint() == own[0].fingerprint()
+
+
 def test_a_head_that_no_weights_belong_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda name, pretrained, **options: made(name, **options))  # no network
@@ -94,6 +105,8 @@ def test_modules_are_asked_what_they_return(tmp_path: Path) -> None:
     assert Classifier(ten, input_size=8, mean=np.array([0.5, 0.4, 0.3])).num_classes == 10
     with pytest.raises(InputError, match="num_classes=5: Flatten returns 10 logits"):
         Classifier(ten, input_size=8, num_classes=5)
+    with pytest.raises(InputError, match=r"Flatten returns \(1,\); a classifier returns logits \[B, K\]"):
+        Classifier(module(lambda x: x.mean((1, 2, 3))), input_size=8)
     with pytest.raises(InputError, match="Flatten returns a dict; a classifier returns logits"):
         Classifier(module(lambda x: {"logits": x}), input_size=8)
     with pytest.raises(InputError, match=r"weights=my\.pth is for a timm name"):
@@ -123,6 +136,7 @@ def test_modules_are_asked_what_they_return(tmp_path: Path) -> None:
         ({"class_names": {0: "cat"}}, "give a text file with one name a line, or a list"),
         ({"class_names": ["a", None]}, "class_names holds None; give text, in quotes"),
         ({"class_names": [True, "no"]}, "class_names holds True; give text, in quotes"),
+        ({"class_names": [8, "011"]}, "class_names holds 8; give text, in quotes"),  # 010 in YAML
     ],
 )
 def test_impossible_settings(options: dict[str, Any], text: str) -> None:

@@ -168,14 +168,14 @@ def resize(image: Image.Image, size: int | tuple[int, int], mode: Fit = "squash"
     return to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def load_images(paths: Sequence[str | Path] | str | Path, size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
+def load_images(paths: Iterable[str | Path] | str | Path, size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
     """Float32 `[B, 3, H, W]` in [0, 1], all in memory; for streams use `ImageBatches`.
 
     Raises:
         InputError: one of them cannot be read, or there is none.
     """
-    files = [paths] if isinstance(paths, (str, Path)) else paths
-    if not len(files):
+    files = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not files:
         raise InputError("there is no image: the list of files is empty")
     return torch.stack([resize(read_image(file), size, mode) for file in files]).float().div_(255)
 
