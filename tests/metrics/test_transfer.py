@@ -46,4 +46,4 @@ def test_needs_a_second_classifier_with_the_same_classes(measure, red_sum, red_i
     with pytest.raises(InputError, match=r"second\.name"):
         PROTOCOLS["transfer"](Settings())
     with pytest.raises(InputError, match="same classes"):
-        measure(red_sum, Classifier(BlueSum(), num_classes=3, input_size=(2, 5)), red_image, red)
+        measure(red_sum, Classifier(nn.Sequential(BlueSum(), nn.ConstantPad1d((0, 1), 0.0)), input_size=(2, 5)), red_image, red)
