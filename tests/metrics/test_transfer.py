@@ -45,5 +45,6 @@ def test_images_and_maps_are_resized_for_the_second(measure, red_sum, red_image,
 def test_needs_a_second_classifier_with_the_same_classes(measure, red_sum, red_image, red):
     with pytest.raises(InputError, match=r"second\.name"):
         PROTOCOLS["transfer"](Settings())
+    three = Classifier(nn.Sequential(BlueSum(), nn.ConstantPad1d((0, 1), 0.0)), input_size=(2, 5))
     with pytest.raises(InputError, match="same classes"):
-        measure(red_sum, Classifier(nn.Sequential(BlueSum(), nn.ConstantPad1d((0, 1), 0.0)), input_size=(2, 5)), red_image, red)
+        measure(red_sum, three, red_image, red)
