@@ -108,7 +108,7 @@ def finetune(
     lr = learning_rate(explainer, scope) if lr is None else lr
     if not 0 < lr < math.inf:
         raise InputError(f"lr={lr}; give a positive learning rate")
-    seeded(seed)
+    seeded(seed)  # refuses what no generator takes, before any work
     allowed = None if allowed is None else allowed.to(images)
     _check_rows(images, allowed, starts)
     classifier, fill = explainer.classifier, fill if isinstance(fill, Fill) else Fill(fill)
