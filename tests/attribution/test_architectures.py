@@ -64,7 +64,7 @@ SLOW = [
     ("swin_tiny_patch4_window7_224", 224, CNN),
     ("swinv2_tiny_window8_256", 256, CNN),
     ("mambaout_femto", 64, CNN),
-    ("volo_d1_224", 64, CNN),
+    ("volo_d1_224", 64, CNN - DIX),  # maps of two resolutions, DIX takes three
     ("lambda_resnet26t", 64, CNN),
     ("mixer_s32_224", 224, ONE_GRID),
     ("cait_xxs24_224", 64, ONE_GRID),
