@@ -94,19 +94,7 @@ class Classifier:
         )
         self.to(self.device)
         said: int | None = num_classes or getattr(model, "num_classes", None)
-        if said == 0 and not isinstance(name, nn.Module):
-            raise InputError(
-                f"classifier.name={name} has features and no classes; give classifier.num_classes and "
-                "classifier.weights, or another name"
-            )
-        unread = self._unread_pixels()
-        if any(unread):
-            read = "x".join(str(side - rest) for side, rest in zip(self.input_size, unread, strict=True))
-            mend = f"input_size={read}" if isinstance(name, nn.Module) else "a multiple of its patch"
-            raise InputError(
-                f"classifier.input_size={self.input_size[0]}x{self.input_size[1]}: the patches of {self.name} cover "
-                f"{read} of it; give {mend}"
-            )
+        self._check_patches()
         # Whether a timm model takes a size of the user's, or a module has so many classes, shows in a pass.
         tried = num_classes if isinstance(name, nn.Module) else size
         answered = self._count_classes() if tried is not None or not said else 0
@@ -164,13 +152,18 @@ class Classifier:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _unread_pixels(self) -> tuple[int, int]:
-        """Rows and columns at the end that a vision transformer's patches leave out."""
+    def _check_patches(self) -> None:
+        """A vision transformer must read all of its input: maps are enlarged to the whole of it."""
         embed = getattr(self.model, "patch_embed", None)
         if not isinstance(embed, PatchEmbed) or embed.grid_size is None or not embed.strict_img_size:
-            return 0, 0
-        rest = [s - cells * p for s, cells, p in zip(self.input_size, embed.grid_size, embed.patch_size, strict=True)]
-        return max(0, rest[0]), max(0, rest[1])
+            return
+        covered = [cells * patch for cells, patch in zip(embed.grid_size, embed.patch_size, strict=True)]
+        if any(side > read for side, read in zip(self.input_size, covered, strict=True)):
+            size, read, patch = ("x".join(map(str, pair)) for pair in (self.input_size, covered, embed.patch_size))
+            raise InputError(
+                f"classifier.input_size={size}: the patches of {self.name} cover {read} of it; give what they cover, "
+                f"or build it for a multiple of {patch}"
+            )
 
     def _count_classes(self) -> int:
         height, width = self.input_size

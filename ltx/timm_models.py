@@ -50,6 +50,11 @@ def timm_model(
             f"classifier.name={name}: its pretrained weights cannot be had ({first_line(error)}); "
             "give classifier.weights=FILE, or classifier.weights=random for none"
         ) from error
+    if getattr(model, "num_classes", None) == 0:
+        raise InputError(
+            f"classifier.name={name} has features and no classes; give classifier.num_classes and classifier.weights, "
+            "or another name"
+        )
     own = getattr(model, "pretrained_cfg", {}).get("num_classes")
     if pretrained and num_classes is not None and num_classes != own:
         raise InputError(

@@ -306,7 +306,7 @@ def test_input_size_of_a_transformer_and_of_a_convolutional_model() -> None:
     ("name", "size", "text"),
     [
         ("vit_tiny_patch16_224", 110, "input_size=110x110: the patches of vit_tiny_patch16_224 cover 96x96 of it"),
-        ("vit_tiny_patch16_224", [64, 8], "cover 64x0 of it; give a multiple"),
+        ("vit_tiny_patch16_224", [64, 8], "cover 64x0 of it; .* a multiple of 16x16"),
         ("nest_tiny", 100, "nest_tiny cannot be built with classifier.input_size=100x100: First level"),
         ("levit_128s", 100, "input_size=100x100 does not go through levit_128s: "),
     ],
@@ -318,18 +318,21 @@ def test_input_sizes_that_a_model_does_not_take(name: str, size: int | list[int]
 
 def test_vision_transformers_that_take_any_size() -> None:
     model = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, dynamic_img_pad=True, num_classes=3)
-    assert Classifier(model, input_size=100)(torch.rand(1, 3, 100, 100)).shape == (1, 3)
+    assert Classifier(model, input_size=250)(torch.rand(1, 3, 250, 250)).shape == (1, 3)
 
 
 def test_weights_may_be_loaded_after_the_size_was_tried() -> None:
     """LeViT keeps its attention biases between passes."""
     classifier, plain = Classifier("levit_128s", weights="random", input_size=224), timm.create_model("levit_128s")
-    for parameter in plain.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
+    for name, parameter in plain.named_parameters():
+        if name.endswith("bn.weight"):  # some begin at 0, and leave the attention out
+            torch.nn.init.ones_(parameter)
+        if name.endswith("attention_biases"):
+            torch.nn.init.normal_(parameter, std=5)
     classifier.model.load_state_dict(plain.state_dict())
     images = torch.rand(1, 3, 224, 224)
     expected = Classifier(plain, input_size=224, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])(images)
-    assert torch.allclose(classifier(images), expected, atol=1e-4)
+    assert torch.allclose(classifier(images), expected, atol=1e-3 * float(expected.std()))
 
 
 def test_features_are_no_classes() -> None:
