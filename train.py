@@ -1,7 +1,7 @@
 """Pretrain an explainer; `python train.py --help` lists every setting."""
 
-from ltx.config import run
-from ltx.pretraining.job import pretrain
+from ltx.config.command_line import run
+from ltx.pretraining.run import pretrain
 from ltx.pretraining.settings import TrainConfig
 
 if __name__ == "__main__":

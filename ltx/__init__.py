@@ -1,11 +1,11 @@
 """Learned explainers for any image classifier."""
 
-from ltx.attribution import attribute
-from ltx.checkpoints import load
-from ltx.classifier import Classifier
-from ltx.errors import InputError
-from ltx.explanation import Explanation
-from ltx.fill import Fill, keep
-from ltx.finetuning import finetune
+from ltx.attribution.registry import attribute
+from ltx.checkpoints.folder import load
+from ltx.classifier.classifier import Classifier
+from ltx.finetuning.finetune import finetune
+from ltx.masking.fill import Fill, keep
+from ltx.results.explanation import Explanation
+from ltx.runtime.errors import InputError
 
 __all__ = ["Classifier", "Explanation", "Fill", "InputError", "attribute", "finetune", "keep", "load"]

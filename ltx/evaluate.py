@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ltx.config import run
-from ltx.evaluation import EvaluationConfig, evaluate
+from ltx.config.command_line import run
+from ltx.evaluation.run import evaluate
+from ltx.evaluation.settings import EvaluationConfig
 
 
 def main(config: EvaluationConfig) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltx.classifier import Classifier
-from ltx.stacked import Copies
+from ltx.classifier.classifier import Classifier
+from ltx.finetuning.parameter_copies import Copies
 
 PROJECT = Path(__file__).parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
 
 _seen: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
@@ -42,7 +42,7 @@ def attention_layers(classifier: Classifier) -> list[nn.Module]:
     """
     reason = attention_refusal(classifier)
     if reason:
-        from ltx.attribution import refuse
+        from ltx.attribution.registry import refuse
 
         raise refuse(classifier, reason)
     return _dropouts(classifier.model)

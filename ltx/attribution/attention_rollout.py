@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, captured, readout, unfused
 from ltx.attribution.rollout import patch_map, roll_out
-from ltx.classifier import Classifier
+from ltx.classifier.classifier import Classifier
 
 
 def attention_rollout(classifier: Classifier, images: Tensor, targets: Tensor | None = None) -> Tensor:

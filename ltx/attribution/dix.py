@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, has_attention
-from ltx.attribution.layers import FeatureLayer, activation_and_gradient, chosen_layers, enlarge, stretched
-from ltx.attribution.replay import gradient_after, record
+from ltx.attribution.attention_path import path_gradients
+from ltx.attribution.feature_layers import FeatureLayer, activation_and_gradient, chosen_layers, enlarge, stretched
+from ltx.attribution.partial_forward import gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
-from ltx.attribution.token_path import path_gradients
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
 
 
 def dix(
@@ -45,7 +45,7 @@ def dix(
         targets: classes `[B]`; None = the predicted ones.
         steps: `n` intervals, `n + 1` points; None = 4 for feature maps, 10 for attention.
         layers: three feature layers, shallow to deep; None = the last three of the model. Not for attention.
-        tolerance: for attention, see `ltx.attribution.token_path`; 0 = exact.
+        tolerance: for attention, see `ltx.attribution.attention_path`; 0 = exact.
         max_batch: rows (path points x images) of one forward pass; it changes memory, not the result.
 
     Returns:

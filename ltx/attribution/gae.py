@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ltx.attribution.rollout import attention_and_gradients, patch_map, positive_relevance, roll_out
-from ltx.classifier import Classifier
+from ltx.classifier.classifier import Classifier
 
 
 def gae(classifier: Classifier, images: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ltx.attribution.layers import activation_and_gradient, chosen_layers, enlarge
-from ltx.classifier import Classifier
+from ltx.attribution.feature_layers import activation_and_gradient, chosen_layers, enlarge
+from ltx.classifier.classifier import Classifier
 
 
 def gradcam_plus_plus(

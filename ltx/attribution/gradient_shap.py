@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.target import explained_classes
-from ltx.classifier import Classifier
-from ltx.draws import seeded
-from ltx.errors import InputError
-from ltx.fill import Fill
+from ltx.classifier.classifier import Classifier
+from ltx.masking.fill import Fill
+from ltx.runtime.errors import InputError
+from ltx.runtime.seeds import seeded
 
 
 def gradient_shap(

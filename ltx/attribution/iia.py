@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, has_attention
-from ltx.attribution.layers import FeatureLayer, chosen_layers, enlarge, stretched
-from ltx.attribution.replay import Recording, gradient_after, record
+from ltx.attribution.attention_path import path_gradients
+from ltx.attribution.feature_layers import FeatureLayer, chosen_layers, enlarge, stretched
+from ltx.attribution.partial_forward import Recording, gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
-from ltx.attribution.token_path import path_gradients
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
 
 Variant = Literal["paper", "released"]
 
@@ -60,7 +60,7 @@ def iia(
         variant: see the module; `released` exists for IIA2 only.
         steps: `n` intervals, `n + 1` points, in each integral; None = 10 (5 for the released ViT variant).
         layers: `depth - 1` layers, shallow to deep: names of modules, or block numbers for attention; None = the last.
-        tolerance: see `ltx.attribution.token_path`; 0 = exact. For feature maps nothing is left out in any case.
+        tolerance: see `ltx.attribution.attention_path`; 0 = exact. For feature maps nothing is left out in any case.
         max_batch: rows (path points x images) of one forward pass; it changes memory, not the result.
 
     Returns:

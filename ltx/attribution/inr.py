@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.target import explained_classes
-from ltx.classifier import Classifier
-from ltx.draws import seeded
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
 from ltx.explainers.inr import INRExplainer
-from ltx.explanation import Explanation
-from ltx.fill import Fill
-from ltx.finetuning import finetune
-from ltx.objectives import Objective, ObjectiveConfig
+from ltx.finetuning.finetune import finetune
+from ltx.masking.fill import Fill
 from ltx.objectives.area import Area
-from ltx.objectives.areas import AreaSampling
+from ltx.objectives.area_rows import AreaSampling
 from ltx.objectives.keep import Keep
+from ltx.objectives.objective import Objective, ObjectiveConfig
 from ltx.objectives.remove import Remove
 from ltx.objectives.smoothness import Smoothness
+from ltx.results.explanation import Explanation
+from ltx.runtime.errors import InputError
+from ltx.runtime.seeds import seeded
 
 Reward = Literal["logit", "log_probability"]
 Variant = Literal["preserve", "delete", "dual"]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.target import explained_classes
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
 
 
 def integrated_gradients(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ltx.attribution.target import explained_classes
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
 
 
 def occlusion(

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.target import explained_classes
-from ltx.classifier import Classifier
-from ltx.draws import seeded
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
+from ltx.runtime.seeds import seeded
 
 
 def rise(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, captured, readout, unfused
-from ltx.classifier import Classifier
+from ltx.classifier.classifier import Classifier
 
 
 def roll_out(relevances: Sequence[Tensor], start: Tensor, normalise: bool = True) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltx.classifier import Classifier
+from ltx.classifier.classifier import Classifier
 
 
 def explained_classes(classifier: Classifier, images: Tensor, targets: Tensor | None, max_batch: int = 64) -> Tensor:

@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from ltx.errors import suggest
+from ltx.runtime.errors import suggest
 
 NAMES = sorted(
     module.name

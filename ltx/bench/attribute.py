@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.attribution import attribute
 from ltx.attribution.attention import attention_layers, captured, readout, unfused
+from ltx.attribution.registry import attribute
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.classifier import Classifier, pick_device
-from ltx.config import ClassifierConfig, run
-from ltx.data.image_files import find_images
-from ltx.data.images import load_images
-from ltx.errors import InputError
-from ltx.options import option
+from ltx.classifier.classifier import Classifier, pick_device
+from ltx.config.command_line import ClassifierConfig, run
+from ltx.config.options import option
+from ltx.data.finding import find_images
+from ltx.data.reading import load_images
+from ltx.runtime.errors import InputError
 
 
 @dataclass
@@ -36,7 +36,7 @@ class BenchConfig:
     count: int = option(16, help="images in the batch")
     steps: int = option(5, help="intervals of each integral: 5 = 6 x 6 points")
     max_batch: int = option(16, help="rows of one forward pass")
-    tolerance: float = option(0.05, help="what the economical run may leave out, see ltx.attribution.token_path")
+    tolerance: float = option(0.05, help="what the economical run may leave out, see ltx.attribution.attention_path")
     looped: int = option(2, help="images that the loop explains in each turn; its time an image does not depend on it")
     repeats: int = option(3, help="counted turns")
     memory_images: int = option(0, help="explain so many images and print the memory on the way; 0 = do not")

@@ -16,13 +16,13 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.config import run
+from ltx.config.command_line import run
+from ltx.config.options import option
+from ltx.data.finding import find_images
 from ltx.data.folder import FolderData
-from ltx.data.image_files import find_images
-from ltx.data.images import read_image
-from ltx.data.shards import ShardData
+from ltx.data.reading import read_image
 from ltx.data.shards.making import MakeConfig, make
-from ltx.options import option
+from ltx.data.shards.streaming import ShardData
 
 
 @dataclass

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.classifier import Classifier, pick_device
-from ltx.config import ClassifierConfig, run
-from ltx.data.image_files import find_images
-from ltx.data.images import load_images
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier, pick_device
+from ltx.config.command_line import ClassifierConfig, run
+from ltx.config.options import option
+from ltx.data.finding import find_images
+from ltx.data.reading import load_images
 from ltx.evaluation.methods import random_map
-from ltx.metrics import PROTOCOLS, Batch, Settings
 from ltx.metrics.perturbation import default_max_batch, min_max, predict
-from ltx.options import option
+from ltx.metrics.protocol import Batch, Settings
+from ltx.metrics.registry import PROTOCOLS
+from ltx.runtime.errors import InputError
 
 
 @dataclass

@@ -9,16 +9,16 @@ import torch
 
 from ltx.bench.passes import passes_counted
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.checkpoints import load
-from ltx.classifier import pick_device
-from ltx.config import ClassifierConfig, run
-from ltx.data.image_files import find_images
-from ltx.data.images import load_images
-from ltx.errors import InputError
-from ltx.explainers import ExplainerConfig
-from ltx.finetuning import finetune
+from ltx.checkpoints.folder import load
+from ltx.classifier.classifier import pick_device
+from ltx.config.command_line import ClassifierConfig, run
+from ltx.config.options import option
+from ltx.data.finding import find_images
+from ltx.data.reading import load_images
+from ltx.explainers.settings import ExplainerConfig
+from ltx.finetuning.finetune import finetune
 from ltx.objectives.terms import CPU_ROWS
-from ltx.options import option
+from ltx.runtime.errors import InputError
 
 
 @dataclass

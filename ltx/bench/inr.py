@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltx.areas import SWEEP, AreaMasks
-from ltx.attribution.extremal import extremal_masks
+from ltx.attribution.extremal_perturbation import extremal_masks
 from ltx.attribution.inr import fit_inr
 from ltx.bench.passes import passes_counted
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.checkpoints import load
-from ltx.classifier import pick_device
-from ltx.config import ClassifierConfig, run
-from ltx.data.image_files import find_images
-from ltx.data.images import load_images
-from ltx.errors import InputError, suggest
+from ltx.checkpoints.folder import load
+from ltx.classifier.classifier import pick_device
+from ltx.config.command_line import ClassifierConfig, run
+from ltx.config.options import option
+from ltx.data.finding import find_images
+from ltx.data.reading import load_images
 from ltx.evaluation.methods import build_methods
 from ltx.explainers.inr import INRExplainer
-from ltx.fill import Fill
-from ltx.finetuning import finetune
-from ltx.metrics import Batch
+from ltx.finetuning.finetune import finetune
+from ltx.masking.fill import Fill
 from ltx.metrics.perturbation import read_logits
-from ltx.options import option
+from ltx.metrics.protocol import Batch
+from ltx.results.masks_by_area import SWEEP, AreaMasks
+from ltx.runtime.errors import InputError, suggest
 
 TITLES = {
     "one_pass": "amortised, one pass",

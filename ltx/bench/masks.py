@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.checkpoints import load
-from ltx.classifier import pick_device
-from ltx.config import run
-from ltx.data.image_files import find_images
-from ltx.data.images import ImageBatches
-from ltx.explainers import MaskNetwork
-from ltx.finetuning import finetune, trained_objective
-from ltx.objectives import Objective
-from ltx.options import option
+from ltx.checkpoints.folder import load
+from ltx.classifier.classifier import pick_device
+from ltx.config.command_line import run
+from ltx.config.options import option
+from ltx.data.finding import find_images
+from ltx.data.reading import ImageBatches
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.finetuning.finetune import finetune, trained_objective
+from ltx.objectives.objective import Objective
 
 
 @dataclass

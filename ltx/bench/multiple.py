@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltx.analysis.multiple_explanations import REACHES, Fit, MultipleExplanations, multiple_explanations
 from ltx.attribution.inr import area_objective, fit_inr
 from ltx.bench.inr import amortised_inr
-from ltx.classifier import Classifier, pick_device
-from ltx.config import ClassifierConfig, run
-from ltx.data.image_files import find_images
-from ltx.data.images import ImageBatches
-from ltx.errors import InputError
-from ltx.explanation import Explanation
-from ltx.fill import Fill, keep
-from ltx.finetuning import finetune
-from ltx.multiple import REACHES, Fit, MultipleExplanations, multiple_explanations
-from ltx.options import option
+from ltx.classifier.classifier import Classifier, pick_device
+from ltx.config.command_line import ClassifierConfig, run
+from ltx.config.options import option
+from ltx.data.finding import find_images
+from ltx.data.reading import ImageBatches
+from ltx.finetuning.finetune import finetune
+from ltx.masking.fill import Fill, keep
+from ltx.results.explanation import Explanation
+from ltx.runtime.errors import InputError
 
 WITHIN = 0.8
 """A mask has found a photograph if so much of what it keeps lies there."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ltx.attribution.replay import answered_by
-from ltx.classifier import Classifier
+from ltx.attribution.partial_forward import answered_by
+from ltx.classifier.classifier import Classifier
 
 
 @contextmanager

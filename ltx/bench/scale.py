@@ -17,19 +17,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ltx.bench.timing import medians, take_turns
 from ltx.bench.train import CLASSIFIER, STEP, step_and_parts
-from ltx.classifier import Classifier, pick_device
-from ltx.config import run
-from ltx.errors import InputError
-from ltx.explainers import ExplainerConfig
-from ltx.fill import Fill
-from ltx.objectives import Objective
-from ltx.options import option
+from ltx.classifier.classifier import Classifier, pick_device
+from ltx.config.command_line import run
+from ltx.config.options import option
+from ltx.explainers.settings import ExplainerConfig
+from ltx.masking.fill import Fill
+from ltx.objectives.objective import Objective
+from ltx.runtime.errors import InputError
 
 MODELS = ["vit_base_patch16_224", "deit_tiny_patch16_224", "tf_efficientnet_lite0", "resnet50"]
 VARIANTS = ["fp32", "bf16", "fp32+compile", "bf16+compile"]
 IMAGENET = 1_281_167
 TRAINING = (
-    "from ltx.config import parse; from ltx.pretraining.job import pretrain; "
+    "from ltx.config.command_line import parse; from ltx.pretraining.run import pretrain; "
     "from ltx.pretraining.settings import TrainConfig; import sys; "
     "pretrain(parse(TrainConfig, sys.argv[1:], 'train.py', ''))"
 )

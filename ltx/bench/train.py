@@ -9,15 +9,16 @@ from typing import Any
 import torch
 
 from ltx.bench.timing import medians, take_turns
-from ltx.classifier import pick_device
-from ltx.config import ClassifierConfig, run
-from ltx.errors import InputError
-from ltx.explainers import ExplainerConfig, MaskNetwork
-from ltx.fill import Fill
-from ltx.objectives import Objective, ObjectiveConfig
+from ltx.classifier.classifier import pick_device
+from ltx.config.command_line import ClassifierConfig, run
+from ltx.config.options import option
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.settings import ExplainerConfig
+from ltx.masking.fill import Fill
+from ltx.objectives.objective import Objective, ObjectiveConfig
 from ltx.objectives.terms import CPU_ROWS
-from ltx.options import option
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.runtime.errors import InputError
 
 STEP, CLASSIFIER = "step", "classifier"
 

@@ -1,1 +1,1 @@
-"""Image files: finding, reading and batching them (`images`), and the stream explainers are trained on (`folder`)."""
+"""Finding, reading, cropping and streaming images."""

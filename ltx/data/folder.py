@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ltx.data.crops import Crop, Cropping
-from ltx.data.image_files import Spec, find_images, image_root
-from ltx.data.images import opened, read_image, resize
-from ltx.data.module import StreamLoader, TrainingImages, hold_out
+from ltx.data.cropping import Crop, Cropping
+from ltx.data.finding import Spec, find_images, image_root
+from ltx.data.reading import opened, read_image, resize
 from ltx.data.stored_maps import StoredMaps
-from ltx.errors import InputError
+from ltx.data.training_images import StreamLoader, TrainingImages, hold_out
+from ltx.runtime.errors import InputError
 
 Item = TypeVar("Item")
 Draw = tuple[int, int]  # index of the image, position in the stream
@@ -34,7 +34,7 @@ class FolderData(TrainingImages):
     `[B, 1, h, w]` and `"map_target"` `[B]` too, see `StoredMaps.lookup`.
 
     Args:
-        images: see `ltx.data.images.find_images`.
+        images: see `ltx.data.reading.find_images`.
         val_images: validation images; None holds out `val_share` of `images`: at least one file, chosen by a hash of
             seed and name below the images' folder, so neither order nor place matters.
         size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops: see

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.errors import InputError
-from ltx.whole_files import beside
+from ltx.runtime.atomic_files import beside
+from ltx.runtime.errors import InputError
 
 
 class StoredMaps:

@@ -1,6 +1,1 @@
-"""Compare explanation methods under one protocol: `evaluate(EvaluationConfig(methods=[…], images=…, out=…))`."""
-
-from ltx.evaluation.run import evaluate
-from ltx.evaluation.settings import EvaluationConfig
-
-__all__ = ["EvaluationConfig", "evaluate"]
+"""Compare explanation methods under one protocol, resumable piece by piece, with confidence intervals."""

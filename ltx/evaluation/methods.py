@@ -15,15 +15,15 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from ltx.attribution import METHODS, attribute
-from ltx.checkpoints import CONFIG, TENSORS, identity, load, located, read_config
-from ltx.classifier import Classifier
-from ltx.errors import InputError, suggest
-from ltx.explainers import ExplainerConfig, MaskNetwork
-from ltx.finetuning import finetune
-from ltx.metrics import Batch
-from ltx.metrics.protocol import generator
-from ltx.options import check_arguments
+from ltx.attribution.registry import METHODS, attribute
+from ltx.checkpoints.folder import CONFIG, TENSORS, identity, load, located, read_config
+from ltx.classifier.classifier import Classifier
+from ltx.config.options import check_arguments
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.settings import ExplainerConfig
+from ltx.finetuning.finetune import finetune
+from ltx.metrics.protocol import Batch, generator
+from ltx.runtime.errors import InputError, suggest
 
 MapMaker = Callable[[Classifier, Tensor, Tensor, Batch], Tensor]
 """`(classifier, images, targets, batch) -> maps [B, 1, H, W]`; the images may be altered ones of the batch."""

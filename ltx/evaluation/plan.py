@@ -8,18 +8,19 @@ from pathlib import Path
 import timm
 import torch
 
-from ltx.classifier import Classifier, pick_device
-from ltx.data.image_files import find_images
-from ltx.data.images import ImageBatches
-from ltx.errors import InputError, suggest
+from ltx.classifier.classifier import Classifier, pick_device
+from ltx.data.finding import find_images
+from ltx.data.reading import ImageBatches
 from ltx.evaluation.methods import Method, build_methods
-from ltx.evaluation.partial import Store
+from ltx.evaluation.pieces import Store
 from ltx.evaluation.samples import Mosaics, Photographs, Samples, find_labels, find_mask
 from ltx.evaluation.settings import EvaluationConfig
-from ltx.metrics import PROTOCOLS, Protocol, Settings
 from ltx.metrics.mosaic import plan_mosaics
 from ltx.metrics.perturbation import default_max_batch
-from ltx.progress import progress_bar
+from ltx.metrics.protocol import Protocol, Settings
+from ltx.metrics.registry import PROTOCOLS
+from ltx.runtime.errors import InputError, suggest
+from ltx.runtime.progress import progress_bar
 
 
 @dataclass

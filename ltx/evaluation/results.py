@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltx.errors import InputError
 from ltx.evaluation.intervals import interval, weight_blocks
-from ltx.evaluation.partial import Piece
+from ltx.evaluation.pieces import Piece
 from ltx.evaluation.plan import Evaluation
-from ltx.metrics import PerImageMetric
+from ltx.metrics.per_image import PerImageMetric
+from ltx.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

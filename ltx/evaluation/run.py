@@ -12,19 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
 from ltx.evaluation.methods import Method
-from ltx.evaluation.partial import Piece
+from ltx.evaluation.pieces import Piece
 from ltx.evaluation.plan import Evaluation, build
-from ltx.evaluation.report import write_report
 from ltx.evaluation.samples import Loaded
+from ltx.evaluation.score_files import write_report
 from ltx.evaluation.settings import EvaluationConfig
-from ltx.metrics import Batch
 from ltx.metrics.perturbation import Prediction, check_maps, min_max, read_logits
-from ltx.metrics.protocol import update
-from ltx.progress import progress_bar
-from ltx.ranks import launched_ranks
+from ltx.metrics.protocol import Batch, update
+from ltx.runtime.errors import InputError
+from ltx.runtime.progress import progress_bar
+from ltx.runtime.ranks import launched_ranks
 
 # -- working -------------------------------------------------------------------------------------------------------
 

@@ -15,10 +15,10 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ltx.data.image_files import read_labels
-from ltx.data.images import default_workers, opened, read_image, resize
-from ltx.errors import InputError
+from ltx.data.finding import read_labels
+from ltx.data.reading import default_workers, opened, read_image, resize
 from ltx.metrics.mosaic import Mosaic, assemble
+from ltx.runtime.errors import InputError
 
 TOLERANCE = 15  # pixels of the original picture, as in the pointing game's paper
 LOSSY = (".jpg", ".jpeg")

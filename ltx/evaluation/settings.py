@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ltx.config import ClassifierConfig
-from ltx.options import option
+from ltx.config.command_line import ClassifierConfig
+from ltx.config.options import option
 
 
 @dataclass

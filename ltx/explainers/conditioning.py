@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltx.classifier import Classifier
+from ltx.classifier.classifier import Classifier
 
 
 class ClassQuery(nn.Module):
@@ -43,7 +43,8 @@ def own_part(classifier: Classifier, rows: Tensor) -> Tensor:
 
 class ClassEvidence(nn.Module):
     """How well each place of the final map fits the class's head row: Grad-CAM's map for a pooled linear head (CAM),
-    what each patch writes into the class token for a head that reads one (`ltx.trunk.written_into_token`).
+    what each patch writes into the class token for a head that reads one
+    (`ltx.classifier.feature_maps.written_into_token`).
 
     Standardised over the image; an all-zero channel where map and head differ in width.
 

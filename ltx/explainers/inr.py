@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
-from ltx.explainers.area_masks import masks_of_area
+from ltx.classifier.classifier import Classifier
+from ltx.classifier.feature_maps import Features
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
 from ltx.explainers.mask_network import MaskNetwork
-from ltx.trunk import Features
+from ltx.masking.area_threshold import masks_of_area
+from ltx.runtime.errors import InputError
 
 OMEGA = 30.0
 AREA_SCALE = 0.1

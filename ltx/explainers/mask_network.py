@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from ltx.areas import AreaMasks, Ask, probability_kept
-from ltx.classes import Targets
-from ltx.classifier import Classifier
-from ltx.errors import InputError, suggest
+from ltx.classifier.class_names import Targets
+from ltx.classifier.classifier import Classifier
+from ltx.classifier.feature_maps import Features, feature_shapes, features, supports_features, unread_parameters
 from ltx.explainers.conditioning import ClassEvidence
-from ltx.explanation import Explanation
-from ltx.fill import Fill
-from ltx.trunk import Features, feature_shapes, features, supports_features, unread_parameters
+from ltx.masking.fill import Fill
+from ltx.results.explanation import Explanation
+from ltx.results.masks_by_area import AreaMasks, Ask, probability_kept
+from ltx.runtime.errors import InputError, suggest
 
 SCOPES = ("head", "decoder", "all")
 

@@ -10,11 +10,11 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.classifier.feature_maps import Features
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
 from ltx.explainers.mask_network import MaskNetwork
-from ltx.trunk import Features
+from ltx.runtime.errors import InputError
 
 
 class ViTExplainer(MaskNetwork):

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.interpolate import LinearNDInterpolator
 from torch import Tensor
 
-from ltx.classifier import Classifier
+from ltx.classifier.classifier import Classifier
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, check_maps, predict, rank_pixels
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps, min_max
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
+from ltx.runtime.errors import InputError
 
 CHEFER = "Chefer et al., Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.fill import Fill, keep
+from ltx.classifier.classifier import Classifier
+from ltx.masking.fill import Fill, keep
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, curves, min_max, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol

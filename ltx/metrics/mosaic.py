@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
 from ltx.metrics.localisation import average_precision, positive_share
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
+from ltx.runtime.errors import InputError
 
 CELLS = 4
 

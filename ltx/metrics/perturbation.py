@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
 
 Order = Literal["highest", "lowest"]
 ORDERS: tuple[Order, ...] = ("highest", "lowest")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from ltx.classifier import Classifier
+from ltx.classifier.classifier import Classifier
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
-from ltx.fill import FILLS, Fill
+from ltx.classifier.classifier import Classifier
+from ltx.masking.fill import FILLS, Fill
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Order, Prediction, counts_removed, curves, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings, generator
+from ltx.runtime.errors import InputError
 
 FRACTIONS = [step / 20 for step in range(21)]
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.errors import InputError
-from ltx.fill import Fill, keep
+from ltx.classifier.classifier import Classifier
+from ltx.masking.fill import Fill, keep
 from ltx.metrics.ltx_protocol import FRACTIONS, CurveMetric
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, curves, min_max, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings
+from ltx.runtime.errors import InputError
 
 TRANSFER = "defined in ltx/metrics/transfer.py; no paper"
 

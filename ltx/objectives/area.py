@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ltx.errors import InputError
+from ltx.config.options import option
 from ltx.objectives.terms import MaskedBatch
-from ltx.options import option
+from ltx.runtime.errors import InputError
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ltx.config.options import option
 from ltx.objectives.terms import MaskedBatch
-from ltx.options import option
 
 
 @dataclass

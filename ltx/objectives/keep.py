@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltx.config.options import option
 from ltx.objectives.terms import MaskedBatch
-from ltx.options import option
 
 
 @dataclass

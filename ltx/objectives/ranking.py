@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.errors import InputError
-from ltx.explainers.area_masks import masks_of_area
+from ltx.config.options import option
+from ltx.masking.area_threshold import masks_of_area
 from ltx.objectives.terms import MaskedBatch
-from ltx.options import option
+from ltx.runtime.errors import InputError
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ltx.config.options import check_ranges, option
 from ltx.objectives.terms import MaskedBatch
-from ltx.options import check_ranges, option
 
 
 @dataclass

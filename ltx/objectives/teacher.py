@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.errors import InputError
+from ltx.config.options import option
 from ltx.metrics.rank_correlation import average_ranks
 from ltx.objectives.terms import MaskedBatch
-from ltx.options import option
+from ltx.runtime.errors import InputError
 
 
 @dataclass

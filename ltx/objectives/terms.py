@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.draws import Source, draw
-from ltx.errors import InputError
-from ltx.fill import keep
+from ltx.classifier.classifier import Classifier
+from ltx.masking.fill import keep
+from ltx.runtime.errors import InputError
+from ltx.runtime.seeds import Source, draw
 
 Weight = float | Sequence[Sequence[float]]
 
@@ -68,7 +68,7 @@ class MaskedBatch:
 
 
 class Term(Protocol):
-    """One term of the objective: a dataclass of its settings, each an `ltx.options.option`, `weight` among them.
+    """One term of the objective: a dataclass of its settings, each an `ltx.config.options.option`, `weight` among them.
 
     Attributes:
         only_in_training: whether the term compares with what only a training knows, so that finetuning lacks it.

@@ -18,11 +18,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
-from ltx.errors import InputError
-from ltx.explainers import MaskNetwork
-from ltx.explanation import Explanation, overlay_grid
-from ltx.fill import Fill
-from ltx.whole_files import beside, write_beside
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.masking.fill import Fill
+from ltx.results.explanation import Explanation, overlay_grid
+from ltx.runtime.atomic_files import beside, write_beside
+from ltx.runtime.errors import InputError
 
 
 class MetricsFile(lightning.Callback):

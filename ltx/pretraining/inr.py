@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ltx.draws import Source
-from ltx.objectives.areas import AreaSampling
+from ltx.objectives.area_rows import AreaSampling
 from ltx.pretraining.ltx import LTXPretraining
+from ltx.runtime.seeds import Source
 
 VALIDATED = (0.05, 0.1, 0.2, 0.5)
 """The areas that validation asks for."""

@@ -11,16 +11,17 @@ import lightning
 import torch
 from torch import Tensor
 
-from ltx.draws import Source, row_generators
-from ltx.errors import InputError
-from ltx.explainers import MaskNetwork
-from ltx.fill import Fill
-from ltx.objectives import MaskedBatch, Objective, Verdict, classify
-from ltx.objectives.areas import rows_of_areas
-from ltx.options import check_ranges, option
-from ltx.pretraining.clean_passes import CleanPasses
+from ltx.config.options import check_ranges, option
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.masking.fill import Fill
+from ltx.objectives.area_rows import rows_of_areas
+from ltx.objectives.objective import Objective, Verdict
+from ltx.objectives.terms import MaskedBatch, classify
+from ltx.pretraining.fsdp import shard
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
-from ltx.pretraining.sharding import shard
+from ltx.pretraining.unmasked_passes import CleanPasses
+from ltx.runtime.errors import InputError
+from ltx.runtime.seeds import Source, row_generators
 
 SATURATED = 0.05
 """A mask value this near to 0 or 1 counts as saturated."""

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.classifier import Classifier
-from ltx.draws import Source, draw
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.seeds import Source, draw
 
 GRIDS = ((1, 2), (2, 1), (2, 2))
 """Rows and columns: two photographs side by side, one above the other, four."""

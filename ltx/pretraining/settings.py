@@ -6,15 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ltx.config import ClassifierConfig
-from ltx.errors import InputError
-from ltx.explainers import ExplainerConfig
-from ltx.objectives import ObjectiveConfig
-from ltx.objectives.areas import AreaSampling
-from ltx.options import check_ranges, option
+from ltx.config.command_line import ClassifierConfig
+from ltx.config.options import check_ranges, option
+from ltx.explainers.settings import ExplainerConfig
+from ltx.objectives.area_rows import AreaSampling
+from ltx.objectives.objective import ObjectiveConfig
 from ltx.pretraining.ltx import OptimiserConfig
-from ltx.pretraining.teacher import TeacherConfig
-from ltx.pretraining.tracking import WandbConfig
+from ltx.pretraining.teacher_callback import TeacherConfig
+from ltx.pretraining.wandb_logging import WandbConfig
+from ltx.runtime.errors import InputError
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from toy_models import MEAN, STD, ThreeStages, seeded, vit
 
 from ltx import Classifier
+from tests.support.toy_models import MEAN, STD, ThreeStages, seeded, vit
 
 
 @pytest.fixture

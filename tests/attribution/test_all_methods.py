@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from toy_models import Shortcuts, seeded, vit
 
 from ltx import Classifier, InputError
-from ltx.attribution import METHODS, attribute, check_method, supported_methods
 from ltx.attribution.attention import unfused
-from ltx.attribution.layers import named_layers
-from ltx.attribution.replay import record
+from ltx.attribution.feature_layers import named_layers
+from ltx.attribution.partial_forward import record
+from ltx.attribution.registry import METHODS, attribute, check_method, supported_methods
+from tests.support.toy_models import Shortcuts, seeded, vit
 
 QUICK = {
     "iia": {"steps": 2},

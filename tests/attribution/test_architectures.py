@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ltx import Classifier
-from ltx.attribution import METHODS, attribute, supported_methods
+from ltx.attribution.registry import METHODS, attribute, supported_methods
 
 TINY = {
     "iia": {"steps": 1},

@@ -1,7 +1,7 @@
 import pytest
 
 from ltx.bench.attribute import BenchConfig, measure
-from ltx.config import parse
+from ltx.config.command_line import parse
 
 
 def test_it_prints_ratios_errors_and_the_least_passes(capsys):

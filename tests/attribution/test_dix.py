@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_vit import ReferenceViT, as_map, rollout
 
-from ltx.attribution import attribute
+from ltx.attribution.registry import attribute
+from tests.support.reference_vit import ReferenceViT, as_map, rollout
 
 
 @pytest.mark.parametrize("method", ["dix2", "dix3"])

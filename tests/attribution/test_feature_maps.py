@@ -5,11 +5,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toy_models import ThreeStages, seeded, vit
 
 from ltx import Classifier, InputError
-from ltx.attribution import attribute, supported_methods
-from ltx.attribution.layers import feature_layers, named_layers
+from ltx.attribution.feature_layers import feature_layers, named_layers
+from ltx.attribution.registry import attribute, supported_methods
+from tests.support.toy_models import ThreeStages, seeded, vit
 
 
 def by_hand(model: ThreeStages, images: torch.Tensor, target: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,15 +3,15 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_vit import ReferenceViT, as_map, rollout
 from torch import nn
-from toy_models import MEAN, STD, vit
 
 from ltx import Classifier, InputError
-from ltx.attribution import attribute
+from ltx.attribution.attention_path import path_gradients
+from ltx.attribution.registry import attribute
 from ltx.attribution.rollout import patch_map
-from ltx.attribution.token_path import path_gradients
 from ltx.bench.attribute import naive_iia2
+from tests.support.reference_vit import ReferenceViT, as_map, rollout
+from tests.support.toy_models import MEAN, STD, vit
 
 
 class Linear(nn.Module):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from toy_models import ThreeStages, seeded
 
 from ltx import Classifier, InputError
-from ltx.attribution import attribute
+from ltx.attribution.registry import attribute
 from ltx.attribution.rise import _mask
+from tests.support.toy_models import ThreeStages, seeded
 
 
 @pytest.fixture

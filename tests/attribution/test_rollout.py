@@ -1,12 +1,12 @@
 import pytest
 import torch
-from reference_vit import ReferenceViT, as_map, rollout
-from toy_models import vit
 
 from ltx import Classifier
-from ltx.attribution import attribute
 from ltx.attribution.attention import readout
+from ltx.attribution.registry import attribute
 from ltx.attribution.rollout import roll_out
+from tests.support.reference_vit import ReferenceViT, as_map, rollout
+from tests.support.toy_models import vit
 
 
 def test_rollout_of_two_blocks_by_hand():

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from ltx import Classifier, InputError
 from ltx.bench.__main__ import NAMES
 from ltx.bench.finetune import BenchConfig, measure
-from ltx.checkpoints import save_checkpoint
-from ltx.config import parse
-from ltx.explainers import UNetExplainer
+from ltx.checkpoints.folder import save_checkpoint
+from ltx.config.command_line import parse
+from ltx.explainers.unet import UNetExplainer
 
 
 @pytest.mark.parametrize(("ranking", "composites"), [(0.0, 2), (4.0, 4)])

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ltx import Classifier, InputError
-from ltx.attribution import attribute
+from ltx.attribution.registry import attribute
 from ltx.bench.inr import BenchConfig, measure
 from ltx.bench.passes import passes_counted
-from ltx.config import parse
+from ltx.config.command_line import parse
 
 TINY = ["classifier.name=resnet10t", "classifier.weights=random", "classifier.num_classes=5"]
 TINY += ["classifier.input_size=32", "count=2", "steps=2", "finetuning_steps=1", "extremal_steps=3"]

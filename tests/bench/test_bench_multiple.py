@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_inputs import write_photographs
 from torch import Tensor, nn
 
 from ltx import InputError
+from ltx.analysis.multiple_explanations import MultipleExplanations
 from ltx.bench.multiple import BenchConfig, _report, measure, sufficient_pairs
-from ltx.classifier import Classifier
-from ltx.config import parse
-from ltx.multiple import MultipleExplanations
+from ltx.classifier.classifier import Classifier
+from ltx.config.command_line import parse
+from tests.support.small_inputs import write_photographs
 
 TINY = ["classifier.name=resnet10t", "classifier.weights=random", "classifier.num_classes=2"]
 TINY += ["classifier.input_size=32", "device=cpu", "steps=2", "most=2", "share=0.5", "mosaics=2"]

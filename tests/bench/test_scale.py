@@ -8,7 +8,7 @@ import pytest
 
 from ltx import InputError
 from ltx.bench.scale import BenchConfig, measure
-from ltx.config import parse
+from ltx.config.command_line import parse
 
 TINY = ["models=[resnet10t]", "variants=[fp32]", "batch_size=2", "device=cpu", "processes=[]"]
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from small_inputs import write_photographs
+
+from tests.support.small_inputs import write_photographs
 
 
 @pytest.fixture(scope="module")

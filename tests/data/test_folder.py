@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltx.data.crops import Cropping, random_box
+from ltx.data.cropping import Cropping, random_box
 from ltx.data.folder import Crops, FolderData, Stream, names_below
-from ltx.data.module import hold_out
 from ltx.data.stored_maps import StoredMaps
-from ltx.errors import InputError
+from ltx.data.training_images import hold_out
+from ltx.runtime.errors import InputError
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_fast_jpeg_decoding_is_close_to_the_full_one(tmp_path: Path, monkeypatch
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.jpg", quality=95, exif=exif)
     crops = Crops([tmp_path / "a.jpg"], Cropping((32, 32), seed=0, flip=False))
     sizes = []
-    from ltx.data import crops as module
+    from ltx.data import cropping as module
 
     decode = module.decoded
 

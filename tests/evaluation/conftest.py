@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_evaluations import small_classifier
-from small_inputs import write_weights
 
-from ltx.checkpoints import save_checkpoint
-from ltx.explainers import ExplainerConfig
+from ltx.checkpoints.folder import save_checkpoint
+from ltx.explainers.settings import ExplainerConfig
+from tests.support.small_evaluations import small_classifier
+from tests.support.small_inputs import write_weights
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_evaluations import settings
 
 from ltx import InputError
-from ltx.evaluation import evaluate
 from ltx.evaluation.figures import shortened
 from ltx.evaluation.methods import CONTROLS
 from ltx.evaluation.plan import build
+from ltx.evaluation.run import evaluate
+from tests.support.small_evaluations import settings
 
 
 def test_broken_files_are_skipped_and_named(place: Path, tmp_path: Path):

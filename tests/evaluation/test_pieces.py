@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_evaluations import settings, small_classifier
 from torch import multiprocessing
 
 from ltx import InputError
-from ltx.evaluation import EvaluationConfig, evaluate
 from ltx.evaluation.plan import build
-from ltx.evaluation.report import write_report
-from ltx.evaluation.run import work
+from ltx.evaluation.run import evaluate, work
+from ltx.evaluation.score_files import write_report
+from ltx.evaluation.settings import EvaluationConfig
+from tests.support.small_evaluations import settings, small_classifier
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(place: Path, tmp_path: Path):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_evaluations import settings, small_classifier
 
 from ltx import Classifier, InputError
-from ltx.evaluation import evaluate
 from ltx.evaluation.methods import parse_name
 from ltx.evaluation.plan import build
+from ltx.evaluation.run import evaluate
+from tests.support.small_evaluations import settings, small_classifier
 
 METRICS = ["POS", "NEG", "DEL", "INS", "ADP", "PIC"]
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from ltx import Classifier, InputError
-from ltx.explainers import ExplainerConfig, MaskNetwork, UNetExplainer, ViTExplainer
+from ltx.classifier.feature_maps import written_into_token
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery
-from ltx.trunk import written_into_token
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.settings import ExplainerConfig
+from ltx.explainers.unet import UNetExplainer
+from ltx.explainers.vit import ViTExplainer
 
 FAMILIES = {
     "vit_tiny_patch16_224": ("vit", 64),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ltx import Classifier
-from ltx.metrics import Batch
 from ltx.metrics.perturbation import predict
+from ltx.metrics.protocol import Batch
 
 
 class RedSum(nn.Module):

@@ -8,16 +8,8 @@ import torch
 from torch import nn
 
 from ltx import Classifier
-from ltx.metrics import PROTOCOLS
-from ltx.metrics.information import (
-    THRESHOLDS,
-    information_area,
-    reconstruct,
-    seed_mask,
-    to_bytes,
-    top_count,
-    webp_size,
-)
+from ltx.metrics.information import THRESHOLDS, information_area, reconstruct, seed_mask, to_bytes, top_count, webp_size
+from ltx.metrics.registry import PROTOCOLS
 
 
 def test_area_by_hand():
@@ -117,8 +109,8 @@ def test_beside_pair(make_batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 50])
 def test_beside_pair_on_real_images(make_batch, lite0, shared_data, count, capsys):
-    from ltx.data.image_files import find_images
-    from ltx.data.images import load_images
+    from ltx.data.finding import find_images
+    from ltx.data.reading import load_images
 
     images = load_images(find_images(shared_data / "nips2017" / "val")[:count], lite0.input_size)
     with torch.no_grad():

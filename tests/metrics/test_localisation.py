@@ -6,7 +6,6 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
 from ltx import InputError
-from ltx.metrics import PROTOCOLS
 from ltx.metrics.localisation import (
     F1,
     AveragePrecision,
@@ -18,6 +17,7 @@ from ltx.metrics.localisation import (
     positive_share,
     predicted_object,
 )
+from ltx.metrics.registry import PROTOCOLS
 
 # Mean 0.25: the two 0.4 and the 0.9 are above it. The object is the right column.
 MAP = torch.tensor([[[[0.0, 0.4], [0.9, 0.4], [0.0, 0.0], [0.2, 0.1]]]])

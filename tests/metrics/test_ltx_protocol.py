@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from ltx.metrics import PROTOCOLS, Settings
 from ltx.metrics.ltx_protocol import AverageDropPercentage, PercentageIncreaseConfidence
 from ltx.metrics.perturbation import Prediction
+from ltx.metrics.protocol import Settings
+from ltx.metrics.registry import PROTOCOLS
 
 
 @pytest.fixture

@@ -5,13 +5,7 @@ import torch
 from torch import nn
 
 from ltx import Classifier, InputError
-from ltx.metrics.perturbation import (
-    counts_removed,
-    curves,
-    min_max,
-    predict,
-    rank_pixels,
-)
+from ltx.metrics.perturbation import counts_removed, curves, min_max, predict, rank_pixels
 
 TENTHS = [i / 10 for i in range(10)]
 

@@ -16,8 +16,8 @@ import torch
 
 from ltx import Classifier
 from ltx.bench.evaluate import quantus_curves, quantus_steps
-from ltx.data.image_files import find_images
-from ltx.data.images import load_images
+from ltx.data.finding import find_images
+from ltx.data.reading import load_images
 from ltx.metrics.localisation import PointingGame
 from ltx.metrics.perturbation import curves
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from ltx.metrics import PROTOCOLS, PerImageMetric, Settings
 from ltx.metrics.localisation import MeanIntersectionOverUnion, PointingGame
 from ltx.metrics.ltx_protocol import Deletion
+from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction
+from ltx.metrics.protocol import Settings
+from ltx.metrics.registry import PROTOCOLS
 
 
 def every_metric():

@@ -6,8 +6,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from ltx import Classifier, InputError
-from ltx.metrics import PROTOCOLS
 from ltx.metrics.rank_correlation import rank_correlation
+from ltx.metrics.registry import PROTOCOLS
 from ltx.metrics.sensitivity import cascade, other_classes
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ltx import InputError
-from ltx.metrics import PROTOCOLS, Settings
+from ltx.metrics.protocol import Settings
+from ltx.metrics.registry import PROTOCOLS
 from ltx.metrics.standard import NormalisedDeletion, NormalisedInsertion
 
 

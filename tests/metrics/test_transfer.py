@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ltx import Classifier, InputError
-from ltx.metrics import PROTOCOLS, Settings
+from ltx.metrics.protocol import Settings
+from ltx.metrics.registry import PROTOCOLS
 
 
 class BlueSum(nn.Module):

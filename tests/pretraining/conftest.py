@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_inputs import write_photographs
 
-from ltx.config import parse
+from ltx.config.command_line import parse
 from ltx.pretraining.settings import TrainConfig
+from tests.support.small_inputs import write_photographs
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_inputs import write_photographs, write_weights
 
 from ltx import load
 from ltx.data.shards.making import MakeConfig, make
+from tests.support.small_inputs import write_photographs, write_weights
 
 ROOT = Path(__file__).parent.parent.parent
 SLACK = {"rtol": 2e-3, "atol": 2e-4}
@@ -109,8 +109,8 @@ def test_four_processes_show_each_key_once_an_epoch(place: Path, tmp_path: Path,
     script = tmp_path / "recorded.py"
     script.write_text(
         "import json, os, sys\n"
-        "from ltx.config import parse\n"
-        "from ltx.pretraining.job import pretrain\n"
+        "from ltx.config.command_line import parse\n"
+        "from ltx.pretraining.run import pretrain\n"
         "from ltx.pretraining.settings import TrainConfig\n"
         "from ltx.pretraining.ltx import LTXPretraining\n"
         "step = LTXPretraining.training_step\n"
@@ -194,8 +194,8 @@ def test_a_divided_explainer_trains_saves_and_goes_on_as_a_whole_one(place: Path
     script = tmp_path / "divided.py"
     script.write_text(
         "import os, sys\n"
-        "from ltx.config import parse\n"
-        "from ltx.pretraining.job import pretrain\n"
+        "from ltx.config.command_line import parse\n"
+        "from ltx.pretraining.run import pretrain\n"
         "from ltx.pretraining.settings import TrainConfig\n"
         "from ltx.pretraining.ltx import LTXPretraining\n"
         "step = LTXPretraining.training_step\n"

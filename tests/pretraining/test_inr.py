@@ -10,22 +10,23 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small_inputs import write_photographs
 from torch import Tensor, nn
 
 from ltx import Classifier, Fill, InputError, finetune, load
-from ltx.config import parse
-from ltx.explainers import ExplainerConfig, INRExplainer
+from ltx.config.command_line import parse
+from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import AREA
-from ltx.explanation import Explanation, overlay_grid
-from ltx.finetuning import trained_areas
-from ltx.objectives import Objective, ObjectiveConfig
-from ltx.objectives.areas import AreaSampling
+from ltx.explainers.settings import ExplainerConfig
+from ltx.finetuning.finetune import trained_areas
+from ltx.objectives.area_rows import AreaSampling
+from ltx.objectives.objective import Objective, ObjectiveConfig
 from ltx.pretraining.callbacks import Overlays
 from ltx.pretraining.inr import INRPretraining
-from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import OptimiserConfig
+from ltx.pretraining.run import pretrain
 from ltx.pretraining.settings import TrainConfig
+from ltx.results.explanation import Explanation, overlay_grid
+from tests.support.small_inputs import write_photographs
 
 
 def test_a_run_trains_is_loaded_again_and_finetuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

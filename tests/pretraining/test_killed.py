@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_inputs import write_photographs, write_weights
 
 from ltx import load
+from tests.support.small_inputs import write_photographs, write_weights
 
 ROOT = Path(__file__).parent.parent.parent
 INTERVAL, STEPS, KILLS = 5, 400, 10

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_inputs import taught_by_gradcam
 from torch import Tensor, nn
 
 from ltx import Classifier, Fill, InputError, load
-from ltx.draws import row_generators
-from ltx.explainers import ExplainerConfig
-from ltx.objectives import Objective
+from ltx.explainers.settings import ExplainerConfig
+from ltx.objectives.objective import Objective
 from ltx.pretraining.callbacks import CollapseWarning
-from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.mosaics import Own, mosaics
+from ltx.pretraining.run import pretrain
+from ltx.runtime.seeds import row_generators
+from tests.support.small_inputs import taught_by_gradcam
 
 
 def test_a_run_writes_the_contract(config_for: Any, photos: Path, tmp_path: Path):
@@ -71,7 +71,7 @@ def test_a_teacher_is_asked_once_and_then_annealed_away(
     def asked_again(*_: Any, **__: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("ltx.attribution.teacher.attribute", asked_again)
+    monkeypatch.setattr("ltx.attribution.teacher_maps.attribute", asked_again)
     again = pretrain(config_for(photos, tmp_path / "again", *words))
     first, second = load(out).state_dict(), load(again).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltx.classifier import Classifier
-from ltx.explainers import ExplainerConfig
-from ltx.fill import Fill
-from ltx.objectives import Objective
-from ltx.objectives.areas import rows_of_areas
+from ltx.classifier.classifier import Classifier
+from ltx.explainers.settings import ExplainerConfig
+from ltx.masking.fill import Fill
+from ltx.objectives.area_rows import rows_of_areas
+from ltx.objectives.objective import Objective
 from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
 

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from ltx import Classifier, InputError, load
-from ltx.config import run
+from ltx.config.command_line import run
 from ltx.data.shards.making import MakeConfig, make
 from ltx.pretraining.callbacks import ResumePoint
-from ltx.pretraining.job import pretrain
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.operations import Preemption
+from ltx.pretraining.run import pretrain
 from ltx.pretraining.settings import TrainConfig
-from ltx.ranks import launched_ranks, layout
+from ltx.runtime.ranks import launched_ranks, layout
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -1,6 +1,6 @@
 """`python -m ltx.data.shards`: make shards of files, or count those that there are; `--help` lists every setting."""
 
-from ltx.config import run
+from ltx.config.command_line import run
 from ltx.data.shards.making import MakeConfig, make
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ltx.data.images import Fit, Skipped, decoded_batches, default_workers, read_image, resize
+from ltx.data.reading import Fit, Skipped, decoded_batches, default_workers, read_image, resize
 from ltx.data.shards.listing import Sample, Shard
-from ltx.errors import InputError
+from ltx.runtime.errors import InputError
 
 
 class ShardBatches:

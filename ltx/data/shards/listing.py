@@ -20,9 +20,9 @@ import webdataset
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from ltx.data.image_files import SUFFIXES
-from ltx.data.images import default_workers, opened
-from ltx.errors import InputError
+from ltx.data.finding import SUFFIXES
+from ltx.data.reading import default_workers, opened
+from ltx.runtime.errors import InputError
 
 MANIFEST = "manifest.json"
 

@@ -18,13 +18,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ltx.data.image_files import find_images, image_root, read_labels
-from ltx.data.images import as_rgb, default_workers, opened
+from ltx.config.options import check_ranges, option
+from ltx.data.finding import find_images, image_root, read_labels
+from ltx.data.reading import as_rgb, default_workers, opened
 from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
-from ltx.errors import InputError
-from ltx.options import check_ranges, option
-from ltx.result_files import result_stems
-from ltx.whole_files import PART, beside, write_beside
+from ltx.results.file_names import result_stems
+from ltx.runtime.atomic_files import PART, beside, write_beside
+from ltx.runtime.errors import InputError
 
 PLAN = "making.json"
 

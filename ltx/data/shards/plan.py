@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltx.errors import InputError
+from ltx.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

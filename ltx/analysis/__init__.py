@@ -1,0 +1,1 @@
+"""Several explanations of one image, and the agreement between seeds."""

@@ -1,0 +1,1 @@
+"""Trained explainers on disk and on wandb."""

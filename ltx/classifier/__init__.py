@@ -1,0 +1,1 @@
+"""The explained model behind one interface: loading, preprocessing, feature maps, class names."""

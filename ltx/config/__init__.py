@@ -1,0 +1,1 @@
+"""Settings as dataclasses, and the command-line parser that fills them."""

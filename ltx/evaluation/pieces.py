@@ -1,0 +1,92 @@
+"""Finished pieces of an evaluation on disk, so that an interrupted run goes on and ranks can share the work."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltx.runtime.atomic_files import write_beside
+
+ABOUT = "about"
+
+
+@dataclass
+class Piece:
+    """The result of one method on one chunk.
+
+    Attributes:
+        names, targets, probabilities: of the images that could be read, `p_y` for the untouched image.
+        skipped: files that were left out, with the reason.
+        rows: by metric, what its `update` appended, float32 `[B, C]`.
+        maps: the first images' maps float16 `[G, H, W]`, for the gallery.
+    """
+
+    names: list[str]
+    targets: list[int]
+    probabilities: list[float]
+    skipped: list[tuple[str, str]]
+    rows: dict[str, np.ndarray]
+    maps: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 1), np.float16))
+
+
+class Store:
+    """A folder of pieces, each named by a hash of everything that determines it.
+
+    So results of other settings, images or code are never mixed in: they have other names.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, label: str, chunk: int, determined_by: Any) -> Path:
+        """Where the piece of a method and chunk is or will be."""
+        text = json.dumps([source_hash(), label, chunk, determined_by], sort_keys=True, default=str)
+        word = re.sub(r"[^\w.+-]+", "_", label)[-60:]
+        return self.folder / f"{chunk:05d}-{word}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.npz"
+
+    def save(self, path: Path, piece: Piece) -> None:
+        """Write a piece beside and rename it: a killed process leaves no half of one."""
+        about = {
+            "names": piece.names,
+            "targets": piece.targets,
+            "probabilities": piece.probabilities,
+            "skipped": piece.skipped,
+        }
+        arrays = {f"rows/{key}": rows for key, rows in piece.rows.items()}
+        buffer = io.BytesIO()
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        np.savez(buffer, **{ABOUT: text, "maps": piece.maps}, **arrays)  # type: ignore[arg-type]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_beside(path, buffer.getvalue())
+
+    def load(self, path: Path) -> Piece:
+        """Read a piece back."""
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(stored[ABOUT].tobytes())
+            rows = {key.removeprefix("rows/"): stored[key] for key in stored.files if key.startswith("rows/")}
+            return Piece(
+                names=about["names"],
+                targets=about["targets"],
+                probabilities=about["probabilities"],
+                skipped=[(name, reason) for name, reason in about["skipped"]],
+                rows=rows,
+                maps=stored["maps"],
+            )
+
+
+@cache
+def source_hash() -> str:
+    """A hash of this package's code: a changed metric or method must not be mixed with results of the old one."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Adapting an explainer to single images, many at once."""

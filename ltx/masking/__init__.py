@@ -1,0 +1,1 @@
+"""Fills and masked images, and masks of a given area."""

@@ -1,0 +1,28 @@
+"""How good a map is: faithfulness, localisation and sanity.
+
+A new family of metrics is one file here and one line in `PROTOCOLS`.
+"""
+
+from ltx.metrics.information import InformationProtocol
+from ltx.metrics.localisation import LocalisationProtocol
+from ltx.metrics.ltx_protocol import LtxProtocol
+from ltx.metrics.mosaic import MosaicProtocol
+from ltx.metrics.per_image import PerImageMetric
+from ltx.metrics.protocol import Batch, Protocol, Settings
+from ltx.metrics.sensitivity import SensitivityProtocol
+from ltx.metrics.stability import StabilityProtocol
+from ltx.metrics.standard import StandardProtocol
+from ltx.metrics.transfer import TransferProtocol
+
+PROTOCOLS: dict[str, type[Protocol]] = {
+    "ltx": LtxProtocol,
+    "standard": StandardProtocol,
+    "information": InformationProtocol,
+    "localisation": LocalisationProtocol,
+    "mosaic": MosaicProtocol,
+    "sensitivity": SensitivityProtocol,
+    "stability": StabilityProtocol,
+    "transfer": TransferProtocol,
+}
+
+__all__ = ["PROTOCOLS", "Batch", "PerImageMetric", "Protocol", "Settings"]

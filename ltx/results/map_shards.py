@@ -1,0 +1,153 @@
+"""Explanations of whole data sets: float16 maps in tar files, the record of each beside, a series for each process."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ltx.results.explanation import Explanation
+from ltx.results.file_names import TEXT
+from ltx.runtime.atomic_files import write_beside
+from ltx.runtime.errors import InputError
+
+FOLDER = "maps"
+
+
+class MapShards:
+    """Writes `OUT/maps/RANK-NUMBER.tar` with a member `<stem>.npy`, float16 `[H, W]`, for each image, and beside each
+    tar a `.jsonl` whose i-th line describes its i-th member.
+
+    A member is written before its line. So after a kill, lines without a map do not occur, and maps without a line (or
+    half of one) are cut off when the same rank, or the one that takes over its series, starts again.
+
+    Args:
+        out: folder of the results.
+        rank, ranks: this process among how many; it mends the series `rank`, `rank + ranks`, … of former runs.
+        per_shard: maps of a tar.
+    """
+
+    def __init__(self, out: str | Path, rank: int = 0, ranks: int = 1, per_shard: int = 1000) -> None:
+        self.folder = Path(out) / FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rank = rank
+        self.per_shard = per_shard
+        numbers = [-1]
+        for place in sorted(self.folder.glob("*.tar")):
+            series, number = map(int, place.stem.split("-"))
+            if series % ranks == rank:
+                _mend(place)
+            if series == rank:
+                numbers.append(number)
+        self._number = max(numbers)
+        self._count = per_shard  # the first map opens a new tar
+        self._tar: tarfile.TarFile | None = None
+
+    def append(self, explanation: Explanation, stems: Sequence[str]) -> None:
+        """Write the maps of a batch, then their records."""
+        cpu = explanation.on_cpu()
+        for index, stem in enumerate(stems):
+            if self._count >= self.per_shard:
+                self._open_next()
+            assert self._tar is not None
+            buffer = io.BytesIO()
+            np.save(buffer, cpu.arrays(index)["map"].astype(np.float16), allow_pickle=False)
+            member = tarfile.TarInfo(f"{stem}.npy")
+            member.size = buffer.tell()
+            buffer.seek(0)
+            self._tar.addfile(member, buffer)
+            self._stream.flush()
+            self._record.write(json.dumps(cpu.record(index) | {"map": member.name}, ensure_ascii=False) + "\n")
+            self._record.flush()
+            self._count += 1
+
+    def close(self) -> None:
+        """Finish the open tar."""
+        if self._tar is not None:
+            self._tar.close()
+            for stream in (self._stream, self._record):
+                stream.flush()
+                os.fsync(stream.fileno())
+                stream.close()
+        self._tar = None
+
+    def _open_next(self) -> None:
+        self.close()
+        self._number += 1
+        self._count = 0
+        place = self.folder / f"{self.rank:05d}-{self._number:06d}.tar"
+        self._stream = place.open("wb")
+        self._record = place.with_suffix(".jsonl").open("w", **TEXT)
+        self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
+
+    def __enter__(self) -> MapShards:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def finished_maps(out: str | Path) -> set[str]:
+    """The images whose maps and records are whole; other processes may be writing.
+
+    Raises:
+        InputError: a record that cannot be read.
+    """
+    done = set()
+    for place in sorted((Path(out) / FOLDER).glob("*.jsonl")):
+        *lines, _ = place.read_bytes().split(b"\n")  # what follows the last is being written, or torn by a kill
+        for number, line in enumerate(lines, start=1):
+            try:
+                done.add(json.loads(line)["image"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{place}, line {number} is no record; remove the tar and the jsonl") from error
+    return done
+
+
+def _mend(place: Path) -> None:
+    """Cut a tar and its record to what both hold whole, and end the tar as a tar ends."""
+    record = place.with_suffix(".jsonl")
+    lines = record.read_bytes().splitlines(keepends=True) if record.exists() else []  # of bytes: at line feeds alone
+    whole = [line for line in lines if line.endswith(b"\n")]
+    try:
+        with tarfile.open(place) as archive:
+            members = archive.getmembers()
+            end = _end(members[-1]) if members else 0
+            closed = place.stat().st_size >= end + 2 * tarfile.BLOCKSIZE
+            if closed and len(members) == len(whole) == len(lines):
+                return
+    except tarfile.TarError:
+        pass
+    end = 0
+    with place.open("rb") as stream:
+        try:
+            with tarfile.open(fileobj=stream) as archive:
+                for _ in whole:
+                    member = archive.next()
+                    if member is None:
+                        raise tarfile.ReadError("fewer members than lines")
+                    end = _end(member)
+        except tarfile.TarError:
+            if whole:
+                raise InputError(
+                    f"{place} is damaged; remove it and its .jsonl, its images are explained again"
+                ) from None
+    with place.open("rb+") as stream:
+        stream.truncate(end)
+        stream.seek(end)
+        stream.write(bytes(tarfile.RECORDSIZE - end % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
+    write_beside(record, b"".join(whole))
+
+
+def _end(member: tarfile.TarInfo) -> int:
+    """Where a member ends in its tar, in bytes."""
+    return member.offset_data + math.ceil(member.size / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

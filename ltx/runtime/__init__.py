@@ -1,0 +1,1 @@
+"""What every layer needs: errors, ranks, seeded draws, atomic files, progress."""

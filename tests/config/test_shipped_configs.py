@@ -1,0 +1,67 @@
+"""Every file of `configs/` is complete and runs through the schema of the command that it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ltx import Classifier
+from ltx.config.command_line import parse
+from ltx.evaluation.methods import parse_name
+from ltx.evaluation.settings import EvaluationConfig
+from ltx.finetuning.finetune import FinetuneConfig
+from ltx.masking.fill import Fill
+from ltx.objectives.objective import Objective
+from ltx.pretraining.settings import TrainConfig
+from ltx.runtime.errors import InputError
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+TRAIN = sorted((CONFIGS / "train").glob("*.yaml"))
+FINETUNE = sorted((CONFIGS / "finetune").glob("*.yaml"))
+EVALUATE = sorted((CONFIGS / "evaluate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", TRAIN, ids=lambda file: file.stem)
+def test_training_files(file: Path):
+    config = parse(TrainConfig, [f"config={file}"], "train.py", "")
+    Objective(config.objective)
+    Fill(config.fill)
+    classifier = Classifier(config.classifier.name, weights="random", input_size=64)
+    config.explainer.build(classifier)
+    assert config.out.startswith("runs/")
+    assert config.data.images == "scikit-image", "a config must run in a fresh clone; images come on the command line"
+
+
+@pytest.mark.parametrize("file", FINETUNE, ids=lambda file: file.stem)
+def test_finetuning_files(file: Path):
+    config = parse(FinetuneConfig, [f"config={file}"], "finetune.py", "")
+    assert yaml.safe_load(file.read_text())["steps"] == config.steps
+
+
+@pytest.mark.parametrize("file", EVALUATE, ids=lambda file: file.stem)
+def test_evaluation_files(file: Path):
+    config = parse(EvaluationConfig, [f"config={file}"], "evaluate", "")
+    assert config.out.startswith("out/")
+    for method in config.methods:
+        parse_name(method)
+
+
+def test_the_default_files_say_what_the_defaults_are():
+    written = parse(TrainConfig, [f"config={CONFIGS / 'train' / 'default.yaml'}"], "train.py", "")
+    default = parse(TrainConfig, [], "train.py", "")
+    default.explainer.name = "unet"  # what null becomes for the default classifier
+    assert written == default
+    assert parse(FinetuneConfig, [f"config={CONFIGS / 'finetune' / 'default.yaml'}"], "finetune.py", "") == parse(
+        FinetuneConfig, [], "finetune.py", ""
+    )
+    written_too = parse(EvaluationConfig, [f"config={CONFIGS / 'evaluate' / 'default.yaml'}"], "", "")
+    assert written_too == parse(EvaluationConfig, [], "", "")
+
+
+def test_a_misspelt_key_in_a_file_is_named(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("objective: {aera: {weight: 2}}\n")
+    with pytest.raises(InputError, match=r"objective\.aera.*mine\.yaml.*objective\.area"):
+        parse(TrainConfig, [f"config={file}"], "train.py", "")

@@ -1,0 +1,59 @@
+"""Shards made from files."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ltx.data.shards.listing import is_shards, read_shard
+from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.streaming import ShardData
+from ltx.runtime.errors import InputError
+
+
+def test_making_is_complete_repeatable_and_goes_on(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "class.0" / "broken.jpg").write_bytes((folder / "class.0" / "00.v1.jpg").read_bytes()[:300])
+    labels = tmp_path / "labels.csv"
+    rows = [f"photos/{file.relative_to(folder)},{int(file.parent.name[-1])}" for file in sorted(folder.rglob("*.jpg"))]
+    labels.write_text("\n".join(["file,class_index", *rows]))
+    config = MakeConfig(images=str(folder), out=str(tmp_path / "out"), per_shard=8, labels=str(labels))
+    manifest = json.loads(make(config).read_text())
+    assert manifest["samples"] == 28
+    assert [shard["name"] for shard in manifest["shards"]] == [f"00000{number}.tar" for number in range(4)]
+    out = tmp_path / "out"
+    assert all((out / shard["name"]).stat().st_size == shard["bytes"] for shard in manifest["shards"])
+    samples = [sample for shard in manifest["shards"] for sample in read_shard(str(out / shard["name"]))]
+    assert len({sample.key for sample in samples}) == 28
+    by_key = {sample.key: sample for sample in samples}
+    assert by_key["class_1/07_v1"].image == (folder / "class.1" / "07.v1.jpg").read_bytes()
+    assert by_key["class_1/07_v1"].label == 1
+    first = {file.name: file.read_bytes() for file in out.iterdir()}
+    (out / "000002.tar").unlink()
+    (out / "manifest.json").unlink()
+    (out / ".0123456789abcdef.part").write_bytes(b"what a killed process left of a shard")
+    make(config)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == first
+    with pytest.raises(InputError, match="shards of other images or settings"):
+        make(MakeConfig(images=str(folder), out=str(out), per_shard=9, labels=str(labels)))
+    ShardData(str(out), size=8, batch_size=2, max_steps=2, val_share=0).setup()
+    assert is_shards(str(out))
+    assert not is_shards(str(folder))
+
+
+def test_shrunk_pictures(photos: Path, tmp_path: Path) -> None:
+    make(MakeConfig(images=str(photos), out=str(tmp_path / "out"), side=12))
+    sizes = {Image.open(io.BytesIO(sample.image)).size for sample in read_shard(str(tmp_path / "out/000000.tar"))}
+    assert sizes == {(15, 12)}
+
+
+@pytest.mark.parametrize("options", [{}, {"images": "scikit-image", "shards": "a.tar"}])
+def test_making_or_counting(options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="either images=… to make shards of, or shards=… to count"):
+        make(MakeConfig(**options))

@@ -1,0 +1,108 @@
+"""The backgrounds in closed form, and the composite of kept and removed pixels."""
+
+import math
+
+import pytest
+import torch
+
+from ltx.masking.fill import FILLS, Fill, gaussian_blur, keep
+from ltx.runtime.errors import InputError
+from ltx.runtime.seeds import row_generators
+
+
+def images(count: int = 4, height: int = 20, width: int = 28) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_composite_is_the_image_where_kept_and_the_background_elsewhere() -> None:
+    x, background = images(), images().flip(0)
+    mask = torch.zeros(4, 1, 20, 28)
+    mask[..., :14] = 1
+    mask[..., 20:] = 0.25
+    composite = keep(x, mask, background)
+    assert torch.equal(composite[..., :14], x[..., :14])
+    assert torch.equal(composite[..., 14:20], background[..., 14:20])
+    torch.testing.assert_close(composite[..., 20:], 0.25 * x[..., 20:] + 0.75 * background[..., 20:])
+    torch.testing.assert_close(keep(x, mask, background) + keep(x, 1 - mask, background), x + background)
+
+
+def test_black_and_mean() -> None:
+    x = images()
+    assert torch.equal(Fill("black")(x), torch.zeros_like(x))
+    mean = Fill("mean")(x)
+    torch.testing.assert_close(mean[1, 2], x[1, 2].mean().expand(20, 28))
+    assert mean.shape == x.shape
+
+
+def test_blur_of_a_point_is_the_gaussian_and_of_a_constant_the_constant() -> None:
+    point = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+    point[..., 20, 20] = 1
+    sigma = 3.0
+    blurred = gaussian_blur(point, sigma)[0, 0]
+    line = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-9, 10)]
+    line = torch.tensor(line, dtype=torch.float64) / sum(line)
+    torch.testing.assert_close(blurred[11:30, 11:30], line[:, None] * line)
+    assert blurred[:11].abs().max() == 0
+    constant = torch.full((1, 3, 20, 28), 0.3)
+    torch.testing.assert_close(gaussian_blur(constant, 50.0), constant)  # wider than the image
+
+
+def test_blur_is_a_share_of_the_shorter_side() -> None:
+    torch.testing.assert_close(Fill("blur", blur_sigma=0.1)(images()), gaussian_blur(images(), 2.0))
+
+
+def test_noise_has_each_channels_mean_and_spread() -> None:
+    x = 0.5 + 0.1 * (images(2, 120, 120) - 0.5)
+    x[:, 1] += 0.2
+    noise = Fill("noise")(x, generator())
+    torch.testing.assert_close(noise.mean((2, 3)), x.mean((2, 3)), atol=2e-3, rtol=0)
+    torch.testing.assert_close(noise.std((2, 3)), x.std((2, 3)), atol=2e-3, rtol=0)
+    assert noise[0].sub(noise[1]).abs().max() > 0.05  # two images, two draws
+    wide = Fill("noise")(images(), generator())
+    assert wide.min() == 0
+    assert wide.max() == 1
+
+
+def test_random_draws_one_of_the_fills_for_each_image() -> None:
+    x = images(64, 8, 8)
+    found = Fill("random")(x, generator())
+    counts = dict.fromkeys(FILLS, 0)
+    exact = {name: Fill(name)(x) for name in ("black", "mean", "blur")}
+    for index in range(64):
+        hits = [name for name, background in exact.items() if torch.equal(background[index], found[index])]
+        counts[hits[0] if hits else "noise"] += 1
+    assert min(counts.values()) >= 6, counts
+    assert torch.equal(found, Fill("random")(x, generator()))
+    assert not torch.equal(found, Fill("random")(x, generator(1)))
+
+
+@pytest.mark.parametrize("name", ["noise", "random", ["noise", "mean"]])
+def test_shared_draw_does_not_depend_on_the_neighbours(name: str | list[str]) -> None:
+    x = images()
+    fill = Fill(name)
+    for seed in range(4):
+        batch = fill(x, generator(seed), shared=True)
+        loop = torch.cat([fill(one, generator(seed), shared=True) for one in x.split(1)])
+        torch.testing.assert_close(batch, loop, atol=1e-6, rtol=0)
+
+
+def test_list_draws_only_what_it_names() -> None:
+    found = Fill(["black", "mean"])(images(16), generator())
+    assert {len(image.unique()) for image in found} == {1, 3}
+
+
+@pytest.mark.parametrize("name", ["grey", ["black", "grey"], []])
+def test_unknown_fill_is_named(name: str | list[str]) -> None:
+    with pytest.raises(InputError, match=r"fill.*allowed: black, mean, blur, noise, random"):
+        Fill(name)
+
+
+def test_seeds_that_differ_draw_otherwise() -> None:
+    position = torch.tensor([3])
+    seeds = [row_generators(seed, position)[0].initial_seed() for seed in (0, 1, 2**23, 2**24, 2**63 - 1)]
+    assert len(set(seeds)) == 5
+    assert seeds[:2] == [3, 2**40 + 3]

@@ -1,0 +1,62 @@
+"""Files written beside and renamed: errors, and several processes at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltx.runtime.atomic_files import beside, write_beside, write_together
+
+
+def test_processes_that_write_the_same_file_at_once(tmp_path: Path):
+    """Every rank writes down the settings; none may rename the file that another is still writing."""
+    program = "import sys\nfrom pathlib import Path\nfrom ltx.runtime.atomic_files import write_beside\n"
+    program += "for _ in range(300): write_beside(Path(sys.argv[1]), b'settings')"
+    file = tmp_path / "settings.yaml"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(file)]) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert [place.name for place in tmp_path.iterdir()] == ["settings.yaml"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path):
+    file = tmp_path / "map.npz"
+    write_beside(file, b"before")
+
+    def write_half() -> None:
+        with beside(file) as stream:
+            stream.write(b"after")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path):
+    file = tmp_path / ("n" * 251 + ".png")
+    write_beside(file, b"picture")
+    assert file.read_bytes() == b"picture"
+
+
+def test_files_that_belong_together_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, tensors = tmp_path / "config.yaml", tmp_path / "explainer.safetensors"
+    write_together({config: b"old settings", tensors: b"old network"})
+    flushed: list[int] = []
+
+    def full(descriptor: int) -> Any:
+        flushed.append(descriptor)
+        if len(flushed) == 2:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_together({config: b"new settings", tensors: b"new network"})
+    assert [file.read_bytes() for file in (config, tensors)] == [b"old settings", b"old network"]
+    assert sorted(tmp_path.iterdir()) == [config, tensors]
+    write_together({config: b"new settings", tensors: b"new network"})
+    assert [file.read_bytes() for file in (config, tensors)] == [b"new settings", b"new network"]
