@@ -1,7 +1,8 @@
-"""Explain images with an explainer adapted to each; `python finetune.py --help` lists every setting."""
+"""Explain images with an explainer adapted to each: the same as `ltx finetune`; `--help` lists every setting."""
 
-from ltx.config.command_line import run
-from ltx.finetuning.finetune import FinetuneConfig, finetune_files
+import sys
+
+from ltx.cli.main import main
 
 if __name__ == "__main__":
-    run(finetune_files, FinetuneConfig, "finetune.py", "Adapt an explainer to each image and write the explanations.")
+    main(["finetune", *sys.argv[1:]])

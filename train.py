@@ -1,8 +1,8 @@
-"""Pretrain an explainer; `python train.py --help` lists every setting."""
+"""Pretrain an explainer: the same as `ltx train`; `python train.py --help` lists every setting."""
 
-from ltx.config.command_line import run
-from ltx.pretraining.run import pretrain
-from ltx.pretraining.settings import TrainConfig
+import sys
+
+from ltx.cli.main import main
 
 if __name__ == "__main__":
-    run(lambda config: print(f"done: {pretrain(config)}"), TrainConfig, "train.py", "Pretrain an explainer.")
+    main(["train", *sys.argv[1:]])

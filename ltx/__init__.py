@@ -1,11 +1,8 @@
 """Learned explainers for any image classifier."""
 
-from ltx.attribution.registry import attribute
-from ltx.checkpoints.folder import load
-from ltx.classifier.classifier import Classifier
-from ltx.finetuning.finetune import finetune
-from ltx.masking.fill import Fill, keep
-from ltx.results.explanation import Explanation
-from ltx.runtime.errors import InputError
+import lazy_loader
 
-__all__ = ["Classifier", "Explanation", "Fill", "InputError", "attribute", "finetune", "keep", "load"]
+__version__ = "0.2.0"
+
+# Importing torch takes seconds, which `ltx --help` need not wait for: `__init__.pyi` says where each name comes from.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,15 @@
-"""`python -m ltx.attribute`: write attribution maps of image files; `--help` lists every setting."""
+"""Deprecated: `python -m ltx.attribute` is now `ltx attribute`.
 
-from ltx.cli.attribute import AttributeConfig, attribute_files
-from ltx.config.command_line import run
+The function of this name is `ltx.attribute`: importing this module yields it.
+"""
+
+import sys
 
 if __name__ == "__main__":
-    run(attribute_files, AttributeConfig, "python -m ltx.attribute", "Write attribution maps of image files.")
+    from ltx.cli.deprecated import renamed
+
+    renamed("ltx.attribute", "attribute")
+else:
+    from ltx.attribution.attribute import attribute
+
+    sys.modules[__name__] = attribute  # type: ignore[assignment]

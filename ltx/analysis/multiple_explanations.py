@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ltx.explainers.inr import MAP_AREAS
+from ltx.masking.area_sampling import SWEEP
 from ltx.masking.area_threshold import masks_of_area
 from ltx.masking.fill import gaussian_blur, keep
 from ltx.results.explanation import Explanation, overlay_row
-from ltx.results.masks_by_area import SWEEP, AreaMasks, Ask, Sufficient
+from ltx.results.masks_by_area import AreaMasks, Ask, Sufficient
 from ltx.runtime.errors import InputError
 
 Fit = Callable[[Tensor, Tensor, Tensor], Explanation]

@@ -42,9 +42,7 @@ def attention_layers(classifier: Classifier) -> list[nn.Module]:
     """
     reason = attention_refusal(classifier)
     if reason:
-        from ltx.attribution.registry import refuse
-
-        raise refuse(classifier, reason)
+        raise InputError(reason)
     return _dropouts(classifier.model)
 
 

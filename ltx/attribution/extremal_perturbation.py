@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.target import explained_classes
-from ltx.classifier.classifier import Classifier
+from ltx.classifier.classifier import CPU_ROWS, Classifier
 from ltx.masking.fill import gaussian_blur
-from ltx.objectives.terms import CPU_ROWS
 from ltx.runtime.errors import InputError
 
 AREAS = (0.025, 0.05, 0.1, 0.2)

@@ -11,12 +11,13 @@ from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
 from ltx.explainers.inr import INRExplainer
 from ltx.finetuning.finetune import finetune
+from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.fill import Fill
 from ltx.objectives.area import Area
-from ltx.objectives.area_rows import AreaSampling
 from ltx.objectives.keep import Keep
-from ltx.objectives.objective import Objective, ObjectiveConfig
+from ltx.objectives.objective import Objective
 from ltx.objectives.remove import Remove
+from ltx.objectives.settings import ObjectiveConfig
 from ltx.objectives.smoothness import Smoothness
 from ltx.results.explanation import Explanation
 from ltx.runtime.errors import InputError

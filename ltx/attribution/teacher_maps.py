@@ -9,8 +9,10 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from ltx.attribution.attribute import attribute
 from ltx.attribution.feature_layers import stretched
-from ltx.attribution.registry import METHODS, attribute, check_method
+from ltx.attribution.registry import METHODS
+from ltx.attribution.support import check_method
 from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
 from ltx.data.reading import ImageBatches

@@ -14,33 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, captured, readout, unfused
-from ltx.attribution.registry import attribute
+from ltx.attribution.attribute import attribute
+from ltx.bench.settings import AttributeBench
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.classifier.classifier import Classifier, pick_device
-from ltx.config.command_line import ClassifierConfig, run
-from ltx.config.options import option
+from ltx.classifier.classifier import Classifier
+from ltx.classifier.settings import ClassifierConfig
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
-
-
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    classifier: ClassifierConfig = option(
-        ClassifierConfig,
-        help="a vision transformer; the default, which is none, stands for deit_tiny_patch16_224 with random weights",
-    )
-    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
-    count: int = option(16, help="images in the batch")
-    steps: int = option(5, help="intervals of each integral: 5 = 6 x 6 points")
-    max_batch: int = option(16, help="rows of one forward pass")
-    tolerance: float = option(0.05, help="what the economical run may leave out, see ltx.attribution.attention_path")
-    looped: int = option(2, help="images that the loop explains in each turn; its time an image does not depend on it")
-    repeats: int = option(3, help="counted turns")
-    memory_images: int = option(0, help="explain so many images and print the memory on the way; 0 = do not")
-    device: str = option("auto", help="auto, cpu, cuda, …")
 
 
 @dataclass
@@ -109,7 +91,7 @@ def counted(classifier: Classifier) -> Iterator[Passes]:
             handle.remove()
 
 
-def measure(config: BenchConfig) -> None:
+def measure(config: AttributeBench) -> None:
     """Print the time an image of each way, the ratio, the largest difference of the maps, and the passes."""
     device = pick_device(config.device)
     settings = config.classifier
@@ -172,7 +154,7 @@ def measure(config: BenchConfig) -> None:
         _memory(classifier, images, config)
 
 
-def _memory(classifier: Classifier, images: Tensor, config: BenchConfig) -> None:
+def _memory(classifier: Classifier, images: Tensor, config: AttributeBench) -> None:
     """Peak memory on the way through many images: flat where nothing is left behind."""
     done, told = 0, 0
     while done < config.memory_images:
@@ -188,8 +170,3 @@ def _peak(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench attribute`."""
-    run(measure, BenchConfig, "python -m ltx.bench attribute", "IIA2 in batches beside the loop of whole passes.", argv)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,17 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from ltx.bench.settings import DataBench
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.config.command_line import run
-from ltx.config.options import option
 from ltx.data.finding import find_images
 from ltx.data.folder import FolderData
 from ltx.data.reading import read_image
-from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.making import make
+from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
 
 
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    images: Any = option("scikit-image", help="photographs; JPEGs of the given longer side are made of them first")
-    side: int = option(500, help="longer side of the JPEGs")
-    count: int = option(64, help="JPEGs; photographs are repeated, turned by quarters, if there are fewer")
-    size: int = option(224, help="height and width of the crops")
-    crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop, of all loaders")
-    workers: int = option(0, help="loading processes of each loader; 0 measures one core")
-    batch_size: int = option(16, help="images of a batch")
-    repeats: int = option(5, help="counted turns; each reads all JPEGs once")
-
-
-def measure(config: BenchConfig) -> None:
+def measure(config: DataBench) -> None:
     """Print images/s of each loader over the same JPEGs with the same crop settings, and the ratios to the others."""
     scale = (config.crop_scale[0], config.crop_scale[1])
     torch.set_num_threads(1)
@@ -86,7 +71,7 @@ def _all_of(loader: Callable[[], Any], steps: int) -> Callable[[], None]:
     return read
 
 
-def _torchvision(config: BenchConfig, folder: Path, scale: tuple[float, float]) -> DataLoader[Any]:
+def _torchvision(config: DataBench, folder: Path, scale: tuple[float, float]) -> DataLoader[Any]:
     steps = [
         transforms.RandomResizedCrop(config.size, scale=scale),
         transforms.RandomHorizontalFlip(),
@@ -97,7 +82,7 @@ def _torchvision(config: BenchConfig, folder: Path, scale: tuple[float, float]) 
     return DataLoader(dataset, config.batch_size, shuffle=True, num_workers=config.workers, drop_last=True)
 
 
-def _timm(config: BenchConfig, folder: Path, scale: tuple[float, float], jitter: float) -> Any:
+def _timm(config: DataBench, folder: Path, scale: tuple[float, float], jitter: float) -> Any:
     return create_loader(
         create_dataset("", root=str(folder)),
         (3, config.size, config.size),
@@ -111,15 +96,10 @@ def _timm(config: BenchConfig, folder: Path, scale: tuple[float, float], jitter:
     )
 
 
-def _write_jpegs(config: BenchConfig, folder: Path) -> None:
+def _write_jpegs(config: DataBench, folder: Path) -> None:
     files = find_images(config.images)
     for index in range(config.count):
         image = read_image(files[index % len(files)]).rotate(90 * (index // len(files)), expand=True)
         factor = config.side / max(image.size)
         shape = round(factor * image.width), round(factor * image.height)
         image.resize(shape, Image.Resampling.LANCZOS).save(folder / f"{index:05d}.jpg", quality=90)
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench data`."""
-    run(measure, BenchConfig, "python -m ltx.bench data", "Decoding and cropping beside other loaders.", argv)

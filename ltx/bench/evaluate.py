@@ -7,43 +7,28 @@ import io
 import resource
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ltx.bench.settings import EvaluateBench
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.classifier.classifier import Classifier, pick_device
-from ltx.config.command_line import ClassifierConfig, run
-from ltx.config.options import option
+from ltx.classifier.classifier import Classifier
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images
 from ltx.evaluation.methods import random_map
 from ltx.metrics.perturbation import default_max_batch, min_max, predict
 from ltx.metrics.protocol import Batch, Settings
 from ltx.metrics.registry import PROTOCOLS
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
-
-
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    classifier: ClassifierConfig = option(ClassifierConfig, "the explained model")
-    images: Any = option("scikit-image", "images; the first `count` are used, repeated if there are fewer")
-    count: int = option(8, "images")
-    max_batch: int | None = option(None, "images in one forward pass, at most; null = 8 on a CPU, 256 on a GPU")
-    repeats: int = option(3, "counted turns")
-    quantus: bool = option(True, "time Quantus too (pip install quantus)")
-    device: str = option("auto", "auto, cpu, cuda, …")
-
 
 FORWARDS = 20  # for each image: clean, 9 highest first, 9 lowest first, 1 under the soft map
 
 
-def measure(config: BenchConfig) -> None:
+def measure(config: EvaluateBench) -> None:
     """Print seconds per image of the suite, its floor and Quantus, their ratios, and the memory they take."""
     if min(config.count, config.repeats) < 1:
         raise InputError("count and repeats must be positive")
@@ -202,14 +187,3 @@ def quantus_curves(
             )
         curves[order] = np.asarray(found)
     return curves
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench evaluate`."""
-    run(
-        measure,
-        BenchConfig,
-        "python -m ltx.bench evaluate",
-        "Time the ltx protocol beside its bare forward passes, and beside Quantus on the same maps, taking turns.",
-        argv,
-    )

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 
 from ltx.bench.passes import passes_counted
+from ltx.bench.settings import FinetuneBench
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints.folder import load
-from ltx.classifier.classifier import pick_device
-from ltx.config.command_line import ClassifierConfig, run
-from ltx.config.options import option
+from ltx.classifier.classifier import CPU_ROWS
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images
-from ltx.explainers.settings import ExplainerConfig
 from ltx.finetuning.finetune import finetune
-from ltx.objectives.terms import CPU_ROWS
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
 
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    checkpoint: str | None = option(None, help="folder that train.py wrote; null = an untrained explainer")
-    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model, where checkpoint is null")
-    explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network, where checkpoint is null")
-    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
-    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
-    count: int = option(16, help="images at once")
-    steps: int = option(5, help="finetuning steps of a run")
-    scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
-    repeats: int = option(3, help="counted turns")
-    device: str = option("auto", help="auto, cpu, cuda, …")
-
-
-def measure(config: BenchConfig) -> None:
+def measure(config: FinetuneBench) -> None:
     """Print mask ÷ prediction, the time of both ways to finetune, their ratio and difference, and step ÷ floor."""
     if min(config.count, config.steps, config.repeats) < 1:
         raise InputError("count, steps and repeats must be positive")
@@ -110,8 +89,3 @@ def measure(config: BenchConfig) -> None:
     print(
         f"  a step costs {ratio:.2f} x that floor, {2 * ratio / asked:.2f} x the passes over its {asked:g} composites"
     )
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench finetune`."""
-    run(measure, BenchConfig, "python -m ltx.bench finetune", "Mask and prediction; finetuning and its floor.", argv)

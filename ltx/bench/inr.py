@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +11,10 @@ from torch import Tensor
 from ltx.attribution.extremal_perturbation import extremal_masks
 from ltx.attribution.inr import fit_inr
 from ltx.bench.passes import passes_counted
+from ltx.bench.settings import TITLES, WAYS, INRBench
 from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.checkpoints.folder import load
-from ltx.classifier.classifier import pick_device
-from ltx.config.command_line import ClassifierConfig, run
-from ltx.config.options import option
+from ltx.classifier.settings import ClassifierConfig
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images
 from ltx.evaluation.methods import build_methods
@@ -25,41 +23,12 @@ from ltx.finetuning.finetune import finetune
 from ltx.masking.fill import Fill
 from ltx.metrics.perturbation import read_logits
 from ltx.metrics.protocol import Batch
-from ltx.results.masks_by_area import SWEEP, AreaMasks
+from ltx.results.masks_by_area import AreaMasks
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError, suggest
 
-TITLES = {
-    "one_pass": "amortised, one pass",
-    "finetuned": "amortised, {finetuning_steps} steps",
-    "fitted": "fitted from scratch, {steps} steps",
-    "extremal": "extremal perturbation, {extremal_steps} steps",
-}
-WAYS = tuple(TITLES)
 
-
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    checkpoint: str | None = option(None, help="amortised INR that train.py wrote; null = an untrained one")
-    classifier: ClassifierConfig = option(
-        ClassifierConfig, help="the explained model; with a checkpoint its weights and precision alone"
-    )
-    images: Any = option("scikit-image", help="images, of which `count` are used, evenly spread; repeated if fewer")
-    count: int = option(16, help="images at once")
-    ways: list[str] = option(list(WAYS), help=f"of making masks: {', '.join(WAYS)}")
-    compare: list[str] = option(list, help="methods whose maps are cut at the same areas: iia, ltx:FOLDER, …")
-    steps: int = option(5, help="steps of the INRs that are fitted from scratch")
-    finetuning_steps: int = option(5, help="steps of the amortised one that is finetuned")
-    extremal_steps: int = option(5, help="steps of extremal perturbation, 800 as published")
-    nested: bool = option(True, help="of the INRs that are fitted from scratch")
-    areas: list[float] = option(list(SWEEP), help="areas whose masks are compared")
-    continuity: bool = option(True, help="also masks 0.01 larger, which doubles what extremal perturbation takes")
-    repeats: int = option(1, help="counted turns, after one that is not; 0 = no times, one run of each for the masks")
-    device: str = option("auto", help="auto, cpu, cuda, …")
-
-
-def measure(config: BenchConfig) -> None:
+def measure(config: INRBench) -> None:
     """Print time and passes of each way, and of its masks: area, binary share, continuity and what they keep."""
     if min(config.count, config.steps, config.finetuning_steps, config.extremal_steps) < 1 or config.repeats < 0:
         raise InputError("count, steps, finetuning_steps and extremal_steps must be positive, repeats 0 or more")
@@ -179,8 +148,3 @@ def _time(
     each = {name: value / len(images) for name, value in medians(seconds).items()}
     ratio = median_ratio(seconds["one by one"], seconds["at once"])
     print(f"  {each['at once']:.3f} s an image at once, {each['one by one']:.3f} s one by one: {ratio:.2f} x")
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench inr`."""
-    run(measure, BenchConfig, "python -m ltx.bench inr", "Masks of any area: time, passes and what they keep.", argv)

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltx.bench.settings import MasksBench
 from ltx.checkpoints.folder import load
-from ltx.classifier.classifier import pick_device
-from ltx.config.command_line import run
-from ltx.config.options import option
 from ltx.data.finding import find_images
 from ltx.data.reading import ImageBatches
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.finetuning.finetune import finetune, trained_objective
 from ltx.objectives.objective import Objective
+from ltx.runtime.devices import pick_device
 
 
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    checkpoint: str = option("runs/train", help="folder that train.py wrote")
-    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
-    precision: str = option("fp32", help="of the classifier's forward pass", choices=["fp32", "bf16"])
-    images: Any = option("scikit-image", help="images that the explainer was not trained on")
-    limit: int | None = option(None, help="the first so many images; null = all")
-    steps: list[int] = option([0, 25], help="finetuning steps, a row each")
-    lr: float | None = option(None, help="learning rate of finetuning; null = finetune's own")
-    scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
-    area_weight: float | None = option(None, help="of finetuning: weight of the area term; null = as in training")
-    fill: str = option("black", help="what replaces removed pixels")
-    mosaics: int = option(100, help="pairs of photographs side by side; 0 = none")
-    batch_size: int = option(20, help="images at once")
-    seed: int = option(0, help="of the pairs")
-    device: str = option("auto", help="auto, cpu, cuda, …")
-
-
-def measure(config: BenchConfig) -> None:
+def measure(config: MasksBench) -> None:
     """Print mean kept ÷ whole, removed ÷ whole and mask, and the masks' share in the half that was asked about."""
     device = pick_device(config.device)
     explainer = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
@@ -81,7 +57,7 @@ def measure(config: BenchConfig) -> None:
 
 
 @torch.no_grad()
-def report_mosaics(explainer: MaskNetwork, images: Tensor, config: BenchConfig) -> None:
+def report_mosaics(explainer: MaskNetwork, images: Tensor, config: MasksBench) -> None:
     """Ask about either photograph of mosaics side by side; print the share of the mask in that photograph's half."""
     classifier = explainer.classifier
     predicted = torch.cat([classifier(part).argmax(1) for part in images.split(config.batch_size)]).cpu()
@@ -110,8 +86,3 @@ def report_mosaics(explainer: MaskNetwork, images: Tensor, config: BenchConfig) 
         f"{float(share.mean()):.3f} of the mask lies in that half, more than half of it in "
         f"{float((share > 0.5).float().mean()):.2f} of {len(share)} masks"
     )
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench masks`."""
-    run(measure, BenchConfig, "python -m ltx.bench masks", "What a checkpoint's masks keep and destroy.", argv)

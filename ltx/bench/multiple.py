@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,45 +13,21 @@ from torch import Tensor
 from ltx.analysis.multiple_explanations import REACHES, Fit, MultipleExplanations, multiple_explanations
 from ltx.attribution.inr import area_objective, fit_inr
 from ltx.bench.inr import amortised_inr
-from ltx.classifier.classifier import Classifier, pick_device
-from ltx.config.command_line import ClassifierConfig, run
-from ltx.config.options import option
+from ltx.bench.settings import MultipleBench
+from ltx.classifier.classifier import Classifier
 from ltx.data.finding import find_images
 from ltx.data.reading import ImageBatches
 from ltx.finetuning.finetune import finetune
 from ltx.masking.fill import Fill, keep
 from ltx.results.explanation import Explanation
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
 WITHIN = 0.8
 """A mask has found a photograph if so much of what it keeps lies there."""
 
 
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    checkpoint: str | None = option(None, help="amortised INR that train.py wrote; null = one is fitted to each mosaic")
-    classifier: ClassifierConfig = option(
-        ClassifierConfig, help="the explained model; with a checkpoint its weights and precision alone"
-    )
-    images: Any = option("scikit-image", help="photographs, some of the same predicted class")
-    mosaics: int = option(50, help="pairs side by side, each of which is sufficient on its own")
-    steps: int = option(25, help="optimiser steps for each explanation; with a checkpoint 0 = one pass")
-    share: float = option(0.9, help="of the probability that an explanation must keep")
-    most: int = option(4, help="explanations of a mosaic, at most")
-    reaches: list[float] = option(
-        list(REACHES), help="masks also gather around the most important place, so far; [] = they do not"
-    )
-    largest: float = option(0.5, help="no larger area is an explanation")
-    batch_size: int = option(10, help="mosaics at once")
-    gallery: int = option(8, help="pictures written")
-    seed: int = option(0, help="of the pairs")
-    device: str = option("auto", help="auto, cpu, cuda, …")
-    out: str = option("runs/multiple", help="folder of the pictures")
-
-
-def measure(config: BenchConfig) -> None:
+def measure(config: MultipleBench) -> None:
     """Print how often an explanation lies in either photograph, among the first two and among all."""
     if config.mosaics < 1 or config.batch_size < 1 or config.steps < 0 or (not config.checkpoint and not config.steps):
         raise InputError(
@@ -92,7 +66,7 @@ def measure(config: BenchConfig) -> None:
     print(f"wrote {len(rows)} pictures below {folder}")
 
 
-def _explained(images: Tensor, targets: Tensor, fit: Fit, config: BenchConfig) -> MultipleExplanations:
+def _explained(images: Tensor, targets: Tensor, fit: Fit, config: MultipleBench) -> MultipleExplanations:
     everywhere = torch.ones_like(images[:, :1])
     return multiple_explanations(
         fit(images, targets, everywhere),
@@ -100,12 +74,12 @@ def _explained(images: Tensor, targets: Tensor, fit: Fit, config: BenchConfig) -
         config.most,
         share=config.share,
         largest=config.largest,
-        reaches=config.reaches,
+        reaches=REACHES if config.reaches is None else config.reaches,
     )
 
 
 @torch.no_grad()
-def sufficient_pairs(classifier: Classifier, config: BenchConfig) -> tuple[Tensor, Tensor, int]:
+def sufficient_pairs(classifier: Classifier, config: MultipleBench) -> tuple[Tensor, Tensor, int]:
     """Mosaics `[N, 3, H, W]`, their classes `[N]`, and how many pairs were tried.
 
     Two photographs of one predicted class side by side, squeezed to half their width. The mosaic must be of that class
@@ -169,8 +143,3 @@ def _report(found: list[MultipleExplanations]) -> None:
     print(f"mosaics by number of explanations: {listed}")
     print(f"an explanation's share in its own half: {float(torch.cat(shares).mean()):.3f}", end="; ")
     print(f"left without all explanations: {float(torch.cat(remaining).mean()):.3f} of the probability")
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench multiple`."""
-    run(measure, BenchConfig, "python -m ltx.bench multiple", "Does the search find both of two photographs?", argv)

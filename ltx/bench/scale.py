@@ -8,55 +8,28 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ltx.bench.settings import VARIANTS, ScaleBench
 from ltx.bench.timing import medians, take_turns
 from ltx.bench.train import CLASSIFIER, STEP, step_and_parts
-from ltx.classifier.classifier import Classifier, pick_device
-from ltx.config.command_line import run
-from ltx.config.options import option
+from ltx.classifier.classifier import Classifier
 from ltx.explainers.settings import ExplainerConfig
 from ltx.masking.fill import Fill
 from ltx.objectives.objective import Objective
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
-MODELS = ["vit_base_patch16_224", "deit_tiny_patch16_224", "tf_efficientnet_lite0", "resnet50"]
-VARIANTS = ["fp32", "bf16", "fp32+compile", "bf16+compile"]
-IMAGENET = 1_281_167
 TRAINING = (
     "from ltx.config.command_line import parse; from ltx.pretraining.run import pretrain; "
     "from ltx.pretraining.settings import TrainConfig; import sys; "
     "pretrain(parse(TrainConfig, sys.argv[1:], 'train.py', ''))"
 )
 PACE = re.compile(r"([\d.]+) images/s in training, ([\d.]+)% of the time waiting for data, peak memory ([\d.]+) GiB")
-
-
-@dataclass
-class BenchConfig:
-    """What is measured, and what is assumed."""
-
-    models: list[str] = option(MODELS, help="timm names; random weights")
-    variants: list[str] | None = option(
-        None, help="of the classifier; null = all of them on a GPU, fp32 and bf16 without", choices=[*VARIANTS, None]
-    )
-    batch_size: int | None = option(None, help="images a step; null = 64 on a GPU, 2 without")
-    repeats: int | None = option(None, help="counted turns, after one that is not; null = 10 on a GPU, 1 without")
-    device: str = option("auto", help="auto, cpu, cuda, …")
-    processes: list[int] = option([1, 2], help="sizes of the trainings that are compared; [] = none")
-    training: str = option("deit_tiny_patch16_224", help="model of these trainings")
-    training_steps: int = option(13, help="their steps, of which the first three are not counted")
-    images: int = option(IMAGENET, help="images of the estimated training")
-    epochs: float = option(10.0, help="its epochs")
-    gpus: list[int] = option([1, 8, 64], help="its numbers of GPUs")
-    efficiency: list[float] = option([1.0, 0.95, 0.9], help="assumed: images/s a GPU, as a share of that on one")
-    price: float = option(2.5, help="assumed: US dollars for an hour of one GPU")
-    rates: dict[str, float] = option({}, help="images/s of one GPU, where known, as rates.resnet50=900")
-    tflops: float = option(50.0, help="assumed without a GPU and without rates: TFLOP/s that one GPU sustains")
 
 
 class Measured(NamedTuple):
@@ -68,7 +41,7 @@ class Measured(NamedTuple):
     flops: float
 
 
-def measure(config: BenchConfig) -> None:
+def measure(config: ScaleBench) -> None:
     """Print images/s, share of the classifier and memory of each case, of 1 and more processes, and the estimate."""
     if len(config.efficiency) != len(config.gpus):
         raise InputError(f"efficiency={config.efficiency} must have a number for each of gpus={config.gpus}")
@@ -133,7 +106,7 @@ def _peak(device: torch.device) -> int | None:
     return 1024 * int(line.split()[1])
 
 
-def _processes(config: BenchConfig, device: torch.device) -> None:
+def _processes(config: ScaleBench, device: torch.device) -> None:
     """Trainings with real pictures, decoding and exchange of gradients; each process has one thread, or one GPU."""
     most = torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1
     first = 0.0
@@ -166,7 +139,7 @@ def _processes(config: BenchConfig, device: torch.device) -> None:
         )
 
 
-def _estimate(config: BenchConfig, best: dict[str, Measured], gpu: bool, name: str) -> None:
+def _estimate(config: ScaleBench, best: dict[str, Measured], gpu: bool, name: str) -> None:
     print(f"\n{config.epochs:g} epochs of {config.images:,} images, hours and US dollars on so many GPUs:")
     print("  " + "".join(f"{count:>20}" for count in config.gpus) + "   images/s on one")
     for model, found in best.items():
@@ -192,9 +165,3 @@ def _estimate(config: BenchConfig, best: dict[str, Measured], gpu: bool, name: s
             "torch counts in a step; small networks and depthwise convolutions sustain less. Run this on the GPU that "
             "you mean, or give its images/s as rates.MODEL=…"
         )
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench scale`."""
-    about = "Images/s by model, precision and processes, and what a pretraining on ImageNet would take."
-    run(measure, BenchConfig, "python -m ltx.bench scale", about, argv)

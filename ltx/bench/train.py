@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from ltx.bench.settings import TrainBench
 from ltx.bench.timing import medians, take_turns
-from ltx.classifier.classifier import pick_device
-from ltx.config.command_line import ClassifierConfig, run
-from ltx.config.options import option
+from ltx.classifier.classifier import CPU_ROWS
 from ltx.explainers.mask_network import MaskNetwork
-from ltx.explainers.settings import ExplainerConfig
 from ltx.masking.fill import Fill
-from ltx.objectives.objective import Objective, ObjectiveConfig
-from ltx.objectives.terms import CPU_ROWS
-from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.objectives.objective import Objective
+from ltx.pretraining.ltx import LTXPretraining
+from ltx.pretraining.settings import OptimiserConfig
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
 STEP, CLASSIFIER = "step", "classifier"
 
 
-@dataclass
-class BenchConfig:
-    """What is measured."""
-
-    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
-    explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
-    objective: ObjectiveConfig = option(ObjectiveConfig, help="the terms")
-    fill: Any = option(["black", "blur"], help="what replaces removed pixels")
-    batch_size: int = option(16, help="images a step")
-    repeats: int = option(7, help="counted turns")
-    device: str = option("auto", help="auto, cpu, cuda, …")
-
-
-def measure(config: BenchConfig) -> None:
+def measure(config: TrainBench) -> None:
     """Print the seconds of a whole step, of each part alone, and step ÷ sum of the parts."""
     if min(config.batch_size, config.repeats) < 1:
         raise InputError("batch_size and repeats must be positive")
@@ -104,8 +88,3 @@ def step_and_parts(
         f"{CLASSIFIER}, whole images": classifier_clean,
         f"{CLASSIFIER}, {len(verdict.logits)} composites an image, forwards and backwards": classifier_masked,
     }
-
-
-def main(argv: list[str]) -> None:
-    """`python -m ltx.bench train`."""
-    run(measure, BenchConfig, "python -m ltx.bench train", "A training step beside the sum of its parts.", argv)

@@ -18,18 +18,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ltx.checkpoints.wandb_artifacts import SCHEME, fetch
-from ltx.classifier.classifier import Classifier, pick_device
-from ltx.config.command_line import ClassifierConfig
+from ltx.classifier.classifier import Classifier
+from ltx.classifier.settings import ClassifierConfig
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
-from ltx.results.file_names import TEXT
 from ltx.runtime.atomic_files import write_together
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
+from ltx.runtime.shipped import shipped
+from ltx.runtime.file_names import TEXT
 
 TENSORS, CONFIG, CARD = "explainer.safetensors", "config.yaml", "README.md"
-SHIPPED = Path(__file__).parent.parent.parent / "checkpoints"
-"""Explainers that come with the project; `checkpoints/NAME` names them from any folder."""
-
 ALIKE = 0.15
 """Up to this difference of its logits a classifier of other weights counts as the one that an explainer was made for.
 DeiT-Tiny with noise of 1/32 on its LayerNorms differs by 0.10, with a tenth of noise on all weights by 0.6."""
@@ -83,7 +82,7 @@ def load(
     """The explainer of a checkpoint folder, with its classifier, in eval mode.
 
     Args:
-        path: the folder; or `checkpoints/NAME`, which ships; or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see
+        path: the folder; or the name of a shipped one (`tf_efficientnet_lite0`); or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see
             `ltx.checkpoints.wandb_artifacts.fetch`.
         classifier: the explained model; None = rebuilt from the checkpoint's configuration.
         device: where both go; `auto` = a GPU where there is one.
@@ -127,12 +126,13 @@ def load(
 
 
 def located(path: str | Path) -> Path:
-    """The folder of a checkpoint: as given, one that ships (`checkpoints/NAME`), or fetched (`wandb:…`)."""
+    """The folder of a checkpoint: an existing folder, a shipped one (`NAME` or `checkpoints/NAME`), or `wandb:…`."""
     if str(path).startswith(SCHEME):
         return fetch(str(path))
     folder = Path(path)
-    ships = not folder.exists() and folder.parent == Path(SHIPPED.name)
-    return SHIPPED / folder.name if ships else folder
+    if folder.exists():
+        return folder
+    return shipped(folder) or shipped(Path("checkpoints") / folder) or folder
 
 
 def made_for(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,9 @@ from ltx.classifier.class_names import class_names as named
 from ltx.classifier.feature_maps import Features, feature_shapes, logits_and_features, settled
 from ltx.classifier.timm_models import first_line, timm_model
 from ltx.runtime.errors import InputError
+
+CPU_ROWS = 4
+"""Images that a CPU classifies at once: the activations of more leave its caches, up to twice the time an image."""
 
 OVERSHOOT = 0.25
 """How far outside [0, 1] pixels may lie, as resampling leaves them; bytes and normalised pictures go further."""
@@ -371,22 +373,3 @@ def _size(given: Sequence[int] | int | None) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise InputError(f"classifier.input_size={given!r}; give one positive whole number or [height, width]")
     return sides[0], sides[1]
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` = a GPU where there is one.
-
-    Under torchrun `auto` and `cuda` are each process's own GPU.
-
-    Raises:
-        InputError: no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.device_count():  # of all processes, none may touch another's device
-        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from error
-    return torch.device(name)

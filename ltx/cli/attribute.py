@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from ltx.attribution.registry import METHODS, attribute, check_method, check_options
+from ltx.attribution.attribute import attribute
+from ltx.attribution.registry import check_options
+from ltx.attribution.settings import AttributeConfig
+from ltx.attribution.support import check_method
 from ltx.classifier.class_names import Target
-from ltx.classifier.classifier import pick_device
-from ltx.config.command_line import ClassifierConfig
-from ltx.config.options import option
 from ltx.results.explanation import Explanation
-from ltx.results.streaming import WRITTEN, ExplainConfig, explain_files
-
-
-@dataclass
-class AttributeConfig(ExplainConfig):
-    """Which method explains what, and where the maps go."""
-
-    method: str = option("iia2", help="attribution method", choices=list(METHODS))
-    options: dict[str, Any] = option({}, help="the method's own options, as options.steps=5 options.variant=released")
-    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
-    max_batch: int = option(64, help="rows (path points x images) of one forward pass; bounds memory")
-    out: str = option("runs/attributions", help="folder of the results; a repeated command goes on there")
+from ltx.results.streaming import WRITTEN, explain_files
+from ltx.runtime.devices import pick_device
 
 
 def attribute_files(config: AttributeConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import io
 import re
@@ -18,9 +17,9 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ltx.classifier.classifier import Classifier
-from ltx.config.options import Key, groups, keys, option, shown, type_arms
+from ltx.config.options import Key, groups, keys, shown, type_arms
 from ltx.runtime.errors import InputError, suggest
+from ltx.runtime.shipped import shipped
 
 Schema = TypeVar("Schema")
 
@@ -31,29 +30,6 @@ UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file where a folder should be, or the other way round
 )
-
-
-@dataclasses.dataclass
-class ClassifierConfig:
-    """The explained model; see `ltx.Classifier` for the meaning of each key."""
-
-    name: str = option("tf_efficientnet_lite0", "timm model name")
-    weights: str | None = option(None, "FILE (.safetensors, .pth); null = the pretrained ones; 'random' = none")
-    num_classes: int | None = option(None, "number of classes, where it is not the model's own")
-    class_names: Any = option(None, "FILE with one name a line, or a list; null = ImageNet's for 1,000 classes")
-    head: str = option("softmax", "how logits become probabilities", choices=("softmax", "sigmoid"))
-    input_size: Any = option(None, "side in pixels or [height, width]; null = the model's own")
-    mean: list[float] | None = option(None, "channel means of the normalisation; null = the model's own")
-    std: list[float] | None = option(None, "channel deviations of the normalisation; null = the model's own")
-    precision: str = option("fp32", "of the classifier's forward pass", choices=("fp32", "bf16"))
-
-    def build(self) -> Classifier:
-        """The `Classifier`, on the CPU.
-
-        Raises:
-            InputError: see `ltx.Classifier`.
-        """
-        return Classifier(**dataclasses.asdict(self))
 
 
 def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str) -> Schema:
@@ -199,6 +175,8 @@ def _value(text: str, key: Key | None) -> Any:
 
 
 def _read_yaml(file: Path, known: dict[str, Key]) -> Iterator[tuple[str, Any]]:
+    if not file.is_file():
+        file = shipped(file) or file
     if not file.is_file():
         raise InputError(f"config={file} does not exist; give a YAML file")
     try:

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from ltx.attribution.registry import METHODS, attribute
+from ltx.attribution.attribute import attribute
+from ltx.attribution.registry import METHODS
+from ltx.attribution.support import refusal
 from ltx.checkpoints.folder import CONFIG, TENSORS, identity, load, located, read_config
 from ltx.classifier.classifier import Classifier
 from ltx.config.options import check_arguments
@@ -136,9 +138,9 @@ def _known() -> list[str]:
 
 def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Method | str:
     check_arguments(f"methods: {spec.name}", METHODS[spec.name].function, METHODS[spec.name].options(), spec.options)
-    refusal = METHODS[spec.name].refusal(classifier, spec.options)
-    if refusal:
-        return refusal
+    reason = refusal(spec.name, classifier, spec.options)
+    if reason:
+        return reason
 
     def make(classifier: Classifier, images: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         return attribute(spec.name, classifier, images, targets, **{"max_batch": max_batch} | spec.options)

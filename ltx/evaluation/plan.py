@@ -8,7 +8,7 @@ from pathlib import Path
 import timm
 import torch
 
-from ltx.classifier.classifier import Classifier, pick_device
+from ltx.classifier.classifier import Classifier
 from ltx.data.finding import find_images
 from ltx.data.reading import ImageBatches
 from ltx.evaluation.methods import Method, build_methods
@@ -19,6 +19,7 @@ from ltx.metrics.mosaic import plan_mosaics
 from ltx.metrics.perturbation import default_max_batch
 from ltx.metrics.protocol import Protocol, Settings
 from ltx.metrics.registry import PROTOCOLS
+from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError, suggest
 from ltx.runtime.progress import progress_bar
 

@@ -14,8 +14,8 @@ from ltx.evaluation.figures import draw_curves, draw_gallery
 from ltx.evaluation.plan import Evaluation
 from ltx.evaluation.results import Results, Score, gather
 from ltx.metrics.per_image import PerImageMetric
-from ltx.results.file_names import TEXT
 from ltx.runtime.atomic_files import write_beside
+from ltx.runtime.file_names import TEXT
 
 LISTED = 20  # skipped files that scores.md names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ltx.config.command_line import ClassifierConfig
+from ltx.classifier.settings import ClassifierConfig
 from ltx.config.options import option
 
 

@@ -1,22 +1,33 @@
-"""Mask networks: an image, and the class asked about, to the mask of the pixels that the prediction rests on."""
+"""The registry of mask networks, and their settings."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from ltx.classifier.classifier import Classifier
 from ltx.config.options import check_ranges, option
-from ltx.explainers.inr import INRExplainer
-from ltx.explainers.mask_network import MaskNetwork, trunk_shapes
-from ltx.explainers.unet import UNetExplainer
-from ltx.explainers.vit import ViTExplainer, is_single_resolution
 from ltx.runtime.errors import InputError, suggest
 
-EXPLAINERS: dict[str, type[MaskNetwork]] = {"vit": ViTExplainer, "unet": UNetExplainer, "inr": INRExplainer}
+if TYPE_CHECKING:
+    from ltx.classifier.classifier import Classifier
+    from ltx.explainers.mask_network import MaskNetwork
 
-__all__ = ["EXPLAINERS", "ExplainerConfig", "INRExplainer", "MaskNetwork", "UNetExplainer", "ViTExplainer"]
+EXPLAINERS = {
+    "vit": "ltx.explainers.vit:ViTExplainer",
+    "unet": "ltx.explainers.unet:UNetExplainer",
+    "inr": "ltx.explainers.inr:INRExplainer",
+}
+"""Module and class of each mask network, by its name on the command line."""
+
+
+def network_class(name: str) -> type[MaskNetwork]:
+    """Import the class of a mask network."""
+    module, _, attribute = EXPLAINERS[name].partition(":")
+    found: type[MaskNetwork] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 @dataclass
@@ -64,13 +75,16 @@ class ExplainerConfig:
         Raises:
             InputError: unknown name, or a combination that the network cannot have.
         """
+        from ltx.explainers.mask_network import trunk_shapes
+        from ltx.explainers.vit import is_single_resolution
+
         if self.name is None:
             self.name = "vit" if is_single_resolution(trunk_shapes(classifier, self.trunk)[:-1]) else "unet"
         if self.name not in EXPLAINERS:
             raise InputError(f"explainer.name={self.name!r} is unknown{suggest(self.name, EXPLAINERS)}")
         given = {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
         for key, value in given.items():
-            takers = [name for name, kind in EXPLAINERS.items() if key in inspect.signature(kind).parameters]
+            takers = [name for name in EXPLAINERS if key in inspect.signature(network_class(name)).parameters]
             if self.name not in takers:
                 raise InputError(
                     f"explainer.{key}={value} is for explainer.name={' or '.join(takers)}, not {self.name}"
@@ -80,7 +94,7 @@ class ExplainerConfig:
                 raise InputError(
                     f"explainer.{key}={given[key]}: the head of explainer.variant=released has one size; leave it out"
                 )
-        network = EXPLAINERS[self.name](classifier, **given)
+        network = network_class(self.name)(classifier, **given)
         if self.evidence is not None and not network.has_evidence:
             raise InputError(
                 f"explainer.evidence={self.evidence}: this explainer has no evidence to begin at, which takes "

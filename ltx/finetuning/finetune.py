@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,23 +13,23 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from ltx.checkpoints.folder import identity, load, located
-from ltx.classifier.class_names import Target, Targets, one_each
-from ltx.classifier.classifier import pick_device
-from ltx.config.options import check_ranges, option
+from ltx.classifier.class_names import Targets, one_each
 from ltx.explainers.mask_network import MaskNetwork, checked, describe, evaluating
 from ltx.finetuning.parameter_copies import Copies
+from ltx.finetuning.settings import SELECTIONS
+from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.fill import Fill
+from ltx.masking.jitter import draw_jitter
 from ltx.metrics.perturbation import Order, Prediction, curves, read_logits
-from ltx.objectives.area_rows import AreaSampling, draw_jitter, rows_of_areas
-from ltx.objectives.objective import Objective, ObjectiveConfig
-from ltx.objectives.terms import MaskedBatch, scheduled
+from ltx.objectives.area_rows import rows_of_areas
+from ltx.objectives.masked_batch import MaskedBatch
+from ltx.objectives.objective import Objective
+from ltx.objectives.settings import ObjectiveConfig
+from ltx.objectives.terms import scheduled
 from ltx.results.explanation import Explanation
-from ltx.results.streaming import WRITTEN, ExplainConfig, explain_files
 from ltx.runtime.errors import InputError, suggest
 from ltx.runtime.seeds import seeded
 
-SELECTIONS = ("positive", "negative", "deletion", "insertion")
 TRUNK_LR = 1e-4
 FRACTIONS = tuple(step / 10 for step in range(10))
 
@@ -317,83 +316,3 @@ def _trained(explainer: MaskNetwork, group: str, schema: type[Any]) -> Any:
         return OmegaConf.to_object(merged)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InputError(f"checkpoint: config.yaml: {group}: {str(error).splitlines()[0]}") from error
-
-
-@dataclass
-class LoadedClassifierConfig:
-    """What may differ from the training: where the weights are, and the precision."""
-
-    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
-    precision: str = option("fp32", help="of the classifier's forward pass", choices=["fp32", "bf16"])
-
-
-@dataclass
-class FinetuneConfig(ExplainConfig):
-    """Adapt an explainer to each image and write the explanations."""
-
-    checkpoint: str = option(
-        "checkpoints/tf_efficientnet_lite0",
-        help="folder that train.py wrote, one that ships in checkpoints/, or wandb:ENTITY/PROJECT/NAME:ALIAS",
-    )
-    steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
-    scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
-    lr: float | None = option(
-        None, help="learning rate of AdamW; null = 1e-3, of a siren 3e-4, with scope=all (a trunk of its own) 1e-4"
-    )
-    area_weight: float | None = option(
-        None, help="weight of the objective's area term (not of an INR); null = as in training"
-    )
-    fill: Any = option(
-        "black",
-        help="what replaces removed pixels: black, mean, blur, noise, random or a list, whose first is reported",
-    )
-    select_by: str | None = option(
-        None,
-        help="keep the step whose map is best by the image's own AUC (the papers' rule); null = the last step",
-        choices=[*SELECTIONS, None],
-    )
-    classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
-    seed: int = option(0, help="of the draws of fills and terms")
-
-    def __post_init__(self) -> None:
-        check_ranges("", self, steps=(0, math.inf), batch_size=(1, math.inf), seed=(-(2**63), 2**63 - 1))
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise InputError(f"lr={self.lr}; give a positive learning rate")
-
-
-def finetune_files(config: FinetuneConfig) -> Path:
-    """What `finetune.py` does: explain files with the checkpoint adapted to each; returns the folder of the results.
-
-    Raises:
-        InputError: see `ltx.load`, `finetune` and `ltx.results.streaming.explain_files`.
-    """
-    device = pick_device(config.device)
-    folder = located(config.checkpoint)
-    explainer = load(folder, device=device, weights=config.classifier.weights, precision=config.classifier.precision)
-    explainer.classifier.fold_norms()
-    explainer.scope(config.scope)
-    config = replace(config, lr=learning_rate(explainer, config.scope) if config.lr is None else config.lr)
-    objective, fill = Objective(trained_objective(explainer, config.area_weight)), Fill(config.fill)
-
-    def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
-        return finetune(
-            explainer,
-            images,
-            targets,
-            config.steps,
-            config.scope,
-            config.lr,
-            objective,
-            fill,
-            config.select_by,
-            config.seed,
-            config.batch_size,
-            names,
-        )
-
-    own = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
-    settings = {key: value for key, value in asdict(config).items() if key in own - {"classifier"}}
-    settings["explainer_fingerprint"] = identity(folder)[:16]  # another network may stand there by the next time
-    count = explain_files(config, explain, explainer.classifier, settings)
-    print(f"{count} explanation{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
-    return Path(config.out)

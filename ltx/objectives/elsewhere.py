@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
-from ltx.objectives.terms import MaskedBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ltx.objectives.masked_batch import MaskedBatch
 
 
 @dataclass

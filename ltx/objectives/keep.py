@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
-from ltx.objectives.terms import MaskedBatch
+from ltx.runtime.lazy import F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ltx.objectives.masked_batch import MaskedBatch
 
 
 @dataclass

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
 from ltx.masking.area_threshold import masks_of_area
-from ltx.objectives.terms import MaskedBatch
 from ltx.runtime.errors import InputError
+from ltx.runtime.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ltx.objectives.masked_batch import MaskedBatch
 
 
 @dataclass

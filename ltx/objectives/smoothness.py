@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import check_ranges, option
-from ltx.objectives.terms import MaskedBatch
+from ltx.runtime.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ltx.objectives.masked_batch import MaskedBatch
 
 
 @dataclass

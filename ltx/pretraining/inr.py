@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ltx.objectives.area_rows import AreaSampling
+from ltx.masking.area_sampling import AreaSampling
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.runtime.seeds import Source
 

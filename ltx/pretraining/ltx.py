@@ -4,65 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from ltx.config.options import check_ranges, option
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.fill import Fill
 from ltx.objectives.area_rows import rows_of_areas
+from ltx.objectives.masked_batch import MaskedBatch, classify
 from ltx.objectives.objective import Objective, Verdict
-from ltx.objectives.terms import MaskedBatch, classify
 from ltx.pretraining.fsdp import shard
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
+from ltx.pretraining.settings import OptimiserConfig
 from ltx.pretraining.unmasked_passes import CleanPasses
 from ltx.runtime.errors import InputError
 from ltx.runtime.seeds import Source, row_generators
 
 SATURATED = 0.05
 """A mask value this near to 0 or 1 counts as saturated."""
-
-
-@dataclass
-class OptimiserConfig:
-    """AdamW with a linear warm-up and a cosine decay."""
-
-    lr: float = option(1e-3, help="peak learning rate")
-    trunk_lr: float = option(1e-5, help="peak learning rate of a trainable trunk")
-    weight_decay: float = option(0.01, help="decoupled weight decay")
-    warmup: float = option(0.05, help="share of the steps that warm up")
-    floor: float = option(0.02, help="learning rate at the end, as a share of the peak")
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"optimiser.lr={self.lr}; give a number above 0")
-        check_ranges(
-            "optimiser.", self, trunk_lr=(0, math.inf), weight_decay=(0, math.inf), warmup=(0, 1), floor=(0, 1)
-        )
-
-    def factor(self, progress: float) -> float:
-        """The learning rate at a progress in [0, 1], as a share of its peak."""
-        if progress < self.warmup:
-            return progress / self.warmup
-        phase = min(1.0, (progress - self.warmup) / max(1e-9, 1 - self.warmup))
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * phase))
-
-    def build(self, explainer: MaskNetwork, max_steps: int) -> Any:
-        """What a LightningModule's `configure_optimizers` answers for the trained parameters of `explainer`."""
-        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-        for name, parameter in explainer.named_parameters():
-            if parameter.requires_grad:
-                groups[name.startswith("trunk.")].append(parameter)
-        rates = {True: self.trunk_lr, False: self.lr}
-        parameters = [{"params": group, "lr": rates[trunk]} for trunk, group in groups.items() if group]
-        adamw = torch.optim.AdamW(parameters, weight_decay=self.weight_decay)
-        # The first step must move: count it as done.
-        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: self.factor((s + 1) / max_steps))
-        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class LTXPretraining(lightning.LightningModule):

@@ -27,7 +27,8 @@ from ltx.data.shards.streaming import ShardData
 from ltx.data.training_images import TrainingImages
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.fill import Fill
-from ltx.objectives.objective import TERMS, Objective
+from ltx.objectives.objective import Objective
+from ltx.objectives.settings import TERMS
 from ltx.pretraining.callbacks import CollapseWarning, DueValidations, MetricsFile, Overlays, ResumePoint
 from ltx.pretraining.fsdp import GatheredValidation, strategy_for
 from ltx.pretraining.inr import INRPretraining

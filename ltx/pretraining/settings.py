@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ltx.config.command_line import ClassifierConfig
+from ltx.attribution.registry import METHODS
+from ltx.classifier.settings import ClassifierConfig
 from ltx.config.options import check_ranges, option
 from ltx.explainers.settings import ExplainerConfig
-from ltx.objectives.area_rows import AreaSampling
-from ltx.objectives.objective import ObjectiveConfig
-from ltx.pretraining.ltx import OptimiserConfig
-from ltx.pretraining.teacher_callback import TeacherConfig
-from ltx.pretraining.wandb_logging import WandbConfig
+from ltx.masking.area_sampling import AreaSampling
+from ltx.objectives.settings import ObjectiveConfig
 from ltx.runtime.errors import InputError
+from ltx.runtime.lazy import torch
+
+if TYPE_CHECKING:
+    from ltx.attribution.teacher_maps import TeacherMaps
+    from ltx.classifier.classifier import Classifier
+    from ltx.explainers.mask_network import MaskNetwork
 
 
 @dataclass
@@ -76,6 +80,79 @@ class TrainerConfig:
         check_ranges("trainer.", self, overlays=(0, math.inf))
         if not 0 < self.clip < math.inf:
             raise InputError(f"trainer.clip={self.clip}; give a number above 0")
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW with a linear warm-up and a cosine decay."""
+
+    lr: float = option(1e-3, help="peak learning rate")
+    trunk_lr: float = option(1e-5, help="peak learning rate of a trainable trunk")
+    weight_decay: float = option(0.01, help="decoupled weight decay")
+    warmup: float = option(0.05, help="share of the steps that warm up")
+    floor: float = option(0.02, help="learning rate at the end, as a share of the peak")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"optimiser.lr={self.lr}; give a number above 0")
+        check_ranges(
+            "optimiser.", self, trunk_lr=(0, math.inf), weight_decay=(0, math.inf), warmup=(0, 1), floor=(0, 1)
+        )
+
+    def factor(self, progress: float) -> float:
+        """The learning rate at a progress in [0, 1], as a share of its peak."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        phase = min(1.0, (progress - self.warmup) / max(1e-9, 1 - self.warmup))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * phase))
+
+    def build(self, explainer: MaskNetwork, max_steps: int) -> Any:
+        """What a LightningModule's `configure_optimizers` answers for the trained parameters of `explainer`."""
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for name, parameter in explainer.named_parameters():
+            if parameter.requires_grad:
+                groups[name.startswith("trunk.")].append(parameter)
+        rates = {True: self.trunk_lr, False: self.lr}
+        parameters = [{"params": group, "lr": rates[trunk]} for trunk, group in groups.items() if group]
+        adamw = torch.optim.AdamW(parameters, weight_decay=self.weight_decay)
+        # The first step must move: count it as done.
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: self.factor((s + 1) / max_steps))
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass
+class TeacherConfig:
+    """Whose maps order the scores where objective.teacher.weight is above 0."""
+
+    method: str = option("iia2", help="attribution method", choices=list(METHODS))
+    options: dict[str, Any] = option({}, help="the method's own options, as options.steps=5 options.variant=released")
+    cache: str = option("runs/teacher_maps", help="folder of the maps, which runs may share")
+    resolution: int = option(56, help="height and width of the stored maps")
+    max_batch: int = option(64, help="rows (path points x images) of one forward pass; bounds memory")
+
+    def build(self, classifier: Classifier) -> TeacherMaps:
+        """The teacher of `classifier`'s predictions.
+
+        Raises:
+            InputError: see `TeacherMaps`.
+        """
+        from ltx.attribution.teacher_maps import TeacherMaps
+
+        return TeacherMaps(self.cache, classifier, self.method, self.resolution, **self.options)
+
+
+@dataclass
+class WandbConfig:
+    """Where the run is logged besides its own folder."""
+
+    mode: str = option(
+        "disabled", help="disabled, offline (sync later) or online", choices=["disabled", "offline", "online"]
+    )
+    project: str = option("ltx", help="project")
+    entity: str | None = option(None, help="user or team; null = the account's default")
+    name: str | None = option(None, help="name of the run; null = drawn by wandb")
+    artifact: str = option("explainer", help="name of the artifact that the checkpoint folder becomes a version of")
+    aliases: list[str] = option(["latest"], help="names of that version, as [latest,best]")
 
 
 @dataclass

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import lightning
 
-from ltx.attribution.registry import METHODS
 from ltx.attribution.teacher_maps import TeacherMaps
-from ltx.classifier.classifier import Classifier
-from ltx.config.options import option
 from ltx.data.folder import FolderData
 from ltx.runtime.progress import progress_bar
-
-
-@dataclass
-class TeacherConfig:
-    """Whose maps order the scores where objective.teacher.weight is above 0."""
-
-    method: str = option("iia2", help="attribution method", choices=list(METHODS))
-    options: dict[str, Any] = option({}, help="the method's own options, as options.steps=5 options.variant=released")
-    cache: str = option("runs/teacher_maps", help="folder of the maps, which runs may share")
-    resolution: int = option(56, help="height and width of the stored maps")
-    max_batch: int = option(64, help="rows (path points x images) of one forward pass; bounds memory")
-
-    def build(self, classifier: Classifier) -> TeacherMaps:
-        """The teacher of `classifier`'s predictions.
-
-        Raises:
-            InputError: see `TeacherMaps`.
-        """
-        return TeacherMaps(self.cache, classifier, self.method, self.resolution, **self.options)
 
 
 class TeacherFirst(lightning.Callback):

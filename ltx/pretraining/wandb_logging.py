@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,11 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ltx.checkpoints.folder import CARD, CONFIG, TENSORS
-from ltx.config.options import option
+from ltx.pretraining.settings import WandbConfig
 from ltx.results.explanation import Explanation
 
 START, FINISH = 30, 300
 """Seconds that a server that does not answer is waited for before the training, and after it."""
-
-
-@dataclass
-class WandbConfig:
-    """Where the run is logged besides its own folder."""
-
-    mode: str = option(
-        "disabled", help="disabled, offline (sync later) or online", choices=["disabled", "offline", "online"]
-    )
-    project: str = option("ltx", help="project")
-    entity: str | None = option(None, help="user or team; null = the account's default")
-    name: str | None = option(None, help="name of the run; null = drawn by wandb")
-    artifact: str = option("explainer", help="name of the artifact that the checkpoint folder becomes a version of")
-    aliases: list[str] = option(["latest"], help="names of that version, as [latest,best]")
 
 
 class Tracker(WandbLogger):

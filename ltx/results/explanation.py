@@ -16,10 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ltx.results.file_names import RECORD, TEXT, repair, result_stems
 from ltx.results.masks_by_area import AreaMasks
 from ltx.runtime.atomic_files import beside
 from ltx.runtime.errors import InputError
+from ltx.runtime.file_names import RECORD, TEXT, repair, result_stems
 
 COLOURS = "inferno"  # perceptually uniform, and black where nothing is kept
 

@@ -14,9 +14,9 @@ from types import TracebackType
 import numpy as np
 
 from ltx.results.explanation import Explanation
-from ltx.results.file_names import TEXT
 from ltx.runtime.atomic_files import write_beside
 from ltx.runtime.errors import InputError
+from ltx.runtime.file_names import TEXT
 
 FOLDER = "maps"
 

@@ -9,12 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ltx.classifier.classifier import Classifier
+from ltx.classifier.classifier import CPU_ROWS, Classifier
+from ltx.masking.area_sampling import SWEEP
 from ltx.masking.fill import keep
-from ltx.objectives.terms import CPU_ROWS
 from ltx.runtime.errors import InputError
-
-SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 
 Ask = Callable[[Tensor, tuple[int, int] | None], Tensor]
 """Areas `[B, A]` and a height and width to masks `[B, A, H, W]`; None = masks of the network's own grid, enlarged to

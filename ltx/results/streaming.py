@@ -13,16 +13,16 @@ from torch import Tensor
 
 from ltx.classifier.class_names import Target
 from ltx.classifier.classifier import Classifier
-from ltx.config.options import option
 from ltx.data.finding import find_images, image_root
 from ltx.data.reading import Fit, ImageBatches, Skipped
 from ltx.data.shards.batches import ShardBatches
 from ltx.data.shards.listing import counted, expand, is_shards
 from ltx.results.explanation import Explanation
-from ltx.results.file_names import finished, result_stems
 from ltx.results.map_shards import MapShards, finished_maps
+from ltx.results.settings import ExplainConfig
 from ltx.runtime.atomic_files import write_beside
 from ltx.runtime.errors import InputError
+from ltx.runtime.file_names import finished, result_stems
 from ltx.runtime.progress import progress_bar
 from ltx.runtime.ranks import launched_ranks
 
@@ -54,27 +54,6 @@ class _Source:
     done: int
     batches: Iterator[_Batch]
     skipped: Callable[[], Skipped]
-
-
-@dataclass
-class ExplainConfig:
-    """What is explained, and where the results go."""
-
-    images: Any = option(
-        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
-    )
-    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
-    batch_size: int = option(16, help="images at once")
-    fit: str = option(
-        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
-    )
-    save: str = option(
-        "pictures",
-        help="pictures = a .png and an .npz for each; maps = float16 maps in tar files, for data sets and torchrun",
-        choices=["pictures", "maps"],
-    )
-    device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
-    out: str = option("runs/explanations", help="folder of the results; a repeated command goes on there")
 
 
 def explain_files(config: ExplainConfig, explain: Explain, classifier: Classifier, settings: dict[str, Any]) -> int:

@@ -12,9 +12,9 @@ from ltx.analysis.seed_agreement import stability
 from ltx.attribution.inr import area_objective
 from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import describe
+from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.area_threshold import masks_of_area
 from ltx.masking.fill import gaussian_blur
-from ltx.objectives.area_rows import AreaSampling
 from ltx.results.explanation import Explanation
 
 

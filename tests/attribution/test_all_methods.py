@@ -6,9 +6,11 @@ from torch import nn
 
 from ltx import Classifier, InputError
 from ltx.attribution.attention import unfused
+from ltx.attribution.attribute import attribute
 from ltx.attribution.feature_layers import named_layers
 from ltx.attribution.partial_forward import record
-from ltx.attribution.registry import METHODS, attribute, check_method, supported_methods
+from ltx.attribution.registry import METHODS
+from ltx.attribution.support import check_method, supported_methods
 from tests.support.toy_models import Shortcuts, seeded, vit
 
 QUICK = {

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from ltx import Classifier
-from ltx.attribution.registry import METHODS, attribute, supported_methods
+from ltx.attribution.attribute import attribute
+from ltx.attribution.registry import METHODS
+from ltx.attribution.support import supported_methods
 
 TINY = {
     "iia": {"steps": 1},

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ltx.attribution.registry import attribute
+from ltx.attribution.attribute import attribute
 from tests.support.reference_vit import ReferenceViT, as_map, rollout
 
 

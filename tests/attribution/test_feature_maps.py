@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ltx import Classifier, InputError
+from ltx.attribution.attribute import attribute
 from ltx.attribution.feature_layers import feature_layers, named_layers
-from ltx.attribution.registry import attribute, supported_methods
+from ltx.attribution.support import supported_methods
 from tests.support.toy_models import ThreeStages, seeded, vit
 
 

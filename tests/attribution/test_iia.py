@@ -7,7 +7,7 @@ from torch import nn
 
 from ltx import Classifier, InputError
 from ltx.attribution.attention_path import path_gradients
-from ltx.attribution.registry import attribute
+from ltx.attribution.attribute import attribute
 from ltx.attribution.rollout import patch_map
 from ltx.bench.attribute import naive_iia2
 from tests.support.reference_vit import ReferenceViT, as_map, rollout

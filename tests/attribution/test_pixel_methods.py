@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ltx import Classifier, InputError
-from ltx.attribution.registry import attribute
+from ltx.attribution.attribute import attribute
 from ltx.attribution.rise import _mask
 from tests.support.toy_models import ThreeStages, seeded
 

@@ -3,7 +3,7 @@ import torch
 
 from ltx import Classifier
 from ltx.attribution.attention import readout
-from ltx.attribution.registry import attribute
+from ltx.attribution.attribute import attribute
 from ltx.attribution.rollout import roll_out
 from tests.support.reference_vit import ReferenceViT, as_map, rollout
 from tests.support.toy_models import vit

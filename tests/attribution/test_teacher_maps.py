@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ltx import Classifier, InputError
-from ltx.attribution.registry import attribute
+from ltx.attribution.attribute import attribute
 from ltx.attribution.teacher_maps import TeacherMaps
 from ltx.data.reading import load_images
 from tests.support.toy_models import ThreeStages, seeded

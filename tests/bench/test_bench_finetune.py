@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from ltx import Classifier, InputError
 from ltx.bench.__main__ import NAMES
-from ltx.bench.finetune import BenchConfig, measure
+from ltx.bench.finetune import measure
+from ltx.bench.settings import FinetuneBench
 from ltx.checkpoints.folder import save_checkpoint
 from ltx.config.command_line import parse
 from ltx.explainers.unet import UNetExplainer
@@ -33,10 +34,10 @@ def test_the_composites_of_a_step_are_counted(
     }
     save_checkpoint(tmp_path / "explainer", UNetExplainer(Classifier(**settings)), config, "")
     options = [f"checkpoint={tmp_path / 'explainer'}", "count=2", "steps=2", "repeats=1", "device=cpu"]
-    measure(parse(BenchConfig, options, "bench", ""))
+    measure(parse(FinetuneBench, options, "bench", ""))
     told = capsys.readouterr().out
     assert NAMES.count("finetune") == 1
     assert not {"passes", "timing"} & set(NAMES), "no benchmarks"
     with pytest.raises(InputError, match="must be positive"):
-        measure(parse(BenchConfig, [*options, "steps=0"], "bench", ""))
+        measure(parse(FinetuneBench, [*options, "steps=0"], "bench", ""))
     assert re.search(rf"a step costs [\d.]+ x that floor, [\d.]+ x the passes over its {composites} composites", told)

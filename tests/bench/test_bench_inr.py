@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ltx import Classifier, InputError
-from ltx.attribution.registry import attribute
-from ltx.bench.inr import BenchConfig, measure
+from ltx.attribution.attribute import attribute
+from ltx.bench.inr import measure
 from ltx.bench.passes import passes_counted
+from ltx.bench.settings import INRBench
 from ltx.config.command_line import parse
 
 TINY = ["classifier.name=resnet10t", "classifier.weights=random", "classifier.num_classes=5"]
@@ -19,7 +20,7 @@ TINY += ["areas=[0.1,0.3]", "device=cpu"]
 
 
 def test_each_way_is_counted_and_its_masks_are_described(capsys: pytest.CaptureFixture[str]) -> None:
-    measure(parse(BenchConfig, [*TINY, "compare=[gradcam,random]"], "bench", ""))
+    measure(parse(INRBench, [*TINY, "compare=[gradcam,random]"], "bench", ""))
     told = capsys.readouterr().out
     passes = dict(re.findall(r"^(\S.*): ([\d.]+) passes an image", told, re.MULTILINE))
     # 4 areas a step where an INR is fitted, once both kept and removed; 2 areas where the others are found.
@@ -51,4 +52,4 @@ def test_layers_after_a_cut_are_no_pass(name: str) -> None:
 
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean one_pass"):
-        measure(parse(BenchConfig, [*TINY, "ways=[onepass]"], "bench", ""))
+        measure(parse(INRBench, [*TINY, "ways=[onepass]"], "bench", ""))

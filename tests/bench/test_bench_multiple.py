@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ltx import InputError
 from ltx.analysis.multiple_explanations import MultipleExplanations
-from ltx.bench.multiple import BenchConfig, _report, measure, sufficient_pairs
+from ltx.bench.multiple import _report, measure, sufficient_pairs
+from ltx.bench.settings import MultipleBench
 from ltx.classifier.classifier import Classifier
 from ltx.config.command_line import parse
 from tests.support.small_inputs import write_photographs
@@ -43,7 +44,7 @@ def test_pairs_are_sufficient_on_either_side(tmp_path: Path) -> None:
         pixels[::2] += depth
         pixels[1::2] -= depth
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
-    config = parse(BenchConfig, ["share=0.9", "mosaics=3", f"images={tmp_path}"], "bench", "")
+    config = parse(MultipleBench, ["share=0.9", "mosaics=3", f"images={tmp_path}"], "bench", "")
     classifier = Classifier(Contrast(), input_size=32)
     images, targets, tried = sufficient_pairs(classifier, config)
     assert tried == 3, "all three pairs are of class 0"
@@ -55,7 +56,7 @@ def test_pairs_are_sufficient_on_either_side(tmp_path: Path) -> None:
 
 def test_images_without_a_pair_are_named(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
-    config = parse(BenchConfig, [f"images={tmp_path}"], "bench", "")
+    config = parse(MultipleBench, [f"images={tmp_path}"], "bench", "")
     with pytest.raises(InputError, match="none of 0 pairs"):
         sufficient_pairs(Classifier(Contrast(), input_size=32), config)
 
@@ -63,7 +64,7 @@ def test_images_without_a_pair_are_named(tmp_path: Path) -> None:
 def test_pictures_are_written_and_numbers_printed(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure(parse(BenchConfig, [*TINY, f"images={photographs}", f"out={tmp_path / 'out'}"], "bench", ""))
+    measure(parse(MultipleBench, [*TINY, f"images={photographs}", f"out={tmp_path / 'out'}"], "bench", ""))
     assert "both photographs found by the first two explanations" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx import Classifier, InputError, load
 from ltx.checkpoints.folder import save_checkpoint
-from ltx.config.command_line import ClassifierConfig
+from ltx.classifier.settings import ClassifierConfig
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
 

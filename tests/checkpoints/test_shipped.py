@@ -8,11 +8,13 @@ import yaml
 from PIL import Image
 
 import ltx
-from ltx.checkpoints.folder import CARD, CONFIG, SHIPPED, TENSORS
+from ltx.checkpoints.folder import CARD, CONFIG, TENSORS
+from ltx.cli.finetune import finetune_files
 from ltx.data.reading import load_images
 from ltx.explainers.mask_network import MaskNetwork
-from ltx.finetuning.finetune import FinetuneConfig, finetune_files
+from ltx.finetuning.settings import FinetuneConfig
 
+SHIPPED = Path(__file__).parents[2] / "checkpoints"
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
@@ -38,7 +40,7 @@ def test_small_described_and_free_of_machines(name: str):
 
 def test_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    explainer = ltx.load("checkpoints/tf_efficientnet_lite0")
+    explainer = ltx.load("tf_efficientnet_lite0")
     assert explainer.classifier.name == "tf_efficientnet_lite0"
     with pytest.raises(ltx.InputError, match="holds no explainer"):
         ltx.load("checkpoints/unknown")

@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from ltx.attribution.registry import attribute, supported_methods
+from ltx.attribution.attribute import attribute
+from ltx.attribution.support import supported_methods
 from ltx.classifier.batch_norm_fusion import folded
 from ltx.classifier.classifier import Classifier
 

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from ltx import Classifier, InputError
-from ltx.attribution.registry import attribute
-from ltx.cli.attribute import AttributeConfig, attribute_files
+from ltx.attribution.attribute import attribute
+from ltx.attribution.settings import AttributeConfig
+from ltx.cli.attribute import attribute_files
 from ltx.config.command_line import parse
 
 WORDS = [

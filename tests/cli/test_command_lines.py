@@ -20,8 +20,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ltx.cli.finetune import finetune_files
 from ltx.config.command_line import run
-from ltx.finetuning.finetune import FinetuneConfig, finetune_files
+from ltx.finetuning.settings import FinetuneConfig
 from ltx.pretraining.run import pretrain
 from ltx.pretraining.settings import TrainConfig
 from tests.support.small_inputs import write_photographs, write_weights

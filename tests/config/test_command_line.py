@@ -8,7 +8,8 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
-from ltx.config.command_line import ClassifierConfig, parse, run, to_yaml
+from ltx.classifier.settings import ClassifierConfig
+from ltx.config.command_line import parse, run, to_yaml
 from ltx.config.options import option
 from ltx.runtime.errors import InputError
 

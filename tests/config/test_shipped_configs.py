@@ -11,7 +11,7 @@ from ltx import Classifier
 from ltx.config.command_line import parse
 from ltx.evaluation.methods import parse_name
 from ltx.evaluation.settings import EvaluationConfig
-from ltx.finetuning.finetune import FinetuneConfig
+from ltx.finetuning.settings import FinetuneConfig
 from ltx.masking.fill import Fill
 from ltx.objectives.objective import Objective
 from ltx.pretraining.settings import TrainConfig

@@ -16,8 +16,9 @@ from ltx.attribution.inr import area_objective
 from ltx.checkpoints.folder import save_checkpoint
 from ltx.explainers.inr import INRExplainer
 from ltx.explainers.settings import ExplainerConfig
+from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.area_threshold import masks_of_area
-from ltx.objectives.area_rows import AreaSampling, draw_jitter
+from ltx.masking.jitter import draw_jitter
 
 AREAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 

@@ -15,14 +15,16 @@ from ltx import Classifier, Fill, InputError, finetune
 from ltx.classifier.feature_maps import Features
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
-from ltx.finetuning.finetune import FRACTIONS, FinetuneConfig
+from ltx.finetuning.finetune import FRACTIONS
 from ltx.finetuning.parameter_copies import Copies
+from ltx.finetuning.settings import FinetuneConfig
 from ltx.metrics.perturbation import curves
 from ltx.objectives.area import Area
-from ltx.objectives.objective import Objective, ObjectiveConfig
+from ltx.objectives.masked_batch import MaskedBatch
+from ltx.objectives.objective import Objective
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
-from ltx.objectives.terms import MaskedBatch
+from ltx.objectives.settings import ObjectiveConfig
 
 
 def small(name: str = "resnet18", **settings: object) -> MaskNetwork:

@@ -13,12 +13,14 @@ from ltx import Classifier, InputError, keep
 from ltx.objectives.area import Area
 from ltx.objectives.elsewhere import Elsewhere
 from ltx.objectives.keep import Keep
-from ltx.objectives.objective import TERMS, Objective, ObjectiveConfig
+from ltx.objectives.masked_batch import MaskedBatch, classify
+from ltx.objectives.objective import Objective
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.remove import Remove
+from ltx.objectives.settings import TERMS, ObjectiveConfig
 from ltx.objectives.smoothness import Smoothness
 from ltx.objectives.teacher import Teacher, ranks
-from ltx.objectives.terms import MaskedBatch, classify, ever_weighs, scheduled
+from ltx.objectives.terms import ever_weighs, scheduled
 
 
 class Corners(nn.Module):

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from ltx import load
-from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.making import make
+from ltx.data.shards.settings import MakeConfig
 from tests.support.small_inputs import write_photographs, write_weights
 
 ROOT = Path(__file__).parent.parent.parent

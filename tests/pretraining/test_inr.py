@@ -18,13 +18,13 @@ from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import AREA
 from ltx.explainers.settings import ExplainerConfig
 from ltx.finetuning.finetune import trained_areas
-from ltx.objectives.area_rows import AreaSampling
-from ltx.objectives.objective import Objective, ObjectiveConfig
+from ltx.masking.area_sampling import AreaSampling
+from ltx.objectives.objective import Objective
+from ltx.objectives.settings import ObjectiveConfig
 from ltx.pretraining.callbacks import Overlays
 from ltx.pretraining.inr import INRPretraining
-from ltx.pretraining.ltx import OptimiserConfig
 from ltx.pretraining.run import pretrain
-from ltx.pretraining.settings import TrainConfig
+from ltx.pretraining.settings import OptimiserConfig, TrainConfig
 from ltx.results.explanation import Explanation, overlay_grid
 from tests.support.small_inputs import write_photographs
 

@@ -17,9 +17,10 @@ from ltx import Classifier, Fill, InputError, load
 from ltx.explainers.settings import ExplainerConfig
 from ltx.objectives.objective import Objective
 from ltx.pretraining.callbacks import CollapseWarning
-from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.mosaics import Own, mosaics
 from ltx.pretraining.run import pretrain
+from ltx.pretraining.settings import OptimiserConfig
 from ltx.runtime.seeds import row_generators
 from tests.support.small_inputs import taught_by_gradcam
 

@@ -11,8 +11,9 @@ from ltx.explainers.settings import ExplainerConfig
 from ltx.masking.fill import Fill
 from ltx.objectives.area_rows import rows_of_areas
 from ltx.objectives.objective import Objective
-from ltx.pretraining.ltx import LTXPretraining, OptimiserConfig
+from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
+from ltx.pretraining.settings import OptimiserConfig
 
 
 def plain(values: list[float], side: int = 8) -> Tensor:

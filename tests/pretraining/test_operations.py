@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ltx import Classifier, InputError, load
 from ltx.config.command_line import run
-from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.making import make
+from ltx.data.shards.settings import MakeConfig
 from ltx.pretraining.callbacks import ResumePoint
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.operations import Preemption

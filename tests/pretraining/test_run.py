@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltx import InputError, load
 from ltx.checkpoints.folder import save_checkpoint
-from ltx.config.command_line import ClassifierConfig
+from ltx.classifier.settings import ClassifierConfig
 from ltx.explainers.settings import ExplainerConfig
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.run import clear, pretrain, start_from

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ltx import Classifier, InputError, load
 from ltx.data.folder import FolderData
-from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.making import make
+from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ltx.results.explanation import Explanation, overlay, overlay_grid
-from ltx.results.file_names import finished, result_stems
 from ltx.runtime.errors import InputError
+from ltx.runtime.file_names import finished, result_stems
 
 
 def explanation(count: int = 2, masked: bool = True, **changes: Any) -> Explanation:

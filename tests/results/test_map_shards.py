@@ -21,9 +21,11 @@ import pytest
 import torch
 
 from ltx import Explanation, InputError
-from ltx.cli.attribute import AttributeConfig, attribute_files
-from ltx.config.command_line import ClassifierConfig
-from ltx.data.shards.making import MakeConfig, make
+from ltx.attribution.settings import AttributeConfig
+from ltx.classifier.settings import ClassifierConfig
+from ltx.cli.attribute import attribute_files
+from ltx.data.shards.making import make
+from ltx.data.shards.settings import MakeConfig
 from ltx.results.map_shards import MapShards, finished_maps
 from tests.support.small_inputs import write_photographs, write_weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ltx.config.command_line import ClassifierConfig
+from ltx.classifier.settings import ClassifierConfig
 from ltx.evaluation.settings import EvaluationConfig
 
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ltx.data.shards.listing import is_shards, read_shard
-from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.making import make
+from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
 from ltx.runtime.errors import InputError
 

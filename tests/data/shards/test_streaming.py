@@ -25,8 +25,9 @@ from PIL import Image
 from ltx.data.folder import Crops, FolderData
 from ltx.data.shards.batches import ShardBatches
 from ltx.data.shards.listing import counted, expand, read_shard
-from ltx.data.shards.making import MakeConfig, make
+from ltx.data.shards.making import make
 from ltx.data.shards.plan import Plan, buffered_shuffle
+from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
 from ltx.runtime.errors import InputError
 

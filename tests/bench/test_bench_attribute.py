@@ -1,13 +1,14 @@
 import pytest
 
-from ltx.bench.attribute import BenchConfig, measure
+from ltx.bench.attribute import measure
+from ltx.bench.settings import AttributeBench
 from ltx.config.command_line import parse
 
 
 def test_it_prints_ratios_errors_and_the_least_passes(capsys):
     words = ["classifier.name=vit_tiny_patch16_224", "classifier.weights=random", "classifier.input_size=48"]
     words += ["classifier.num_classes=5", "count=2", "looped=2", "steps=2", "repeats=1", "device=cpu"]
-    measure(parse(BenchConfig, words, "bench", ""))
+    measure(parse(AttributeBench, words, "bench", ""))
     lines = capsys.readouterr().out.splitlines()
     exact = next(line for line in lines if "exact:" in line)
     assert "passes 3.0 / 9.0 / 9.0" in exact

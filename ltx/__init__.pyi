@@ -1,0 +1,11 @@
+from .attribution.attribute import attribute as attribute
+from .checkpoints.folder import load as load
+from .classifier.classifier import Classifier as Classifier
+from .finetuning.finetune import finetune as finetune
+from .masking.fill import Fill as Fill
+from .masking.fill import keep as keep
+from .results.explanation import Explanation as Explanation
+from .runtime.errors import InputError as InputError
+
+__version__: str
+__all__ = ["Classifier", "Explanation", "Fill", "InputError", "attribute", "finetune", "keep", "load"]

@@ -1,0 +1,57 @@
+"""`ltx finetune`: explain images with an explainer adapted to each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ltx.checkpoints.folder import identity, load, located
+from ltx.classifier.class_names import Target
+from ltx.finetuning.finetune import finetune, learning_rate, trained_objective
+from ltx.finetuning.settings import FinetuneConfig
+from ltx.masking.fill import Fill
+from ltx.objectives.objective import Objective
+from ltx.results.explanation import Explanation
+from ltx.results.settings import ExplainConfig
+from ltx.results.streaming import WRITTEN, explain_files
+from ltx.runtime.devices import pick_device
+
+
+def finetune_files(config: FinetuneConfig) -> Path:
+    """What `finetune.py` does: explain files with the checkpoint adapted to each; returns the folder of the results.
+
+    Raises:
+        InputError: see `ltx.load`, `finetune` and `ltx.results.streaming.explain_files`.
+    """
+    device = pick_device(config.device)
+    folder = located(config.checkpoint)
+    explainer = load(folder, device=device, weights=config.classifier.weights, precision=config.classifier.precision)
+    explainer.classifier.fold_norms()
+    explainer.scope(config.scope)
+    config = replace(config, lr=learning_rate(explainer, config.scope) if config.lr is None else config.lr)
+    objective, fill = Objective(trained_objective(explainer, config.area_weight)), Fill(config.fill)
+
+    def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
+        return finetune(
+            explainer,
+            images,
+            targets,
+            config.steps,
+            config.scope,
+            config.lr,
+            objective,
+            fill,
+            config.select_by,
+            config.seed,
+            config.batch_size,
+            names,
+        )
+
+    own = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
+    settings = {key: value for key, value in asdict(config).items() if key in own - {"classifier"}}
+    settings["explainer_fingerprint"] = identity(folder)[:16]  # another network may stand there by the next time
+    count = explain_files(config, explain, explainer.classifier, settings)
+    print(f"{count} explanation{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
+    return Path(config.out)

@@ -1,0 +1,152 @@
+"""`ltx COMMAND …`: finds the command, parses its settings, and only then imports what does the work."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ltx.config.command_line import run
+from ltx.runtime.errors import suggest
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: where its function and its settings are, and what it does.
+
+    Attributes:
+        function: `module:function`, called with the settings; imported after the settings were parsed.
+        schema: `module:class`, the dataclass of the settings; its module must not import torch.
+        description: the first lines of `--help`.
+    """
+
+    function: str
+    schema: str
+    description: str
+
+    def run(self, prog: str, argv: Sequence[str]) -> NoReturn:
+        """Parse `argv`, do the work and exit; see `ltx.config.command_line.run`."""
+
+        def work(settings: Any) -> None:
+            _imported(self.function)(settings)
+
+        run(work, _imported(self.schema), prog, self.description, argv)
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "ltx.cli.train:train",
+        "ltx.pretraining.settings:TrainConfig",
+        "Pretrain an explainer over many unlabelled images.",
+    ),
+    "finetune": Command(
+        "ltx.cli.finetune:finetune_files",
+        "ltx.finetuning.settings:FinetuneConfig",
+        "Explain images with an explainer that is adapted to each of them.",
+    ),
+    "attribute": Command(
+        "ltx.cli.attribute:attribute_files",
+        "ltx.attribution.settings:AttributeConfig",
+        "Write attribution maps of image files.",
+    ),
+    "evaluate": Command(
+        "ltx.cli.evaluate:evaluate_methods",
+        "ltx.evaluation.settings:EvaluationConfig",
+        "Compare explanation methods: faithfulness, localisation and sanity, with confidence intervals. Writes "
+        "scores.json, per_image.csv, scores.md, curves.png and gallery.png. Under torchrun the ranks share the work.",
+    ),
+    "shards": Command(
+        "ltx.cli.shards:make_shards",
+        "ltx.data.shards.settings:MakeConfig",
+        "Pack image files into webdataset shards with a manifest of their counts.",
+    ),
+}
+
+BENCHMARKS: dict[str, Command] = {
+    "attribute": Command(
+        "ltx.bench.attribute:measure",
+        "ltx.bench.settings:AttributeBench",
+        "IIA2 in batches beside the loop of whole passes.",
+    ),
+    "data": Command(
+        "ltx.bench.data:measure", "ltx.bench.settings:DataBench", "Decoding and cropping beside other loaders."
+    ),
+    "evaluate": Command(
+        "ltx.bench.evaluate:measure",
+        "ltx.bench.settings:EvaluateBench",
+        "Time the ltx protocol beside its bare forward passes, and beside Quantus on the same maps, taking turns.",
+    ),
+    "finetune": Command(
+        "ltx.bench.finetune:measure",
+        "ltx.bench.settings:FinetuneBench",
+        "Mask and prediction; finetuning and its floor.",
+    ),
+    "inr": Command(
+        "ltx.bench.inr:measure", "ltx.bench.settings:INRBench", "Masks of any area: time, passes and what they keep."
+    ),
+    "masks": Command(
+        "ltx.bench.masks:measure", "ltx.bench.settings:MasksBench", "What a checkpoint's masks keep and destroy."
+    ),
+    "multiple": Command(
+        "ltx.bench.multiple:measure",
+        "ltx.bench.settings:MultipleBench",
+        "Does the search find both of two photographs?",
+    ),
+    "scale": Command(
+        "ltx.bench.scale:measure",
+        "ltx.bench.settings:ScaleBench",
+        "Images/s by model, precision and processes, and what a pretraining on ImageNet would take.",
+    ),
+    "train": Command(
+        "ltx.bench.train:measure", "ltx.bench.settings:TrainBench", "A training step beside the sum of its parts."
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of `ltx` and `python -m ltx`.
+
+    Args:
+        argv: the words after the program's name; None = those of the command line.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"]:
+        _dispatch("ltx bench", BENCHMARKS, "benchmark", words[1:])
+    if words[:1] == ["--version"]:
+        from ltx import __version__
+
+        print(f"ltx {__version__}")
+        sys.exit(0)
+    _dispatch("ltx", COMMANDS, "command", words)
+
+
+def _dispatch(prog: str, commands: Mapping[str, Command], kind: str, words: list[str]) -> NoReturn:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_overview(prog, commands, kind))
+        sys.exit(0)
+    if words[0] not in commands:
+        known = [*commands, "bench"] if kind == "command" else list(commands)
+        near = suggest(words[0], known) or f"; choose one of {', '.join(known)}"
+        print(f"error: {words[0]!r} is not a {kind}{near}", file=sys.stderr)
+        sys.exit(2)
+    commands[words[0]].run(f"{prog} {words[0]}", words[1:])
+
+
+def _overview(prog: str, commands: Mapping[str, Command], kind: str) -> str:
+    rows = {name: command.description for name, command in commands.items()}
+    if kind == "command":
+        rows["bench"] = f"Time one part against its lower bound: {', '.join(BENCHMARKS)}."
+    left = max(map(len, rows)) + 4
+    lines = [f"usage: {prog} {kind.upper()} [config=FILE.yaml] [key=value ...]", "", f"{kind}s:"]
+    for name, description in rows.items():
+        first, *others = textwrap.wrap(description, 110 - left)
+        lines += [f"  {name:<{left - 2}}{first}", *(" " * left + line for line in others)]
+    return "\n".join([*lines, "", f"{prog} {kind.upper()} --help lists every key with its default and meaning."])
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,29 @@
+"""Settings shared by the commands that explain files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ltx.config.options import option
+
+
+@dataclass
+class ExplainConfig:
+    """What is explained, and where the results go."""
+
+    images: Any = option(
+        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
+    )
+    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
+    batch_size: int = option(16, help="images at once")
+    fit: str = option(
+        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
+    )
+    save: str = option(
+        "pictures",
+        help="pictures = a .png and an .npz for each; maps = float16 maps in tar files, for data sets and torchrun",
+        choices=["pictures", "maps"],
+    )
+    device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
+    out: str = option("runs/explanations", help="folder of the results; a repeated command goes on there")
