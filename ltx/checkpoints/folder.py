@@ -25,8 +25,8 @@ from ltx.explainers.settings import ExplainerConfig
 from ltx.runtime.atomic_files import write_together
 from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
-from ltx.runtime.shipped import shipped
 from ltx.runtime.file_names import TEXT
+from ltx.runtime.shipped import shipped
 
 TENSORS, CONFIG, CARD = "explainer.safetensors", "config.yaml", "README.md"
 ALIKE = 0.15
@@ -82,7 +82,7 @@ def load(
     """The explainer of a checkpoint folder, with its classifier, in eval mode.
 
     Args:
-        path: the folder; or the name of a shipped one (`tf_efficientnet_lite0`); or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see
+        path: the folder, the name of a shipped one (`tf_efficientnet_lite0`), or `wandb:ENTITY/PROJECT/NAME:ALIAS`, see
             `ltx.checkpoints.wandb_artifacts.fetch`.
         classifier: the explained model; None = rebuilt from the checkpoint's configuration.
         device: where both go; `auto` = a GPU where there is one.

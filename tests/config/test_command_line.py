@@ -165,7 +165,10 @@ def test_required_key() -> None:
     assert parse(Required, ["checkpoint=x"], "finetune.py", "").checkpoint == "x"
 
 
-def test_help_has_every_key_with_default_choices_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_every_key_with_default_choices_and_meaning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as caught:
         settings("lr=wrong", "--help")
     assert caught.value.code == 0
