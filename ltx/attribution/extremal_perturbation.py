@@ -100,8 +100,8 @@ def _optimised(
         weight = AREA_WEIGHT * GROWTH**step
         for part in parts:
             masks = smooth(values[part])
-            composites = blended(pyramid[rows[part]], masks)
-            logits = classifier(composites.flip(3) if step % 2 == 0 else composites)
+            masked_images = blended(pyramid[rows[part]], masks)
+            logits = classifier(masked_images.flip(3) if step % 2 == 0 else masked_images)
             reward = logits.gather(1, targets[rows[part], None]).sum()
             miss = (masks.flatten(1).sort(1).values - wanted[part]).square().mean(1).sum()
             (weight * miss - reward).backward()  # type: ignore[no-untyped-call]

@@ -103,7 +103,7 @@ def fit_inr(
         variant: `preserve` the class by what is kept, `delete` it by what is removed, or both (`dual`).
         reward: what is preserved or deleted.
         lr: learning rate of AdamW.
-        jitter: composites are mirrored at random and moved by up to so many pixels.
+        jitter: masked images are mirrored at random and moved by up to so many pixels.
         seed: of the networks' start and of all draws.
         max_batch: masks at once.
         allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.

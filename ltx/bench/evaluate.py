@@ -25,7 +25,7 @@ from ltx.metrics.registry import PROTOCOLS
 from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
-FORWARDS = 20  # for each image: clean, 9 highest first, 9 lowest first, 1 under the soft map
+FORWARDS = 20  # for each image: unmasked, 9 highest first, 9 lowest first, 1 under the soft map
 
 
 def measure(config: EvaluateBench) -> None:
@@ -41,8 +41,8 @@ def measure(config: EvaluateBench) -> None:
     with torch.no_grad():
         targets = torch.cat([classifier(part).argmax(1) for part in images.split(max_batch)])
     names = [f"{place} {file.name}" for place, file in enumerate(files)]
-    clean = predict(classifier, images, targets, max_batch)
-    maps = random_map(classifier, images, targets, Batch(names, images, targets, clean))
+    unmasked = predict(classifier, images, targets, max_batch)
+    maps = random_map(classifier, images, targets, Batch(names, images, targets, unmasked))
 
     def suite() -> Tensor:
         return run_suite(classifier, names, images, maps, targets, max_batch)
@@ -101,11 +101,11 @@ def in_fp32(classifier: Classifier) -> Iterator[None]:
 def run_suite(
     classifier: Classifier, names: list[str], images: Tensor, maps: Tensor, targets: Tensor, max_batch: int
 ) -> Tensor:
-    """All six metrics of the `ltx` protocol from images and maps, clean prediction included."""
-    clean = predict(classifier, images, targets, max_batch)
+    """All six metrics of the `ltx` protocol from images and maps, prediction for the full image included."""
+    unmasked = predict(classifier, images, targets, max_batch)
     protocol = PROTOCOLS["ltx"](Settings(max_batch))
     metrics = protocol.collection().to(images.device)
-    batch = Batch(names, images, targets, clean)
+    batch = Batch(names, images, targets, unmasked)
     metrics.update(**protocol.measure(classifier, batch, maps, {}, lambda *_: maps))
     return torch.stack(list(metrics.compute().values()))
 
@@ -146,8 +146,8 @@ def quantus_curves(
     """Quantus's PixelFlipping with black: `p_y` `[B, S]` after each of `quantus_steps` equal steps to 100 %, by order.
 
     Quantus ranks features, not pixels, and only alters the first channel of a one-channel map's pixels; a map repeated
-    over the channels makes it remove whole pixels. Its metric has no clean end, one order at a time, and accuracy only
-    by way of a model that answers with it (`hard`).
+    over the channels makes it remove whole pixels. Its metric has no unmasked end, one order at a time, and accuracy
+    only by way of a model that answers with it (`hard`).
 
     Raises:
         InputError: the package is not installed.

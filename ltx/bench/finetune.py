@@ -44,11 +44,11 @@ def measure(config: FinetuneBench) -> None:
     def no_steps() -> None:
         finetune(explainer, images, steps=0, scope=scope, max_batch=len(images))
 
-    composites = torch.cat([images, 1 - images])
+    masked_images = torch.cat([images, 1 - images])
 
     def floor() -> None:
-        rows = CPU_ROWS if device.type == "cpu" else len(composites)
-        pixels = composites.clone().requires_grad_()
+        rows = CPU_ROWS if device.type == "cpu" else len(masked_images)
+        pixels = masked_images.clone().requires_grad_()
         torch.cat([classifier(part) for part in pixels.split(rows)]).logsumexp(1).sum().backward()
 
     @torch.no_grad()
@@ -87,5 +87,6 @@ def measure(config: FinetuneBench) -> None:
     print(f"  {1000 * found['floor']:8.1f} ms floor: the classifier, kept and removed, forwards and backwards")
     ratio = median_ratio(step, seconds["floor"])
     print(
-        f"  a step costs {ratio:.2f} x that floor, {2 * ratio / asked:.2f} x the passes over its {asked:g} composites"
+        f"  a step costs {ratio:.2f} x that floor, {2 * ratio / asked:.2f} x the passes over its {asked:g} "
+        "masked images"
     )

@@ -156,7 +156,7 @@ def _estimate(config: ScaleBench, best: dict[str, Measured], gpu: bool, name: st
     shares = ", ".join(f"{share:.0%} on {count}" for count, share in zip(config.gpus, config.efficiency, strict=True))
     print(
         f"Assumed: {config.price:g} US dollars for an hour of a GPU; images/s a GPU, of those on one: {shares}. "
-        "Data keep up; validations, checkpoints and queues are not counted. Two composites an image (the default "
+        "Data keep up; validations, checkpoints and queues are not counted. Two masked images an image (the default "
         "objective), a shared trunk, the fastest of the measured precisions."
     )
     if not gpu and set(best) - set(config.rates):

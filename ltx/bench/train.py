@@ -50,10 +50,10 @@ def step_and_parts(
     images = torch.rand(batch_size, 3, *classifier.input_size, device=device)
     with torch.no_grad():
         judged, verdict = module.judge(images, torch.Generator().manual_seed(0))
-        clean, found = explainer.predict_and_encode(images)
+        unmasked_logits, found = explainer.predict_and_encode(images)
         gradient = torch.ones_like(judged.mask) / judged.mask.numel()
-    targets = clean.argmax(1)
-    composites = torch.rand(len(verdict.logits) * len(images), 3, *classifier.input_size, device=device)
+    targets = unmasked_logits.argmax(1)
+    masked_images = torch.rand(len(verdict.logits) * len(images), 3, *classifier.input_size, device=device)
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -70,7 +70,7 @@ def step_and_parts(
         explainer.upsample(explainer.decode(own, targets)).backward(gradient)
         update()
 
-    def classifier_clean() -> None:
+    def classifier_unmasked() -> None:
         with torch.no_grad():
             if explainer.shares_trunk:
                 classifier.logits_and_features(images, explainer.stages)
@@ -78,13 +78,13 @@ def step_and_parts(
                 classifier(images)
 
     def classifier_masked() -> None:
-        rows = CPU_ROWS if device.type == "cpu" else len(composites)
-        pixels = composites.detach().requires_grad_()
+        rows = CPU_ROWS if device.type == "cpu" else len(masked_images)
+        pixels = masked_images.detach().requires_grad_()
         torch.cat([classifier(part) for part in pixels.split(rows)]).logsumexp(1).sum().backward()
 
     return {
         STEP: step,
         "explainer, forwards and backwards": explainer_alone,
-        f"{CLASSIFIER}, whole images": classifier_clean,
-        f"{CLASSIFIER}, {len(verdict.logits)} composites an image, forwards and backwards": classifier_masked,
+        f"{CLASSIFIER}, whole images": classifier_unmasked,
+        f"{CLASSIFIER}, {len(verdict.logits)} masked images an image, forwards and backwards": classifier_masked,
     }

@@ -31,7 +31,7 @@ from ltx.runtime.ranks import launched_ranks
 def work(evaluation: Evaluation, rank: int = 0, ranks: int = 1) -> None:
     """Compute this rank's share of the pieces that are not there yet."""
     every = [(chunk, method) for chunk in range(len(evaluation.samples)) for method in evaluation.methods]
-    # Contiguous shares in order of chunks: a chunk's clean prediction is computed once for all its methods.
+    # Contiguous shares in order of chunks: a chunk's unmasked forward pass is run once for all its methods.
     mine = every[rank * len(every) // ranks : (rank + 1) * len(every) // ranks]
     missing = [(c, m, path) for c, m in mine if not (path := evaluation.piece_path(m, c)).is_file()]
     sizes = evaluation.samples.sizes()
@@ -85,7 +85,7 @@ def pieces(
             Piece(
                 names=batch.names,
                 targets=batch.targets.tolist(),
-                probabilities=batch.clean.probability.tolist(),
+                probabilities=batch.unmasked.probability.tolist(),
                 skipped=loaded.skipped,
                 rows=rows,
                 maps=min_max(maps[:shown])[:, 0].half().cpu().numpy(),
@@ -95,7 +95,7 @@ def pieces(
 
 @torch.no_grad()
 def as_batch(evaluation: Evaluation, loaded: Loaded) -> Batch:
-    """A loaded chunk on the device, with its targets and its clean prediction: one forward pass gives both."""
+    """A loaded chunk on the device, with its targets and its unmasked forward pass: one pass gives both."""
     classifier, config = evaluation.classifier, evaluation.config
     images = loaded.images.to(classifier.device)
     logits = torch.cat([classifier(part) for part in images.split(evaluation.max_batch)])
@@ -105,13 +105,13 @@ def as_batch(evaluation: Evaluation, loaded: Loaded) -> Batch:
         targets = classifier.targets(loaded.labels, logits)
     else:
         targets = classifier.targets(config.target, logits)
-    clean: Prediction = read_logits(classifier, logits, targets)
+    unmasked: Prediction = read_logits(classifier, logits, targets)
 
     def moved(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(images.device)
 
     objects, near, cells = moved(loaded.objects), moved(loaded.near_objects), moved(loaded.cells)
-    return Batch(loaded.names, images, targets, clean, objects, near, cells)
+    return Batch(loaded.names, images, targets, unmasked, objects, near, cells)
 
 
 # -- ranks ---------------------------------------------------------------------------------------------------------

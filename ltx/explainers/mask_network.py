@@ -191,11 +191,11 @@ class MaskNetwork(nn.Module):
     ) -> Explanation:
         """Explain images `[B, 3, H, W]` in [0, 1] in one forward pass of the network.
 
-        `probability_kept` and `probability_removed` take one more pass of the classifier over both composites.
+        `probability_kept` and `probability_removed` take one more pass of the classifier over both masked images.
 
         Args:
             targets: the classes asked about; None = predicted.
-            fill: what stands where pixels are removed in the two composites; of several the first.
+            fill: what stands where pixels are removed in the two masked images; of several the first.
             names: one a picture, for the result.
         """
         images = checked(self.classifier, images)
@@ -258,7 +258,7 @@ def describe(
     Args:
         fill: what stands where pixels are removed; of several the first.
         ask: makes masks of any area; the explanation's mask is then that of `AREA`, else the map itself.
-        max_batch: composites of one pass of the classifier, at most.
+        max_batch: masked images of one pass of the classifier, at most.
     """
     shown = (fill if isinstance(fill, Fill) else Fill(fill)).first()
     background = shown(images, torch.Generator().manual_seed(0), shared=True)

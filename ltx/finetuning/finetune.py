@@ -62,8 +62,8 @@ def finetune(
     it: after five, single pixels differ by a half. The same batch gives the same bytes. The answer is the last step's
     mask.
 
-    A step takes one pass of the decoder and one of the classifier over all composites, both forwards and backwards. The
-    trunk's features are computed once where the trunk is not adapted.
+    A step takes one pass of the decoder and one of the classifier over all masked images, both forwards and
+    backwards. The trunk's features are computed once where the trunk is not adapted.
 
     Args:
         explainer: a trained mask network; `explainer.classifier` is explained.
@@ -81,7 +81,7 @@ def finetune(
         max_batch: images adapted at once; bounds memory and changes no result.
         names: one a picture, for the result.
         areas: which areas a network that takes them is asked for in each step; None = as in its training.
-        jitter: composites are moved by up to so many pixels and mirrored at random before they are classified; 0 = not.
+        jitter: masked images are shifted by up to so many pixels and mirrored at random; 0 = not.
         allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
         starts: networks that the copies start from, one an image; None = the explainer itself.
 
@@ -123,19 +123,21 @@ def finetune(
             part = images[start : start + max_batch]
             asked = None if classes is None else classes[start : start + max_batch]
             with torch.no_grad():
-                clean, found = explainer.predict_and_encode(part)
-            indices = classifier.targets(asked, clean)
+                unmasked_logits, found = explainer.predict_and_encode(part)
+            indices = classifier.targets(asked, unmasked_logits)
             own = None if starts is None else starts[start : start + max_batch]
             copies = Copies(explainer, scope, len(part), found, part, own)
             free = None if allowed is None else allowed[start : start + max_batch]
             maps = _adapt(
-                copies, part, indices, clean, objective, fill, steps, lr, select_by, seed, areas, jitter, free
+                copies, part, indices, unmasked_logits, objective, fill, steps, lr, select_by, seed, areas, jitter, free
             )
             # Copies that nobody asks again must not pile up over the parts, nor any copy's gradients.
             copies.finish()
-            parts.append(_Adapted(copies if explainer.takes_areas else None, indices, clean, free, maps))
+            parts.append(_Adapted(copies if explainer.takes_areas else None, indices, unmasked_logits, free, maps))
     seconds = (time.perf_counter() - begun) / len(images)
-    maps, chosen, whole = (torch.cat([getattr(p, key) for p in parts]) for key in ("maps", "targets", "clean"))
+    maps, chosen, whole = (
+        torch.cat([getattr(p, key) for p in parts]) for key in ("maps", "targets", "unmasked_logits")
+    )
 
     def ask(asked: Tensor, size: tuple[int, int] | None) -> Tensor:
         return torch.cat([p.masks(x, size) for p, x in zip(parts, asked.split(max_batch), strict=True)])
@@ -166,7 +168,7 @@ class _Adapted:
 
     copies: Copies | None
     targets: Tensor
-    clean: Tensor
+    unmasked_logits: Tensor
     allowed: Tensor | None
     maps: Tensor
 
@@ -180,7 +182,7 @@ def _adapt(
     copies: Copies,
     images: Tensor,
     targets: Tensor,
-    clean: Tensor,
+    unmasked_logits: Tensor,
     objective: Objective,
     fill: Fill,
     steps: int,
@@ -196,7 +198,7 @@ def _adapt(
     # Adam turns a gradient that is zero but for rounding into a full step; a larger eps lets a batch equal its images.
     adamw = torch.optim.AdamW(list(copies.parameters.values()), lr=lr, weight_decay=0.0, eps=1e-6)
     generator = seeded(seed)
-    select = Selection(select_by, explainer, images, targets, clean) if select_by is not None else None
+    select = Selection(select_by, explainer, images, targets, unmasked_logits) if select_by is not None else None
     for step in range(steps):
         asked = areas.draw(images, generator, shared=True) if explainer.takes_areas else None
         scores = copies.scores(targets, asked).float()
@@ -210,7 +212,7 @@ def _adapt(
             images=images,
             background=fill(images, generator, shared=True),
             targets=targets,
-            clean=clean,
+            unmasked_logits=unmasked_logits,
             scores=scores,
             mask=explainer.masks(scores, asked, allowed),
             generator=generator,
@@ -243,9 +245,11 @@ class Selection:
     An image is done, and its mask fixed, at a positive AUC below 6 or a negative AUC above 89 (`ltx` protocol).
     """
 
-    def __init__(self, rule: str, explainer: MaskNetwork, images: Tensor, targets: Tensor, clean: Tensor) -> None:
+    def __init__(
+        self, rule: str, explainer: MaskNetwork, images: Tensor, targets: Tensor, unmasked_logits: Tensor
+    ) -> None:
         self.rule, self.explainer, self.images, self.targets = rule, explainer, images, targets
-        self.clean: Prediction = read_logits(explainer.classifier, clean, targets)
+        self.unmasked: Prediction = read_logits(explainer.classifier, unmasked_logits, targets)
         self.highest_first = rule in ("positive", "deletion")
         self.best = torch.full((len(images),), float("inf"), device=images.device)
         self.done = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -262,7 +266,7 @@ class Selection:
             FRACTIONS,
             torch.zeros_like(self.images),
             orders=(order,),
-            clean=self.clean,
+            unmasked=self.unmasked,
         )[order]
         heights = found.correct.float() if self.rule in ("positive", "negative") else found.probability
         area = 100 * torch.trapezoid(heights, dx=0.1, dim=1)

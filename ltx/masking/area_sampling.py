@@ -26,7 +26,7 @@ class AreaSampling:
     step sees small and large masks of an image.
     """
 
-    count: int = option(4, help="areas of each image and step; each costs a pass for every composite")
+    count: int = option(4, help="areas of each image and step; each costs a pass for every masked image")
     low: float = option(0.02, help="smallest area")
     high: float = option(0.8, help="largest area")
 

@@ -1,4 +1,4 @@
-"""What stands where pixels are removed, and the one composite used in training and in metrics."""
+"""What stands where pixels are removed, and the one masked image used in training and in metrics."""
 
 from __future__ import annotations
 

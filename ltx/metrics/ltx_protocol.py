@@ -1,7 +1,7 @@
 """The `ltx` protocol: POS, NEG, DEL, INS, ADP and PIC as the LTX and IIA papers compute them.
 
 Black fill in pixel space; p ∈ {0, .1, …, .9} of the pixels removed; trapezoid over 0…0.9, not divided by 0.9, × 100,
-so that the most is 90. Nine forward passes for each order, one for the masked image, and the clean prediction.
+so that the most is 90. Nine forward passes for each order, one for the masked image, and the unmasked one.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class LtxProtocol(Protocol):
             batch.targets,
             FRACTIONS,
             background,
-            clean=batch.clean,
+            unmasked=batch.unmasked,
             max_batch=size,
             names=batch.names,
         )
         masked = predict(classifier, keep(batch.images, min_max(maps), background), batch.targets, size)
-        return {"highest": found["highest"], "lowest": found["lowest"], "clean": batch.clean, "masked": masked}
+        return {"highest": found["highest"], "lowest": found["lowest"], "unmasked": batch.unmasked, "masked": masked}
 
 
 class CurveMetric(PerImageMetric):
@@ -130,10 +130,10 @@ class AverageDropPercentage(PerImageMetric):
     citation = CHATTOPADHAY
     higher_is_better = False
 
-    def update(self, clean: Prediction, masked: Prediction) -> None:
+    def update(self, unmasked: Prediction, masked: Prediction) -> None:
         """Add the predictions `[B]` for the images and for the images under their soft maps."""
-        drop = (clean.probability - masked.probability).clamp_min(0)
-        self.append(100 * drop / clean.probability.clamp_min(torch.finfo(torch.float32).tiny))
+        drop = (unmasked.probability - masked.probability).clamp_min(0)
+        self.append(100 * drop / unmasked.probability.clamp_min(torch.finfo(torch.float32).tiny))
 
 
 class PercentageIncreaseConfidence(PerImageMetric):
@@ -145,6 +145,6 @@ class PercentageIncreaseConfidence(PerImageMetric):
     citation = CHATTOPADHAY
     higher_is_better = True
 
-    def update(self, clean: Prediction, masked: Prediction) -> None:
+    def update(self, unmasked: Prediction, masked: Prediction) -> None:
         """Add the predictions `[B]` for the images and for the images under their soft maps."""
-        self.append(100.0 * (masked.probability > clean.probability))
+        self.append(100.0 * (masked.probability > unmasked.probability))

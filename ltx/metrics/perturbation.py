@@ -105,7 +105,7 @@ def curves(
     fractions: Sequence[float],
     background: Tensor,
     orders: Sequence[Order] = ORDERS,
-    clean: Prediction | None = None,
+    unmasked: Prediction | None = None,
     removed: Prediction | None = None,
     max_batch: int = 64,
     names: Sequence[str] | None = None,
@@ -113,8 +113,8 @@ def curves(
     """Predictions as a growing fraction of the pixels is replaced, in the order of each image's map.
 
     All fractions, orders and images share one sort of the maps and one queue of forward passes. A fraction that
-    removes nothing is the clean image and one that removes everything is the background, both the same for every
-    map: they are read from `clean` and `removed`, which the caller computes once for all methods.
+    removes nothing is the full image and one that removes everything is the background, both the same for every
+    map: they are read from `unmasked` and `removed`, which the caller computes once for all methods.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
@@ -123,7 +123,7 @@ def curves(
         fractions: share of pixels removed at each of `S` steps, in [0, 1].
         background: `[B, 3, H, W]`, what stands where pixels were removed.
         orders: `highest` removes the most important pixels first, `lowest` the least important ones.
-        clean, removed: predictions `[B]` for the untouched images and for `background`; None = computed if needed.
+        unmasked, removed: predictions `[B]` for the untouched images and for `background`; None = computed if needed.
         max_batch: the most images made and classified at once: bounds memory, changes no result.
         names: the images' names, for errors.
 
@@ -138,8 +138,8 @@ def curves(
         raise InputError(f"max_batch={max_batch}; give a number of images from 1 up")
     pixels = images.shape[-2] * images.shape[-1]
     gone = counts_removed(fractions, pixels)
-    if clean is None and 0 in gone:
-        clean = predict(classifier, images, targets, max_batch)
+    if unmasked is None and 0 in gone:
+        unmasked = predict(classifier, images, targets, max_batch)
     if removed is None and pixels in gone:
         removed = predict(classifier, background, targets, max_batch)
     inner = sorted({count for count in gone if 0 < count < pixels})
@@ -149,8 +149,8 @@ def curves(
     found: dict[Order, Prediction] = {}
     for place, order in enumerate(orders):
         columns: dict[int, tuple[Tensor, Tensor]] = {}
-        if clean is not None:
-            columns[0] = (clean.probability, clean.correct)
+        if unmasked is not None:
+            columns[0] = (unmasked.probability, unmasked.correct)
         if removed is not None:
             columns[pixels] = (removed.probability, removed.correct)
         for step, count in enumerate(inner):

@@ -31,7 +31,7 @@ class Batch:
         names: one an image, for errors and for seeds.
         images: `[B, 3, H, W]` in [0, 1], on the classifier's device.
         targets: the classes explained `[B]`.
-        clean: the classifier's prediction for the untouched images `[B]`.
+        unmasked: the classifier's prediction for the unmasked images `[B]`.
         objects: masks of the explained object `[B, 1, H, W]`, bool; None where there are none.
         near_objects: as `objects`, with the pointing game's tolerance around them.
         cells: `[B]`, the cell of a 2×2 mosaic that shows the target; None for photographs.
@@ -40,7 +40,7 @@ class Batch:
     names: list[str]
     images: Tensor
     targets: Tensor
-    clean: Prediction
+    unmasked: Prediction
     objects: Tensor | None = None
     near_objects: Tensor | None = None
     cells: Tensor | None = None

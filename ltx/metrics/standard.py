@@ -57,7 +57,7 @@ class StandardProtocol(Protocol):
                 batch.targets,
                 FRACTIONS,
                 prepared["backgrounds"][fill],
-                clean=batch.clean,
+                unmasked=batch.unmasked,
                 removed=prepared["removed"][fill],
                 max_batch=self.settings.max_batch,
                 names=batch.names,

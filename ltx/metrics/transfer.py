@@ -42,7 +42,7 @@ class TransferProtocol(Protocol):
                 f"{classifier.num_classes}; the transfer check needs the same classes"
             )
         images = self._resize(batch.images)
-        return {"images": images, "clean": predict(self.second, images, batch.targets, self.settings.max_batch)}
+        return {"images": images, "unmasked": predict(self.second, images, batch.targets, self.settings.max_batch)}
 
     def measure(
         self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
@@ -58,12 +58,12 @@ class TransferProtocol(Protocol):
             FRACTIONS,
             background,
             orders=["lowest"],
-            clean=prepared["clean"],
+            unmasked=prepared["unmasked"],
             max_batch=size,
             names=batch.names,
         )
         kept = predict(self.second, keep(images, min_max(maps), background), batch.targets, size)
-        return {"transfer_clean": prepared["clean"], "transfer_kept": kept, "transfer_lowest": found["lowest"]}
+        return {"transfer_unmasked": prepared["unmasked"], "transfer_kept": kept, "transfer_lowest": found["lowest"]}
 
     def _resize(self, tensor: Tensor) -> Tensor:
         if tuple(tensor.shape[-2:]) == self.second.input_size:

@@ -24,7 +24,7 @@ def rows_of_areas(batch: MaskedBatch, areas: Tensor) -> MaskedBatch:
         images=repeat(batch.images),
         background=repeat(batch.background),
         targets=repeat(batch.targets),
-        clean=repeat(batch.clean),
+        unmasked_logits=repeat(batch.unmasked_logits),
         scores=batch.scores.expand(-1, count, -1, -1).flatten(0, 1).unsqueeze(1),
         mask=batch.mask.flatten(0, 1).unsqueeze(1),
         generator=generator,

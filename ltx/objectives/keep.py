@@ -42,8 +42,8 @@ class Keep:
         if self.kind == "lost_probability":
             return 1 - batch.classifier.log_probability(kept, batch.targets).exp()
         if batch.classifier.head == "softmax":
-            whole = batch.clean.log_softmax(1)
+            whole = batch.unmasked_logits.log_softmax(1)
             return F.kl_div(kept.log_softmax(1), whole, reduction="none", log_target=True).sum(1)
-        whole = batch.clean.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(batch.clean, whole, reduction="none")
+        whole = batch.unmasked_logits.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(batch.unmasked_logits, whole, reduction="none")
         return (F.binary_cross_entropy_with_logits(kept, whole, reduction="none") - entropy).sum(1)

@@ -22,7 +22,7 @@ class MaskedBatch:
         images: `[B, 3, H, W]` in [0, 1].
         background: what removed pixels become, `[B, 3, H, W]`.
         targets: the classes asked about, `[B]`.
-        clean: the classifier's logits for the whole images, `[B, K]`.
+        unmasked_logits: the classifier's logits for the whole images, `[B, K]`.
         scores: the network's mask logits, `[B, 1, h, w]`.
         mask: the visible mask, `[B, 1, H, W]` in [0, 1], 1 = keep.
         generator: source of every random draw of the terms, one or one for each image; or None.
@@ -33,14 +33,14 @@ class MaskedBatch:
             and 1, in a batch that holds mosaics; None = nothing is known of that.
         areas: the area that each mask was asked for, `[B]`, where the network takes one.
         allowed: which pixels a mask may keep, `[B, 1, H, W]` in [0, 1]; None = all of them.
-        jitter: what moves the composites `[N, 3, H, W]` before they are classified, or None.
+        jitter: what moves the masked images `[N, 3, H, W]` before they are classified, or None.
     """
 
     classifier: Classifier
     images: Tensor
     background: Tensor
     targets: Tensor
-    clean: Tensor
+    unmasked_logits: Tensor
     scores: Tensor
     mask: Tensor
     generator: Source = None
@@ -59,12 +59,12 @@ class MaskedBatch:
 
 
 def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Logits `[B, K]` of the composite under each mask `[B, 1, H, W]`, each classified once."""
+    """Logits `[B, K]` of the masked image under each mask `[B, 1, H, W]`, each classified once."""
     if not masks:
         return {}
-    composites = torch.cat([keep(batch.images, mask, batch.background) for mask in masks.values()])
+    masked_images = torch.cat([keep(batch.images, mask, batch.background) for mask in masks.values()])
     if batch.jitter is not None:
-        composites = batch.jitter(composites)
-    rows = CPU_ROWS if composites.device.type == "cpu" else len(composites)
-    logits = torch.cat([batch.classifier(part) for part in composites.split(rows)])
+        masked_images = batch.jitter(masked_images)
+    rows = CPU_ROWS if masked_images.device.type == "cpu" else len(masked_images)
+    logits = torch.cat([batch.classifier(part) for part in masked_images.split(rows)])
     return dict(zip(masks, logits.chunk(len(masks)), strict=True))

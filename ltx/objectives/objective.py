@@ -18,7 +18,7 @@ class Verdict(NamedTuple):
     Attributes:
         loss: weighted sum of the terms, `[B]`.
         terms: each term's value, unweighted, `[B]`.
-        logits: the classifier's logits `[B, K]` for each composite that a term asked for (`kept`, `removed`, …).
+        logits: the classifier's logits `[B, K]` for each masked image that a term asked for (`kept`, `removed`, …).
     """
 
     loss: Tensor
@@ -27,7 +27,7 @@ class Verdict(NamedTuple):
 
 
 class Objective:
-    """The weighted sum of terms; all composites of a batch go through the classifier in one pass.
+    """The weighted sum of terms; all masked images of a batch go through the classifier in one pass.
 
     Args:
         config: an `ObjectiveConfig`, or None for the defaults.

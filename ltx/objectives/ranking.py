@@ -33,13 +33,13 @@ class Ranking:
 
     only_in_training: ClassVar[bool] = False
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]")
-    areas: int = option(1, help="random areas for each image and step; each costs two composites")
+    areas: int = option(1, help="random areas for each image and step; each costs two masked images")
     low: float = option(0.05, help="smallest area")
     high: float = option(0.9, help="largest area")
     temperature: float = option(0.2, help="softness of the masks, in standard deviations of the scores")
     kind: str = option("log", help="log-probabilities or probabilities", choices=["log", "probability"])
     hard: bool = option(False, help="masks of zeros and ones on their grid, gradient of the soft mask")
-    removed: float = option(1.0, help="weight of the removed composites beside the kept ones, 0 or more")
+    removed: float = option(1.0, help="weight of the removed masked images beside the kept ones, 0 or more")
     noise: float = option(0.0, help="uniform noise added to the standardised scores, half width")
 
     def __post_init__(self) -> None:

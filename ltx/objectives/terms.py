@@ -28,7 +28,7 @@ class Term(Protocol):
     only_in_training: ClassVar[bool]
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
-        """The masks `[B, 1, H, W]` whose composites the term wants classified; equal names are classified once.
+        """The masks `[B, 1, H, W]` whose masked images the term wants classified; equal names are classified once.
 
         None where the batch lacks what the term compares with: the term is then left out.
         """

@@ -18,7 +18,7 @@ class INRPretraining(LTXPretraining):
     """Area-conditioned masks (Byra & Skibbe, WACV 2025), amortised: the paper fits a network to each image.
 
     The steps are those of `LTXPretraining`, but each image is asked for several areas, drawn anew; they share its
-    features, every mask of every image is a row of the objective, and all composites go through the classifier
+    features, every mask of every image is a row of the objective, and all masked images go through the classifier
     together. The objective's terms say whether the kept pixels must preserve the prediction, the removed ones destroy
     it, or both; that the areas hold needs no term.
 

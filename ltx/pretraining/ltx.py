@@ -18,7 +18,7 @@ from ltx.objectives.objective import Objective, Verdict
 from ltx.pretraining.fsdp import shard
 from ltx.pretraining.mosaics import Own, mosaics, own_logits
 from ltx.pretraining.settings import OptimiserConfig
-from ltx.pretraining.unmasked_passes import CleanPasses
+from ltx.pretraining.unmasked_passes import UnmaskedPasses
 from ltx.runtime.errors import InputError
 from ltx.runtime.seeds import Source, row_generators
 
@@ -30,8 +30,8 @@ class LTXPretraining(lightning.LightningModule):
     """Counterfactual masked prediction (LTX, ICDM 2023): kept pixels preserve the prediction, removed ones destroy it.
 
     A step takes one pass of the classifier over the whole images (shared by the targets, a shared trunk and the
-    KL term) and one, forwards and backwards to the mask, over all composites. The explained classifier is an attribute
-    of the mask network and no module: it is neither trained, saved nor synchronised.
+    KL term) and one, forwards and backwards to the mask, over all masked images. The explained classifier is an
+    attribute of the mask network and no module: it is neither trained, saved nor synchronised.
 
     Args:
         explainer: the mask network that is trained.
@@ -43,7 +43,7 @@ class LTXPretraining(lightning.LightningModule):
             determines them, so that neither a resumption nor the number of devices changes them.
         mosaic: share of the training images that become mosaics of two or four photographs, asked about the class of
             one of them.
-        clean_passes: keeps the classifier's passes over whole crops; None = each is made anew.
+        unmasked_passes: keeps the classifier's passes over whole crops; None = each is made anew.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LTXPretraining(lightning.LightningModule):
         max_steps: int,
         seed: int = 0,
         mosaic: float = 0.25,
-        clean_passes: CleanPasses | None = None,
+        unmasked_passes: UnmaskedPasses | None = None,
     ) -> None:
         super().__init__()
         self.explainer = explainer
@@ -65,7 +65,7 @@ class LTXPretraining(lightning.LightningModule):
         self.max_steps = max_steps
         self.seed = seed
         self.mosaic = mosaic if explainer.conditioned else 0.0
-        self.clean_passes = clean_passes
+        self.unmasked_passes = unmasked_passes
         self._validated = 0
 
     def configure_model(self) -> None:
@@ -102,7 +102,7 @@ class LTXPretraining(lightning.LightningModule):
         logits = verdict.logits
         if not {"kept", "removed"} <= logits.keys():
             logits = classify(judged, {"kept": judged.mask, "removed": 1 - judged.mask})
-        whole = self._probability(judged.clean, judged.targets)
+        whole = self._probability(judged.unmasked_logits, judged.targets)
         log = {f"val/{name}": value.mean() for name, value in verdict.terms.items()}
         log |= {f"val/{name}": value for name, value in mask_statistics(judged.mask).items()}
         for name in ("kept", "removed"):
@@ -140,31 +140,31 @@ class LTXPretraining(lightning.LightningModule):
                 None = no mosaics.
             maps: a teacher's maps of the images before they were mixed, `[B, 1, h, w]`; None = no teacher.
             map_targets: the classes that `maps` explain, `[B]`.
-            keys: which crop each image is, see `CleanPasses`; None = crops that do not come again.
+            keys: which crop each image is, see `UnmaskedPasses`; None = crops that do not come again.
 
         Returns:
             The batch of `B` rows (`B·A` with areas), and its verdict.
         """
-        if keys is None or self.clean_passes is None:
-            clean, found = self.explainer.predict_and_encode(images)
+        if keys is None or self.unmasked_passes is None:
+            unmasked_logits, found = self.explainer.predict_and_encode(images)
         else:
-            clean, found = self.clean_passes(images, keys)
-        clean = clean if own is None else own.asked(clean)
-        targets = clean.argmax(1)
+            unmasked_logits, found = self.unmasked_passes(images, keys)
+        unmasked_logits = unmasked_logits if own is None else own.asked(unmasked_logits)
+        targets = unmasked_logits.argmax(1)
         scores = self.explainer.decode(found, targets, areas)
-        # Masks, composites and losses stay in fp32 whatever the trainer's precision.
+        # Masks, masked images and losses stay in fp32 whatever the trainer's precision.
         with torch.autocast(self.device.type, enabled=False):
             judged = MaskedBatch(
                 classifier=self.explainer.classifier,
                 images=images,
                 background=self.fill(images, generator),
                 targets=targets,
-                clean=clean,
+                unmasked_logits=unmasked_logits,
                 scores=scores.float(),
                 mask=self.explainer.masks(scores, areas),
                 generator=generator,
                 teacher=taught_maps(maps, map_targets, targets, None if own is None else own.mixed),
-                elsewhere=None if own is None else own.elsewhere(self.explainer.classifier, clean, targets),
+                elsewhere=None if own is None else own.elsewhere(self.explainer.classifier, unmasked_logits, targets),
             )
             judged = judged if areas is None else rows_of_areas(judged, areas)
             return judged, self.objective(judged, self.global_step / self.max_steps)

@@ -77,9 +77,9 @@ class Own(NamedTuple):
     mixed: Tensor
     logits: Tensor
 
-    def asked(self, clean: Tensor) -> Tensor:
-        """The logits that masks have to preserve `[B, K]`: the photograph's own where `clean` shows a mosaic."""
-        return clean.masked_scatter(self.mixed.unsqueeze(1), self.logits)
+    def asked(self, unmasked_logits: Tensor) -> Tensor:
+        """The logits that masks have to preserve `[B, K]`: the photograph's own where the image is a mosaic."""
+        return unmasked_logits.masked_scatter(self.mixed.unsqueeze(1), self.logits)
 
     def elsewhere(self, classifier: Classifier, asked: Tensor, targets: Tensor) -> Tensor:
         """Where the images show a photograph that the class asked about is not found in, `[B, 1, H, W]` of 0 and 1.

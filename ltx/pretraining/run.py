@@ -36,7 +36,7 @@ from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.operations import DataWait, Pace, Preemption
 from ltx.pretraining.settings import TrainConfig
 from ltx.pretraining.teacher_callback import TeacherFirst
-from ltx.pretraining.unmasked_passes import CleanPasses
+from ltx.pretraining.unmasked_passes import UnmaskedPasses
 from ltx.pretraining.wandb_logging import Tracker, finish, share_checkpoint, share_overlays, wandb_logger
 from ltx.runtime.errors import InputError
 from ltx.runtime.ranks import layout
@@ -81,7 +81,7 @@ def pretrain(config: TrainConfig) -> Path:
         classifier.compile()
     data = _data(config, classifier.input_size, teacher)
     data.setup("fit")
-    module = _module(config, explainer, objective, _clean_passes(config, explainer, data))
+    module = _module(config, explainer, objective, _unmasked_passes(config, explainer, data))
     out.mkdir(parents=True, exist_ok=True)
     settings = asdict(config)
     logger = wandb_logger(config.wandb, settings, out)
@@ -116,7 +116,7 @@ def clear(out: Path) -> None:
         (out / CARD).unlink()
 
 
-def _clean_passes(config: TrainConfig, explainer: MaskNetwork, data: TrainingImages) -> CleanPasses | None:
+def _unmasked_passes(config: TrainConfig, explainer: MaskNetwork, data: TrainingImages) -> UnmaskedPasses | None:
     if config.data.cache is None:
         return None
     if config.data.crops is None:
@@ -124,13 +124,15 @@ def _clean_passes(config: TrainConfig, explainer: MaskNetwork, data: TrainingIma
     if config.trainer.strategy == "fsdp":
         raise InputError("data.cache and trainer.strategy=fsdp do not go together; set data.cache=null")
     rows = data.train_count * config.data.crops
-    passes = CleanPasses(config.data.cache, explainer, rows, f"{data.cropping}\n{data.identity}")
-    print(f"clean passes over {rows} crops in {passes.folder}: up to {passes.bytes / 1e9:.2f} GB", flush=True)
+    passes = UnmaskedPasses(config.data.cache, explainer, rows, f"{data.cropping}\n{data.identity}")
+    print(
+        f"unmasked forward passes over {rows} crops in {passes.folder}: up to {passes.bytes / 1e9:.2f} GB", flush=True
+    )
     return passes
 
 
 def _module(
-    config: TrainConfig, explainer: MaskNetwork, objective: Objective, clean_passes: CleanPasses | None
+    config: TrainConfig, explainer: MaskNetwork, objective: Objective, unmasked_passes: UnmaskedPasses | None
 ) -> lightning.LightningModule:
     parts: dict[str, Any] = {
         "explainer": explainer,
@@ -140,7 +142,7 @@ def _module(
         "max_steps": config.trainer.max_steps,
         "seed": config.seed,
         "mosaic": config.data.mosaic,
-        "clean_passes": clean_passes,
+        "unmasked_passes": unmasked_passes,
     }
     if objective.uses("elsewhere") and not (
         config.data.mosaic and explainer.conditioned and config.data.batch_size > 1

@@ -66,7 +66,7 @@ class TrainerConfig:
         "ddp", help="all of the explainer on each device, or (fsdp) a share of it", choices=["ddp", "fsdp"]
     )
     fold_norms: bool = option(True, help="fold the classifier's batch normalisation into its convolutions; faster")
-    compile: bool = option(False, help="compile the classifier's passes over composites (torch.compile)")
+    compile: bool = option(False, help="compile the classifier's passes over masked images (torch.compile)")
     checkpoint_activations: bool = option(False, help="keep less of the classifier's passes, and compute it again")
     validate_every: int = option(20, help="steps between validations")
     checkpoint_every: int = option(50, help="steps between resume points: the most that a killed run loses")

@@ -17,7 +17,7 @@ from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
 
 
-class CleanPasses:
+class UnmaskedPasses:
     """Logits of each crop, and the features of a shared trunk, by the crop's key; made when first asked for.
 
     They are kept in float32 in the memory order that the classifier gives them, so what is read has the bytes of what

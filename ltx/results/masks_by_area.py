@@ -56,7 +56,7 @@ def probability_kept(
     """The probability `[B, A]` of classes `[B]` under each mask `[B, A, H, W]` of images `[B, 3, H, W]`.
 
     Args:
-        max_batch: composites of one pass, at most.
+        max_batch: masked images of one pass, at most.
     """
     count = masks.shape[1]
     rows = torch.arange(len(images), device=masks.device).repeat_interleave(count)
@@ -78,7 +78,7 @@ class AreaMasks:
         targets: the classes asked about, `[B]`.
         probability: of these classes for the whole images, `[B]`.
         ask: makes the masks.
-        max_batch: composites of one pass of the classifier, at most.
+        max_batch: masked images of one pass of the classifier, at most.
     """
 
     def __init__(

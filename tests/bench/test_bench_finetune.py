@@ -1,4 +1,4 @@
-"""`python -m ltx.bench finetune`: a step's composites are counted, beside what the objective asks for."""
+"""`python -m ltx.bench finetune`: a step's masked images are counted, beside what the objective asks for."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ltx.config.command_line import parse
 from ltx.explainers.unet import UNetExplainer
 
 
-@pytest.mark.parametrize(("ranking", "composites"), [(0.0, 2), (4.0, 4)])
+@pytest.mark.parametrize(("ranking", "masked_images"), [(0.0, 2), (4.0, 4)])
 def test_the_composites_of_a_step_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ranking: float, composites: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ranking: float, masked_images: int
 ) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "weights.safetensors"
@@ -40,4 +40,6 @@ def test_the_composites_of_a_step_are_counted(
     assert not {"passes", "timing"} & set(NAMES), "no benchmarks"
     with pytest.raises(InputError, match="must be positive"):
         measure(parse(FinetuneBench, [*options, "steps=0"], "bench", ""))
-    assert re.search(rf"a step costs [\d.]+ x that floor, [\d.]+ x the passes over its {composites} composites", told)
+    assert re.search(
+        rf"a step costs [\d.]+ x that floor, [\d.]+ x the passes over its {masked_images} masked images", told
+    )

@@ -90,7 +90,7 @@ def test_the_least_forwards(place: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(Classifier, "__call__", lambda self, images: seen.append(len(images)) or forward(self, images))
     evaluate(settings(place, tmp_path, methods=["random", "constant", "gaussian"], gallery=0))
     begun = 1  # does the input size that was given go through?
-    assert sum(seen) == begun + 6 * (1 + 3 * (9 + 9 + 1)), "clean once for all methods; then 9 + 9 + 1 for each"
+    assert sum(seen) == begun + 6 * (1 + 3 * (9 + 9 + 1)), "one unmasked pass for all methods; then 9 + 9 + 1 for each"
 
 
 def test_equal_methods_differ_by_exactly_nothing(place: Path, tmp_path: Path):

@@ -92,21 +92,21 @@ def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[s
     explainer, images = without_kinks(small(name, **settings)), pictures(2)
     targets = torch.tensor([1, 3])
 
-    def loss(scores: torch.Tensor, rows: slice, clean: torch.Tensor) -> torch.Tensor:
+    def loss(scores: torch.Tensor, rows: slice, unmasked_logits: torch.Tensor) -> torch.Tensor:
         mask, part = explainer.upsample(scores), images[rows]
         background = Fill("black")(part)
-        batch = MaskedBatch(explainer.classifier, part, background, targets[rows], clean, scores, mask)
+        batch = MaskedBatch(explainer.classifier, part, background, targets[rows], unmasked_logits, scores, mask)
         return Objective()(batch).loss.sum()
 
-    clean, found = explainer.predict_and_encode(images)
+    unmasked_logits, found = explainer.predict_and_encode(images)
     found = Features([stage.detach() for stage in found.stages], found.final.detach())
     copies = Copies(explainer, scope, 2, found, images, batched=batched)
-    loss(copies.scores(targets), slice(None), clean).backward()
+    loss(copies.scores(targets), slice(None), unmasked_logits).backward()
     for index in range(2):
         rows = slice(index, index + 1)
         explainer.zero_grad()
-        clean, found = explainer.predict_and_encode(images[rows])
-        loss(explainer.decode(found, targets[rows]), rows, clean).backward()
+        unmasked_logits, found = explainer.predict_and_encode(images[rows])
+        loss(explainer.decode(found, targets[rows]), rows, unmasked_logits).backward()
         plain = dict(explainer.named_parameters())
         for key, stacked in copies.parameters.items():
             assert stacked.grad is not None

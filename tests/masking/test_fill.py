@@ -1,4 +1,4 @@
-"""The backgrounds in closed form, and the composite of kept and removed pixels."""
+"""The backgrounds in closed form, and the masked image of kept and removed pixels."""
 
 import math
 
@@ -23,10 +23,10 @@ def test_composite_is_the_image_where_kept_and_the_background_elsewhere() -> Non
     mask = torch.zeros(4, 1, 20, 28)
     mask[..., :14] = 1
     mask[..., 20:] = 0.25
-    composite = keep(x, mask, background)
-    assert torch.equal(composite[..., :14], x[..., :14])
-    assert torch.equal(composite[..., 14:20], background[..., 14:20])
-    torch.testing.assert_close(composite[..., 20:], 0.25 * x[..., 20:] + 0.75 * background[..., 20:])
+    masked_image = keep(x, mask, background)
+    assert torch.equal(masked_image[..., :14], x[..., :14])
+    assert torch.equal(masked_image[..., 14:20], background[..., 14:20])
+    torch.testing.assert_close(masked_image[..., 20:], 0.25 * x[..., 20:] + 0.75 * background[..., 20:])
     torch.testing.assert_close(keep(x, mask, background) + keep(x, 1 - mask, background), x + background)
 
 

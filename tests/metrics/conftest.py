@@ -48,7 +48,7 @@ def red_image(red: Tensor) -> Tensor:
 
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
-    """`make_batch(classifier, images, targets, **known)`: a batch with its clean prediction."""
+    """`make_batch(classifier, images, targets, **known)`: a batch with its prediction for the full image."""
 
     def make(classifier: Classifier, images: Tensor, targets: Tensor, **known: Tensor) -> Batch:
         names = [f"{i}.png" for i in range(len(images))]

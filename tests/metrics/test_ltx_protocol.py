@@ -37,8 +37,8 @@ def test_the_suite_in_closed_form(measured, red_sum, red_image, red):
     assert found["POS"] == pytest.approx(90.0)  # with nothing left the logits are equal and argmax takes the first
     assert found["NEG"] == pytest.approx(90.0)
     # The map is its own red channel stretched to 0…1: the kept red is Σ r²/0.9 = 2.85/0.9.
-    kept, clean = torch.sigmoid(torch.tensor([2.85 / 0.9, 4.5]))
-    assert found["ADP"] == pytest.approx(float(100 * (clean - kept) / clean), abs=1e-3)
+    kept, unmasked = torch.sigmoid(torch.tensor([2.85 / 0.9, 4.5]))
+    assert found["ADP"] == pytest.approx(float(100 * (unmasked - kept) / unmasked), abs=1e-3)
     assert found["PIC"] == 0.0
 
 
@@ -60,24 +60,24 @@ def test_a_better_order_scores_better_and_the_direction_says_so(measured, red_su
 
 def test_twenty_forwards_and_no_more(measured, red_sum, red_image, red):
     measured(red_sum, red_image, red, torch.tensor([0]))
-    assert red_sum.model.seen == 9 + 9 + 1  # and the clean prediction, that the batch brings along
+    assert red_sum.model.seen == 9 + 9 + 1  # and the prediction for the full image, that the batch brings along
 
 
 def test_constant_maps_are_defined(measured, red_sum, red_image):
     found = measured(red_sum, red_image, torch.zeros(1, 1, 2, 5), torch.tensor([0]))
     # Ties go in row-major order, here from the reddest pixel on; the soft map keeps half of everything.
-    kept, clean = torch.sigmoid(torch.tensor([2.25, 4.5]))
-    assert found["ADP"] == pytest.approx(float(100 * (clean - kept) / clean), abs=1e-3)
+    kept, unmasked = torch.sigmoid(torch.tensor([2.25, 4.5]))
+    assert found["ADP"] == pytest.approx(float(100 * (unmasked - kept) / unmasked), abs=1e-3)
     k = torch.arange(10.0)
     assert found["DEL"] == pytest.approx(area(torch.sigmoid((9 - k) * (10 - k) / 20)), abs=1e-4)
 
 
 def test_adp_and_pic_from_probabilities():
-    clean, masked = (
+    unmasked, masked = (
         Prediction(torch.tensor(p), torch.ones(4).bool()) for p in ([0.5, 0.5, 0.8, 0.2], [0.25, 0.6, 0.8, 0])
     )
     adp, pic = AverageDropPercentage(), PercentageIncreaseConfidence()
-    adp.update(clean=clean, masked=masked)
-    pic.update(clean=clean, masked=masked)
+    adp.update(unmasked=unmasked, masked=masked)
+    pic.update(unmasked=unmasked, masked=masked)
     assert adp.compute() == pytest.approx((50 + 0 + 0 + 100) / 4)
     assert pic.compute() == pytest.approx(25.0)  # an equal probability is no increase

@@ -35,11 +35,11 @@ def test_least_number_of_forwards(toy):
     targets = torch.tensor([0])
     curves(classifier, images, maps, targets, TENTHS, torch.zeros_like(images))
     assert classifier.model.seen == 9 + 9 + 1
-    clean = predict(classifier, images, targets)
+    unmasked = predict(classifier, images, targets)
     removed = predict(classifier, torch.zeros_like(images), targets)
     classifier.model.seen = 0
     eleven = [i / 10 for i in range(11)]
-    curves(classifier, images, maps, targets, eleven, torch.zeros_like(images), clean=clean, removed=removed)
+    curves(classifier, images, maps, targets, eleven, torch.zeros_like(images), unmasked=unmasked, removed=removed)
     assert classifier.model.seen == 9 + 9
 
 

@@ -4,7 +4,7 @@ What has to be set for the two to agree, and why:
 
 - PixelFlipping removes *features* (pixel × channel): a map with one channel only alters the first channel. The map is
   repeated over the channels, and a step is a whole number of pixels × 3 (so 192×192 pixels, which 9 and 3 divide).
-- Its curve starts after the first step (no clean end) and goes to 100 %; ours is asked for those fractions.
+- Its curve starts after the first step (no value for the full image) and goes to 100 %; ours takes those fractions.
 - Its "black" is the image's darkest value, which is not always 0: the baseline is given as the number 0.
 - It sorts with an unstable sort: maps without ties.
 - Its PointingGame has no tolerance, and asks whether any of the highest features lies on the mask.

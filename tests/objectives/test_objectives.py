@@ -47,7 +47,7 @@ def batch_for(mask: Tensor, head: str = "softmax", target: int = 0) -> MaskedBat
         images=images,
         background=torch.zeros_like(images),
         targets=torch.full((len(mask),), target),
-        clean=classifier(images),
+        unmasked_logits=classifier(images),
         scores=scores,
         mask=mask,
         generator=torch.Generator().manual_seed(0),

@@ -65,11 +65,11 @@ def test_a_mosaic_is_asked_about_its_own_photograph():
     assert 0 < int(made.mixed.sum()) < 8
     own = own_logits(classifier, images, made)
     judged, _ = module.judge(made.images, torch.Generator().manual_seed(0), own=own)
-    assert torch.allclose(judged.clean, classifier(images), atol=1e-5)
+    assert torch.allclose(judged.unmasked_logits, classifier(images), atol=1e-5)
     assert torch.equal(judged.targets, classifier(images).argmax(1))
     assert own is not None
     assert judged.elsewhere is not None
-    assert torch.equal(judged.elsewhere, own.elsewhere(classifier, judged.clean, judged.targets))
+    assert torch.equal(judged.elsewhere, own.elsewhere(classifier, judged.unmasked_logits, judged.targets))
     assert judged.elsewhere.any()
     two = replace(judged, mask=judged.mask.expand(-1, 2, -1, -1))
     rows = rows_of_areas(two, torch.full((8, 2), 0.2)).elsewhere

@@ -18,7 +18,7 @@ from ltx.data.shards.streaming import ShardData
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
 from ltx.pretraining.run import pretrain
-from ltx.pretraining.unmasked_passes import CleanPasses
+from ltx.pretraining.unmasked_passes import UnmaskedPasses
 
 
 def network(name: str, trunk: str = "shared", size: int = 64) -> MaskNetwork:
@@ -39,14 +39,14 @@ def counted(explainer: MaskNetwork) -> list[int]:
 )
 def test_what_is_kept_has_the_bytes_and_the_layout_of_what_was_computed(tmp_path: Path, name: str, trunk: str) -> None:
     explainer = network(name, trunk)
-    passes = CleanPasses(tmp_path, explainer, 9, "these")
+    passes = UnmaskedPasses(tmp_path, explainer, 9, "these")
     seen = counted(explainer)
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     keys = torch.tensor([7, 2, 0, 5])
     with torch.no_grad():
         logits, found = explainer.predict_and_encode(images)
         seen.clear()
-        for turn in (passes, passes, CleanPasses(tmp_path, explainer, 9, "these")):
+        for turn in (passes, passes, UnmaskedPasses(tmp_path, explainer, 9, "these")):
             kept, features = turn(images, keys)
             assert torch.equal(kept, logits)
             for own, new in zip((*features.stages, features.final), (*found.stages, found.final), strict=True):
@@ -57,7 +57,7 @@ def test_what_is_kept_has_the_bytes_and_the_layout_of_what_was_computed(tmp_path
 
 def test_only_what_is_missing_passes_the_classifier(tmp_path: Path) -> None:
     explainer = network("resnet18")
-    passes, seen = CleanPasses(tmp_path, explainer, 9, "these"), counted(explainer)
+    passes, seen = UnmaskedPasses(tmp_path, explainer, 9, "these"), counted(explainer)
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     whole = explainer.predict_and_encode(images)[0]
     seen.clear()
@@ -79,7 +79,7 @@ def test_only_what_is_missing_passes_the_classifier(tmp_path: Path) -> None:
 def test_other_pixels_under_the_same_key_pass_the_classifier(tmp_path: Path) -> None:
     """As where images change that lie in the same place: shards made anew, a file that was damaged and is whole now."""
     explainer = network("resnet18")
-    passes, seen = CleanPasses(tmp_path, explainer, 9, "these"), counted(explainer)
+    passes, seen = UnmaskedPasses(tmp_path, explainer, 9, "these"), counted(explainer)
     images = torch.randint(256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0)) / 255
     keys = torch.tensor([3, 1, 4, 2])
     passes(images, keys)
@@ -96,11 +96,11 @@ def test_another_classifier_or_another_crop_has_passes_of_its_own(tmp_path: Path
     with torch.no_grad():
         second.classifier.model.fc.bias += 1
     folders = {
-        CleanPasses(tmp_path, explainer, 9, crops).folder for explainer in (first, second) for crops in ("a", "b")
+        UnmaskedPasses(tmp_path, explainer, 9, crops).folder for explainer in (first, second) for crops in ("a", "b")
     }
     assert len(folders) == 4
     with pytest.raises(InputError, match=r"data\.cache=.* needs [\d.]+ GB, .* are free; use fewer data\.crops"):
-        CleanPasses(tmp_path, first, 10**12, "a")
+        UnmaskedPasses(tmp_path, first, 10**12, "a")
 
 
 def shown(data: FolderData | ShardData) -> dict[tuple[str, int], list[Tensor]]:
