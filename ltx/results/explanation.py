@@ -110,7 +110,8 @@ class Explanation:
     def save(self, out: str | Path, stems: Sequence[str] | None = None) -> list[Path]:
         """Write `OUT/<stem>.png`, `OUT/<stem>.npz` and a line of `OUT/explanations.jsonl` for each image.
 
-        Where the method makes masks of any area, `OUT/<stem>.areas.png` shows a sweep of them.
+        Where the method makes masks of any area, `OUT/<stem>.areas.png` shows a sweep of them and
+        `OUT/<stem>.areas.npz` contains it (see `area_arrays`). Each line names its files by their `stem`.
 
         Every file is written beside and renamed, and an image's line comes last: where there is a line, its files are
         whole, and a killed process leaves no other trace than a hidden `.part` file.
@@ -150,9 +151,11 @@ class Explanation:
                 with beside(picture, flushed=False) as file:
                     cpu.plot(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
                 if self.by_area is not None:
+                    with beside(out / f"{stem}.areas.npz", flushed=False) as file:
+                        np.savez_compressed(file, allow_pickle=False, **cpu.area_arrays(index))
                     with beside(out / f"{stem}.areas.png", flushed=False) as file:
                         cpu.plot_areas(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
-                line = cpu.record(index) | {"image": names[index]}
+                line = cpu.record(index) | {"image": names[index], "stem": stem}
                 record.write(json.dumps(line, ensure_ascii=False) + "\n")
                 record.flush()
                 written += [picture, arrays]
@@ -162,6 +165,18 @@ class Explanation:
         """`image` uint8 `[H, W, 3]`, `map` float32 `[H, W]`, and `mask` float32 `[H, W]` where there is one."""
         found = {"image": _pixels(self.images[index]), "map": _plane(self.maps[index])}
         return found if self.mask is None else found | {"mask": _plane(self.mask[index])}
+
+    def area_arrays(self, index: int = 0) -> dict[str, np.ndarray]:
+        """The sweep over areas: `areas` float32 `[A]`, `masks` uint8 `[A, H, W]` (255 = keep), `kept` float32 `[A]`,
+        the class's probability under each mask.
+
+        Raises:
+            InputError: the method makes no masks of a given area.
+        """
+        sweep = self._asked().sweep
+        masks = sweep.masks[index].detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
+        kept = sweep.kept[index].detach().float().cpu().numpy()
+        return {"areas": np.array(sweep.areas, np.float32), "masks": masks, "kept": kept}
 
     def plot(self, index: int = 0) -> Figure:
         """Image, map with its scale, and overlay side by side; the title has the class and its probabilities.

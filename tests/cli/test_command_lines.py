@@ -205,6 +205,7 @@ def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path,
         "method",
         "steps",
         "seconds",
+        "stem",
     ]
     stored = np.load(out / "deep" / "1.npz")
     assert stored["image"].shape == (64, 64, 3)

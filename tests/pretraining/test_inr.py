@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import AREA
 from ltx.explainers.settings import ExplainerConfig
 from ltx.finetuning.finetune import trained_areas
-from ltx.masking.area_sampling import AreaSampling
+from ltx.masking.area_sampling import SWEEP, AreaSampling
 from ltx.objectives.objective import Objective
 from ltx.objectives.settings import ObjectiveConfig
 from ltx.pretraining.callbacks import Overlays
@@ -79,6 +80,10 @@ def test_a_run_trains_is_loaded_again_and_finetuned(tmp_path: Path, monkeypatch:
     assert [file.name for file in written] == ["a.png", "a.npz", "b.png", "b.npz"]
     with Image.open(tmp_path / "explained" / "b.areas.png") as picture:
         assert picture.width > 8 * picture.height
+    with np.load(tmp_path / "explained" / "b.areas.npz") as sweep:
+        assert sweep["masks"].shape == (len(SWEEP), 64, 64)
+        assert np.allclose(sweep["masks"].mean((1, 2)) / 255, sweep["areas"], atol=0.01)
+        assert np.allclose(sweep["kept"], found.by_area.sweep.kept[1].numpy())
     blind = [word for word in words if not word.startswith("out=")]
     with pytest.raises(InputError, match=r"explainer\.trunk=none sees no image"):
         pretrain(parse(TrainConfig, [*blind, "explainer.trunk=none", f"out={tmp_path / 'blind'}"], "train.py", ""))

@@ -87,6 +87,7 @@ def test_record_is_the_contract(tmp_path: Path) -> None:
         "method": "ltx",
         "steps": 25,
         "seconds": 0.5,
+        "stem": "é",
     }
     explanation(selected_by="positive").save(tmp_path / "chosen")
     assert lines(tmp_path / "chosen")[0]["selected_by"] == "positive"
