@@ -125,7 +125,7 @@ def test_no_pass_is_larger_than_asked_for(either: Classifier, monkeypatch: pytes
 
 
 def test_stability_takes_what_finetuning_takes(either: Classifier, monkeypatch: pytest.MonkeyPatch):
-    for place in ("ltx.results.masks_by_area", "ltx.objectives.terms"):
+    for place in ("ltx.results.masks_by_area", "ltx.objectives.masked_batch"):
         monkeypatch.setattr(f"{place}.CPU_ROWS", 1)
     starts, images = [network(either), network(either, 1)], checkered(3)
     seen: list[Tensor] = []
