@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError
+from ltx.runtime.private_api import tree_leaves, tree_map
 
 ANEW = object()
 """Stands for the output of a call that is not remembered: it saw no images, so that it has no row for each."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
 from ltx.classifier.classifier import Classifier
@@ -14,6 +13,7 @@ from ltx.classifier.feature_maps import Features
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
+from ltx.runtime.private_api import unet_decoder
 
 
 class UNetExplainer(MaskNetwork):
@@ -62,7 +62,7 @@ class UNetExplainer(MaskNetwork):
             # Its first entry stands for the image, which this decoder does not read. Instance normalisation keeps
             # every image's result independent of its batch, on one process as on many.
             pyramid = [0, *(shape[0] for shape in maps[:-1]), deepest]
-            self.decoder = UnetDecoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
+            self.decoder = unet_decoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
             for name, norm in list(self.decoder.named_modules()):
                 if isinstance(norm, nn.InstanceNorm2d):  # the same function, but for its copies of channels-last maps
                     groups = nn.GroupNorm(norm.num_features, norm.num_features, norm.eps, norm.affine)

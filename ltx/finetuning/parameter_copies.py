@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from ltx.classifier.feature_maps import Features
 from ltx.explainers.mask_network import MaskNetwork
+from ltx.runtime.private_api import tree_map
 
 
 class Copies:

@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 from ltx.classifier.classifier import Classifier
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction
+from ltx.runtime.private_api import accepted_arguments
 
 Explain = Callable[[Classifier, Tensor, Tensor], Tensor]
 """`(classifier, images [B, 3, H, W], targets [B]) -> maps [B, 1, H, W]`: one method, as sanity checks call it again."""
@@ -111,7 +112,7 @@ class Protocol(ABC):
 
 def update(metric: PerImageMetric, measured: Mapping[str, Any]) -> None:
     """Give a metric those entries of `measured` that its `update` names."""
-    metric.update(**metric._filter_kwargs(**measured))
+    metric.update(**accepted_arguments(metric, measured))
 
 
 def generator(*words: object) -> torch.Generator:

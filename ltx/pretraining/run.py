@@ -16,7 +16,6 @@ import timm
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 from ltx.attribution.teacher_maps import TeacherMaps
@@ -39,6 +38,7 @@ from ltx.pretraining.teacher_callback import TeacherFirst
 from ltx.pretraining.unmasked_passes import UnmaskedPasses
 from ltx.pretraining.wandb_logging import Tracker, finish, share_checkpoint, share_overlays, wandb_logger
 from ltx.runtime.errors import InputError
+from ltx.runtime.private_api import kill_subprocesses
 from ltx.runtime.ranks import layout
 
 TITLE = "# Explainer for "
@@ -96,9 +96,7 @@ def pretrain(config: TrainConfig) -> Path:
         done = True
     except Exception:
         # The processes that Lightning started would wait for this one until their communication times out.
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)
+        kill_subprocesses(trainer.strategy.launcher, signal.SIGKILL)
         raise
     except SystemExit as left:
         if isinstance(left.__context__, KeyboardInterrupt):  # Lightning makes of it a status that says nothing

@@ -17,12 +17,11 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import webdataset
-from webdataset.shardlists import expand_urls
-from webdataset.tariterators import base_plus_ext
 
 from ltx.data.finding import SUFFIXES
 from ltx.data.reading import default_workers, opened
 from ltx.runtime.errors import InputError
+from ltx.runtime.private_api import expand_urls, split_member_name, tar_samples
 
 MANIFEST = "manifest.json"
 
@@ -160,10 +159,10 @@ def count_samples(url: str) -> int:
         return sum(1 for _ in read_shard(url))
     try:
         with tarfile.open(place) as archive:
-            keys = [base_plus_ext(member.name)[0] for member in archive if member.isreg() and not _is_meta(member.name)]
+            members = [member.name for member in archive if member.isreg() and not _is_meta(member.name)]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"shard {url} cannot be read: {error}") from error
-    keys = [key for key in keys if key is not None]
+    keys = [key for key in (split_member_name(name)[0] for name in members) if key is not None]
     return sum(key != before for key, before in zip(keys, [None, *keys], strict=False))
 
 
@@ -174,7 +173,7 @@ def read_shard(url: str) -> Iterator[Sample]:
         InputError: it cannot be read to its end; what came before it is whole.
     """
     try:
-        for fields in webdataset.tariterators.tarfile_samples([{"url": url}]):
+        for fields in tar_samples([{"url": url}]):
             suffix = next((name for name in fields if f".{name.rsplit('.', 1)[-1]}" in SUFFIXES), None)
             key = fields["__key__"]
             label = fields.get("cls")

@@ -1,0 +1,85 @@
+"""Private and undocumented APIs of dependencies, under plain names.
+
+Each is used only through this module and has a test in `tests/runtime/test_private_api.py` that fails when the API
+moves. The dependency is imported when the function is called, so that importing this module is cheap.
+
+| dependency | API | upper bound |
+|---|---|---|
+| torch | `torch.utils._pytree` | none: the test is the guard |
+| lightning | `strategies.launchers._SubprocessScriptLauncher` | `<2.7` |
+| torchmetrics | `Metric._filter_kwargs` | `<2` |
+| webdataset | `shardlists.expand_urls`, `tariterators.base_plus_ext`, `tariterators.tarfile_samples` | `<1.1` |
+| segmentation-models-pytorch | `decoders.unet.decoder.UnetDecoder` | `<0.7` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torchmetrics import Metric
+
+
+def tree_map(function: Callable[..., Any], tree: Any) -> Any:
+    """Apply `function` to every leaf of nested tuples, lists, dicts and named tuples; returns the same nesting."""
+    from torch.utils._pytree import tree_map as torch_tree_map
+
+    return torch_tree_map(function, tree)
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """The leaves of nested tuples, lists, dicts and named tuples, in order."""
+    from torch.utils._pytree import tree_leaves as torch_tree_leaves
+
+    return torch_tree_leaves(tree)
+
+
+def kill_subprocesses(launcher: Any, signum: int) -> None:
+    """Send a signal to the processes that Lightning's launcher of scripts started; no effect on other launchers."""
+    from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(signum)
+
+
+def accepted_arguments(metric: Metric, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those keyword arguments that a torchmetrics metric's `update` accepts."""
+    return metric._filter_kwargs(**arguments)
+
+
+def expand_urls(urls: str) -> list[str]:
+    """The shard names that webdataset's brace notation stands for: `{00..02}.tar` is three."""
+    from webdataset.shardlists import expand_urls as webdataset_expand_urls
+
+    return list(webdataset_expand_urls(urls))
+
+
+def split_member_name(name: str) -> tuple[str | None, str | None]:
+    """Key and extension of a shard's member: `a/b.seg.png` is (`a/b`, `seg.png`); (None, None) without extension."""
+    from webdataset.tariterators import base_plus_ext
+
+    key, extension = base_plus_ext(name)
+    return key, extension
+
+
+def tar_samples(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The samples of shards given as `{"url": …}`, undecoded."""
+    from webdataset.tariterators import tarfile_samples
+
+    yield from tarfile_samples(sources)
+
+
+def unet_decoder(encoder_channels: list[int], decoder_channels: list[int], **options: Any) -> nn.Module:
+    """The decoder of segmentation-models-pytorch's U-Net.
+
+    Args:
+        encoder_channels: channels of the encoder's maps, the image first, shallow to deep.
+        decoder_channels: channels after each decoder block.
+        options: as `UnetDecoder` takes them (`n_blocks`, `use_norm`, …).
+    """
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
+    decoder: nn.Module = UnetDecoder(encoder_channels, decoder_channels, **options)
+    return decoder
