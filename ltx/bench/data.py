@@ -22,6 +22,7 @@ from ltx.data.reading import read_image
 from ltx.data.shards.making import make
 from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
+from ltx.data.training_images import StreamSettings
 
 
 def measure(config: DataBench) -> None:
@@ -34,11 +35,10 @@ def measure(config: DataBench) -> None:
         _write_jpegs(config, folder)
         make(MakeConfig(images=str(folder), out=f"{place}/shards", per_shard=max(1, config.count // 8)))
         steps = config.count // config.batch_size
-        shared: dict[str, Any] = {
-            **{"size": config.size, "batch_size": config.batch_size, "max_steps": steps, "val_share": 0},
-            **{"workers": config.workers, "crop_scale": scale},
-        }
-        files, shards = FolderData(folder, **shared), ShardData(f"{place}/shards", **shared)
+        stream = StreamSettings(
+            config.size, config.batch_size, steps, val_share=0, workers=config.workers, crop_scale=scale
+        )
+        files, shards = FolderData(folder, stream), ShardData(f"{place}/shards", stream)
         for source in (files, shards):
             source.setup()
         loaders: dict[str, Callable[[], Any]] = {

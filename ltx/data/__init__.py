@@ -1,1 +1,1 @@
-"""Finding, reading, cropping and streaming images."""
+"""Finding, reading, cropping and streaming of images."""

@@ -18,7 +18,13 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Crop(NamedTuple):
-    """A part of a picture: uint8 `[3, H, W]`, where it lies as shares of width and height, whether it is mirrored."""
+    """A crop of an image.
+
+    Attributes:
+        pixels: uint8 `[3, H, W]`.
+        box: its box, as fractions of the upright image's width and height.
+        mirrored: whether it is flipped left to right.
+    """
 
     pixels: Tensor
     box: Box
@@ -27,56 +33,64 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Cropping:
-    """Random resized crops that depend on the seed, a number and the picture alone.
+    """Random resized crops that depend only on the seed, the crop's number and the image.
 
     Attributes:
         size: height and width of the crops.
-        seed: of every draw.
-        scale: range of the crop's share of the image's area; its aspect ratio is within 3:4 and 4:3 of `size`.
-        flip: mirror half of the crops.
-        each: crops of an image, which come again in turn, epoch by epoch; None = always another one.
+        seed: random seed.
+        scale: range of the crop's share of the image area. Its aspect ratio lies within 3:4 and 4:3 of that of `size`.
+        flip: flip half of the crops left to right.
+        crops_per_image: each image cycles through this many fixed crops, epoch by epoch; None = a new crop each time.
 
     Raises:
-        InputError: a scale that is no range of shares, or no crops.
+        InputError: an invalid `scale`, or `crops_per_image` below 1.
     """
 
     size: tuple[int, int]
     seed: int
     scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = True
-    each: int | None = None
+    crops_per_image: int | None = None
 
     def __post_init__(self) -> None:
-        if self.each is not None and self.each < 1:
-            raise InputError(f"crops={self.each}; give 1 or more, or null for another crop each time")
+        if self.crops_per_image is not None and self.crops_per_image < 1:
+            raise InputError(f"crops={self.crops_per_image}; give 1 or more, or null for a new crop each time")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"crop_scale={list(self.scale)}; give two shares of the area with 0 < low <= high <= 1")
 
     def number(self, index: int, position: int, count: int) -> int:
-        """The number of the crop at a position of a stream of `count` images, which shows the image `index` there."""
-        return position if self.each is None else index * self.each + position // count % self.each
+        """Number of the crop at a position of the stream.
+
+        Args:
+            index: index of the image at this position.
+            position: position in the stream.
+            count: images of an epoch.
+        """
+        if self.crops_per_image is None:
+            return position
+        return index * self.crops_per_image + position // count % self.crops_per_image
 
     def __call__(self, source: Image.Image, number: int) -> Crop:
-        """A crop of an opened picture that is not decoded yet, see `ltx.data.reading.opened`."""
+        """Crop an image that is opened but not yet decoded, see `ltx.data.reading.opened`."""
         random = np.random.default_rng([self.seed, number])
         height, width = self.size
         full = oriented_size(source)
         left, top, right, bottom = random_box(full, width / height, self.scale, random)
-        # A JPEG decodes several times faster at 1/2, 1/4 or 1/8; only as far as the crop keeps its pixels.
+        # A JPEG decodes several times faster at 1/2, 1/4 or 1/8. Reduce it only as far as the crop keeps its pixels.
         shrink = max(1, int(min((right - left) / width, (bottom - top) / height)))
         if shrink > 1:
             source.draft(None, (source.width // shrink, source.height // shrink))
         pixels = decoded(source)
-        across, down = pixels.shape[2] / full[0], pixels.shape[1] / full[1]
-        rows = _within(round(top * down), round(bottom * down), pixels.shape[1])
-        columns = _within(round(left * across), round(right * across), pixels.shape[2])
-        # torch resizes 8-bit pixels as Pillow does, to a rounding, in a fifth of the time.
+        scale_x, scale_y = pixels.shape[2] / full[0], pixels.shape[1] / full[1]
+        rows = _within(round(top * scale_y), round(bottom * scale_y), pixels.shape[1])
+        columns = _within(round(left * scale_x), round(right * scale_x), pixels.shape[2])
+        # On uint8 tensors torch resizes as Pillow does, up to rounding, in a fifth of the time.
         crop = F.interpolate(pixels[None, :, rows, columns], self.size, mode="bicubic", antialias=True)[0]
         mirrored = self.flip and random.random() < 0.5
         if mirrored:
             crop = crop.flip(2)
-        shares = (left / full[0], top / full[1], right / full[0], bottom / full[1])
-        return Crop(crop.contiguous(), shares, mirrored)
+        box = (left / full[0], top / full[1], right / full[0], bottom / full[1])
+        return Crop(crop.contiguous(), box, mirrored)
 
 
 def _within(begin: int, end: int, length: int) -> slice:
@@ -85,8 +99,17 @@ def _within(begin: int, end: int, length: int) -> slice:
 
 
 def random_box(size: tuple[int, int], aspect: float, scale: tuple[float, float], random: np.random.Generator) -> Box:
-    """A box inside an image of `size` (width, height): area uniform in `scale`, log aspect uniform within 3:4 and 4:3
-    of `aspect` (Szegedy et al. 2015), place uniform; the largest centred one after ten draws that do not fit."""
+    """Draw a box inside an image (Szegedy et al. 2015, inception crops).
+
+    The area is uniform in `scale`, the logarithm of the aspect ratio uniform within 3:4 and 4:3 of `aspect`, the place
+    uniform. After ten draws that do not fit, the largest centred box of that aspect ratio is returned.
+
+    Args:
+        size: width and height of the image.
+        aspect: width divided by height.
+        scale: lowest and highest share of the image area.
+        random: random generator.
+    """
     width, height = size
     for _ in range(10):
         area = width * height * random.uniform(*scale)

@@ -1,4 +1,4 @@
-"""Unlabelled photographs in files as a stream of random crops that any run can re-enter at any step."""
+"""Image files as a stream of random training crops that a run can resume at any step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ltx.data.cropping import Crop, Cropping
 from ltx.data.finding import Spec, find_images, image_root
 from ltx.data.reading import opened, read_image, resize
+from ltx.data.shared_flags import shared_flags
 from ltx.data.stored_maps import StoredMaps
-from ltx.data.training_images import StreamLoader, TrainingImages, hold_out
+from ltx.data.training_images import StreamLoader, StreamSettings, TrainingImages, hold_out
 from ltx.runtime.errors import InputError
 
 Item = TypeVar("Item")
@@ -26,53 +27,36 @@ Draw = tuple[int, int]  # index of the image, position in the stream
 
 
 class FolderData(TrainingImages):
-    """Training crops and validation images from files; for loaders and batches see `TrainingImages`.
+    """Training crops and validation images from files; see `TrainingImages` for loaders and batches.
 
-    Position p of the training's stream always is the same crop of the same image, and ranks share a global batch
-    that does not depend on how many they are. `index` counts in `train_files` or `val_files`. A file that cannot be
-    read is replaced by the next one that can, named once by a warning. With `maps`, training batches hold `"map"`
-    `[B, 1, h, w]` and `"map_target"` `[B]` too, see `StoredMaps.lookup`.
+    Each position of the training stream always shows the same crop of the same image. Ranks share a global batch that
+    does not depend on their number. `index` counts in `train_files` or `val_files`. A file that cannot be read is
+    replaced by the next readable one and named once by a warning. With `maps`, training batches also contain `map`
+    `[B, 1, h, w]` and `map_target` `[B]`, see `StoredMaps.lookup`.
 
     Args:
-        images: see `ltx.data.reading.find_images`.
-        val_images: validation images; None holds out `val_share` of `images`: at least one file, chosen by a hash of
-            seed and name below the images' folder, so neither order nor place matters.
-        size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops: see
-            `TrainingImages`.
-        maps: holds a map of each training image, which is cut and mirrored with it; None = no maps.
-        out: where the run leaves its own pictures, which are not trained on.
+        images: see `ltx.data.finding.find_images`.
+        settings: what the stream shows. Without `val_images`, `val_share` of the files, at least one, are held out,
+            chosen by a hash of the seed and the path below the images' folder.
+        maps: a map of each training image, cropped and mirrored with it; None = no maps.
+        out: folder of the run's own pictures, which are excluded.
 
     Raises:
-        InputError: no images, none that can be read, one in both training and validation, or impossible numbers.
+        InputError: no images, none that can be read, or one in both training and validation.
     """
 
     def __init__(
-        self,
-        images: Spec,
-        size: int | tuple[int, int],
-        batch_size: int,
-        max_steps: int,
-        val_images: Spec | None = None,
-        val_share: float = 0.1,
-        accumulate: int = 1,
-        workers: int | None = None,
-        seed: int = 0,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        flip: bool = True,
-        crops: int | None = None,
-        maps: StoredMaps | None = None,
-        out: Path | None = None,
+        self, images: Spec, settings: StreamSettings, maps: StoredMaps | None = None, out: Path | None = None
     ) -> None:
-        super().__init__(size, batch_size, max_steps, accumulate, workers, val_share, seed, crop_scale, flip, crops)
+        super().__init__(settings)
         self.images = images
-        self.val_images = val_images
         self.maps = maps
         self.out = out
         self.train_files: list[Path] = []
         self.val_files: list[Path] = []
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the files and divide them, and check that they suffice; a second call finds nothing new."""
+        """Find the files, divide them, and check that they suffice; later calls find nothing new."""
         if not self.train_files:
             self._find()
         self._check_validation()
@@ -104,14 +88,14 @@ class FolderData(TrainingImages):
 
     @property
     def identity(self) -> str:
-        # Names and sizes: to read a million files would take longer than to explain some of them.
+        # Names and sizes: reading a million files would take longer than explaining some of them.
         return "\n".join(f"{file} {file.stat().st_size if file.is_file() else 0}" for file in self.train_files)
 
     def describe(self) -> str:
         return f"{self.train_count} training and {self.val_count} validation images in files"
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The stream from the trainer's step on; its length is that of the whole training, as Lightning counts it."""
+        """The stream from the trainer's step on. Its length is that of the whole training, as Lightning counts it."""
         rank, ranks = self._rank
         stream = Stream(
             count=len(self._train),
@@ -125,7 +109,7 @@ class FolderData(TrainingImages):
         return StreamLoader(self._train, batch_sampler=stream, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Whole images, squashed to `size`, in order; rank r of R takes the images r, r + R, r + 2R, …"""
+        """Full images, squashed to `size`, in order; rank r of R takes the images r, r + R, r + 2R, …"""
         if not self.val_files:
             return []
         rank, ranks = self._rank
@@ -139,15 +123,15 @@ class FolderData(TrainingImages):
     def validation_images(self, count: int) -> Tensor:
         self.setup()
         dataset = self._val if self.val_files else WholeImages(self.train_files, self.size)
-        shown = [dataset[index]["image"] for index in range(min(count, len(dataset)))]
-        return torch.stack(shown).float().div_(255) if shown else torch.empty(0, 3, *self.size)
+        images = [dataset[index]["image"] for index in range(min(count, len(dataset)))]
+        return torch.stack(images).float().div_(255) if images else torch.empty(0, 3, *self.size)
 
 
-# -- which file is for what ----------------------------------------------------------------------------------------
+# -- division into training and validation -------------------------------------------------------------------------
 
 
 def names_below(root: Path, files: Sequence[Path]) -> list[str]:
-    """The files' paths below a folder, the same wherever it lies."""
+    """The files' paths relative to a folder, which do not depend on its location."""
     return [Path(os.path.relpath(os.path.abspath(file), root)).as_posix() for file in files]
 
 
@@ -175,8 +159,9 @@ def _check_readable(files: Sequence[Path], spec: Spec) -> None:
 class Stream(Sampler[list[Draw]]):
     """Micro-batches `start`, `start + 1`, … of an endless shuffle, as lists of (index of the image, position).
 
-    Position p shows image `permutation(seed, p // count)[p % count]`. Micro-batch t holds the positions
-    `[t·B·R, (t + 1)·B·R)` of which rank r takes the r-th B: R ranks of B images see what one rank of R·B would.
+    Position p shows image `permutation(seed, p // count)[p % count]`. Micro-batch t consists of the positions
+    `[t·B·R, (t + 1)·B·R)`; rank r takes the r-th run of B. So R ranks with batches of B see the same images as one
+    rank with batches of R·B.
     """
 
     def __init__(
@@ -191,7 +176,7 @@ class Stream(Sampler[list[Draw]]):
         self.ranks = ranks
 
     def __len__(self) -> int:
-        # Of the whole training, wherever it starts: Lightning's own counters go on from where they were.
+        # The length of the whole training, wherever it starts: Lightning's counters resume from their own values.
         return self.length
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -200,7 +185,7 @@ class Stream(Sampler[list[Draw]]):
             yield [(self.index(position), position) for position in range(first, first + self.batch_size)]
 
     def index(self, position: int) -> int:
-        """The image that is shown at a position."""
+        """Index of the image at a position."""
         return int(_permutation(self.seed, position // self.count, self.count)[position % self.count])
 
 
@@ -213,24 +198,24 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class _Files(Dataset[dict[str, Any]]):
-    """Files by index, with the next readable one in place of a broken one."""
+    """Files by index; the next readable file takes the place of a broken one."""
 
     def __init__(self, files: Sequence[Path], size: tuple[int, int]) -> None:
-        # One array of text instead of a list of objects: workers that touch reference counts would copy the memory.
+        # One array of text instead of a list of objects: reference counting in the workers would copy the memory.
         self._names = np.array([str(file) for file in files], dtype=np.str_)
         self.size = size
-        self._broken = torch.zeros(len(files), dtype=torch.uint8).share_memory_()  # seen by every worker
+        self._broken = shared_flags(len(files))
 
     def __len__(self) -> int:
         return len(self._names)
 
     @property
     def broken(self) -> int:
-        """How many files could not be read so far."""
+        """Number of files that could not be read so far, by any worker."""
         return int(self._broken.sum())
 
     def _first_readable(self, index: int, read: Callable[[str], Item]) -> tuple[int, Item]:
-        """The first file from `index` on that `read` can read, and what it read."""
+        """The first file from `index` on that `read` can read: its index, and what `read` returned."""
         for offset in range(len(self)):
             chosen = (index + offset) % len(self)
             if self._broken[chosen]:
@@ -244,7 +229,7 @@ class _Files(Dataset[dict[str, Any]]):
 
 
 class Crops(_Files):
-    """Random resized crops: an item is asked for by (index, position) and depends on nothing but these and the seed."""
+    """Random resized crops. An item, indexed by (index, position), depends only on these and the seed."""
 
     def __init__(self, files: Sequence[Path], cropping: Cropping, maps: StoredMaps | None = None) -> None:
         super().__init__(files, cropping.size)
@@ -257,11 +242,11 @@ class Crops(_Files):
         chosen, crop = self._first_readable(index, lambda file: self._crop(file, number))
         name = str(self._names[chosen])
         item = {"image": crop.pixels, "index": chosen, "name": name, "position": position}
-        if self.cropping.each is not None:
+        if self.cropping.crops_per_image is not None:
             item["crop"] = number
         if self.maps is not None:
-            found, targets = self.maps.lookup([name], [crop.box], [crop.mirrored])
-            item |= {"map": found[0], "map_target": targets[0]}
+            maps, targets = self.maps.lookup([name], [crop.box], [crop.mirrored])
+            item |= {"map": maps[0], "map_target": targets[0]}
         return item
 
     def _crop(self, file: str, number: int) -> Crop:
@@ -270,7 +255,7 @@ class Crops(_Files):
 
 
 class WholeImages(_Files):
-    """Whole images, squashed to the size."""
+    """Full images, squashed to `size`."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         chosen, pixels = self._first_readable(index, lambda file: resize(read_image(file), self.size))

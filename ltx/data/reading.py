@@ -1,4 +1,4 @@
-"""How image files become RGB pixels: one, or batches of many."""
+"""Reading of image files as RGB pixels, one by one or in batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Fit = Literal["squash", "centre"]
 Source = TypeVar("Source")
 
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error)
-"""What Pillow's decoders raise on damaged data."""
+"""Exceptions that Pillow's decoders raise on damaged data."""
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -40,17 +40,21 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a picture of each orientation but 1 is made to stand upright (EXIF 2.3, tag 274)."""
+"""The transposition that turns an image of each EXIF orientation upright (EXIF 2.3, tag 274)."""
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> Image.Image:
-    """The picture as 8-bit RGB, turned upright by its EXIF orientation.
+    """Read an image as 8-bit RGB, turned upright by its EXIF orientation.
 
-    Greyscale, palette, CMYK and 16-bit pictures are converted; transparent pixels are laid over white; of several
-    frames the first is taken. For `content` see `opened`.
+    Greyscale, palette, CMYK and 16-bit images are converted. Transparent pixels are blended with white. Of several
+    frames the first is used.
+
+    Args:
+        path: the file, or a name for error messages if `content` is given.
+        content: the encoded image; None = read the file.
 
     Raises:
-        InputError: the file is missing, empty, truncated or no image.
+        InputError: the file is missing, empty, truncated or not an image.
     """
     with opened(path, content) as image:
         return as_rgb(image)
@@ -58,15 +62,18 @@ def read_image(path: str | Path, content: bytes | None = None) -> Image.Image:
 
 @contextmanager
 def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """A picture whose header is read and whose pixels are not yet; what goes wrong inside becomes an `InputError`.
+    """Open an image without decoding its pixels; errors inside the context become an `InputError`.
 
     Args:
-        path: the file, or what names the picture in errors where `content` is given.
-        content: the encoded picture, where it lies in no file of its own.
+        path: the file, or a name for error messages if `content` is given.
+        content: the encoded image; None = read the file.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, too large or not an image.
     """
     try:
         if content is None and stat.S_ISFIFO(os.stat(path).st_mode):
-            raise InputError(f"{path} is a pipe, not an image")  # which may never say anything
+            raise InputError(f"{path} is a pipe, not an image")  # reading it could block
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except FileNotFoundError as error:
@@ -84,25 +91,26 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
 
 
 def oriented_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the picture once it stands upright."""
+    """Width and height of the upright image."""
     width, height = image.size
     return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1, upright, where the picture does not say it in a way that can be read."""
+    """EXIF orientation, 1 to 8; 1 (upright) if it is missing or unreadable."""
     try:
-        found = image.getexif().get(EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except DAMAGED:
         return 1
-    return found if found in UPRIGHT else 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def decoded(image: Image.Image) -> Tensor:
-    """uint8 `[3, H, W]` of an opened picture, in memory pixel by pixel; the pixels of `as_rgb`.
+    """Decode an opened image to uint8 `[3, H, W]`, in channels-last memory; the pixels equal those of `as_rgb`.
 
-    libjpeg-turbo alone decodes the plain case, an upright JPEG in colour, to the same bytes in two thirds of the time
-    that Pillow and the copy out of it take; Pillow does all others, pictures at a reduced scale (`draft`) too.
+    The usual case, an upright JPEG in colour, is decoded by libjpeg-turbo directly: the same bytes in two thirds of
+    the time of Pillow and the copy out of it. Pillow decodes everything else, including images at a reduced scale
+    (`draft`).
     """
     plain = isinstance(image, JpegImageFile) and image.mode == "RGB" and image.decoderconfig == ()
     if plain and _orientation(image) == 1:
@@ -110,16 +118,16 @@ def decoded(image: Image.Image) -> Tensor:
         source.seek(0)
         try:
             return torch.from_numpy(decode_jpeg(source.read())).permute(2, 0, 1)
-        except ValueError:  # damaged: Pillow says why, or can read it all the same
+        except ValueError:  # damaged: Pillow gives the reason, or can read it anyway
             pass
     return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The decoded, upright picture in mode RGB; see `read_image`."""
+    """Decode an opened image, turn it upright and convert it to mode RGB; see `read_image`."""
     image.load()
     orientation = _orientation(image)
-    if orientation != 1:  # not `ImageOps.exif_transpose`, which encodes all EXIF data anew and fails at damaged ones
+    if orientation != 1:  # `ImageOps.exif_transpose` would re-encode all EXIF data and fail on damaged data
         image = image.transpose(UPRIGHT[orientation])
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
@@ -130,30 +138,35 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion cuts every value above 255; 16-bit pictures use 0…65535, float ones mostly 0…1."""
+    """Scale to 0…255: Pillow's conversion would clip at 255, 16-bit images use 0…65535, float ones mostly 0…1."""
     values = np.asarray(image).astype(np.float64)
     if np.isnan(values).any():
         raise ValueError("some of its pixels are not a number")
     top = values.max(initial=0.0)
-    # Resampling leaves a float picture of 0…1 a little above 1.
+    # Resampling leaves a float image of 0…1 slightly above 1.
     largest = 1.0 if top <= 2 and image.mode == "F" else 255.0 if top <= 255 and image.mode in "IF" else 65535.0
     return Image.fromarray((values / largest * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 `[3, H, W]` of an RGB picture."""
+    """Convert an RGB image to uint8 `[3, H, W]`."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def resize(image: Image.Image, size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
-    """uint8 `[3, H, W]` at `size` (side, or height and width), bicubic with antialiasing.
+    """Resize an image, bicubic with antialiasing.
 
     Args:
-        mode: `squash` = the whole picture, its aspect ratio changed; `centre` = the largest centred part with the
-            aspect ratio of `size`.
+        image: the image, in mode RGB.
+        size: side, or height and width.
+        mode: `squash` = the full image, its aspect ratio changed; `centre` = the largest centred crop with the aspect
+            ratio of `size`.
+
+    Returns:
+        uint8 `[3, H, W]`.
 
     Raises:
-        InputError: another mode.
+        InputError: an unknown mode.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if mode not in ("squash", "centre"):
@@ -161,22 +174,27 @@ def resize(image: Image.Image, size: int | tuple[int, int], mode: Fit = "squash"
     box = (0.0, 0.0, float(image.width), float(image.height))
     if mode == "centre":
         scale = min(image.width / width, image.height / height)
-        # Rounding may put the part a hair outside the picture, which Pillow refuses.
-        wide, high = min(image.width, scale * width), min(image.height, scale * height)
-        left, top = (image.width - wide) / 2, (image.height - high) / 2
-        box = (left, top, min(image.width, left + wide), min(image.height, top + high))
+        # Rounding may put the box slightly outside the image, which Pillow refuses.
+        box_width, box_height = min(image.width, scale * width), min(image.height, scale * height)
+        left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
+        box = (left, top, min(image.width, left + box_width), min(image.height, top + box_height))
     return to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 def load_images(paths: Iterable[str | Path] | str | Path, size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
-    """Float32 `[B, 3, H, W]` in [0, 1], all in memory; for streams use `ImageBatches`.
+    """Read images into memory, float32 `[B, 3, H, W]` in [0, 1]; for streams use `ImageBatches`.
+
+    Args:
+        paths: one file or several.
+        size: side, or height and width.
+        mode: see `resize`.
 
     Raises:
-        InputError: one of them cannot be read, or there is none.
+        InputError: an image cannot be read, or the list is empty.
     """
     files = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not files:
-        raise InputError("there is no image: the list of files is empty")
+        raise InputError("the list of image files is empty")
     return torch.stack([resize(read_image(file), size, mode) for file in files]).float().div_(255)
 
 
@@ -185,7 +203,7 @@ def load_images(paths: Iterable[str | Path] | str | Path, size: int | tuple[int,
 
 @dataclass
 class Skipped:
-    """The files that could not be read, each with its reason."""
+    """Files that could not be read, each with the reason."""
 
     files: list[tuple[Path, str]] = field(default_factory=list)
 
@@ -202,20 +220,21 @@ class Skipped:
 
 
 class ImageBatches:
-    """Batches of many files in constant memory: threads read ahead by one batch, bad files are skipped.
+    """Batches of many files in constant memory: threads read ahead by one batch, unreadable files are skipped.
 
-    Iterating gives `(paths, images)`: `images` float32 `[B, 3, H, W]` in [0, 1], in the order of the files; every
-    batch but the last is full. `skipped` tells what was left out so far.
+    Iterating yields `(paths, images)` with `images` float32 `[B, 3, H, W]` in [0, 1], in the order of the files. Every
+    batch but the last is full. `skipped` lists the files skipped so far.
 
     Args:
-        paths: files, as `find_images` gives them.
+        paths: files, as returned by `find_images`.
         size: side, or height and width.
+        batch_size: images per batch.
         mode: see `resize`.
-        workers: reading threads; None = one a core, 8 at most.
-        all_may_fail: not one readable file is no error: others were read before, or are read elsewhere.
+        workers: reading threads; None = one per core, at most 8.
+        all_may_fail: accept that no file can be read, because others were read before or are read elsewhere.
 
     Raises:
-        InputError: while iterating, at the end, if not one file could be read.
+        InputError: at the end of the iteration, if no file could be read.
     """
 
     def __init__(
@@ -257,13 +276,19 @@ def decoded_batches(
     workers: int,
     refused: Callable[[Source, str], None],
 ) -> Iterator[tuple[list[Source], Tensor]]:
-    """Sources and their pixels, float32 `[B, 3, H, W]` in [0, 1], in order; every batch but the last is full.
+    """Decode sources in batches, in order.
 
-    Threads decode ahead by one batch, so that memory does not grow with the number of sources.
+    Threads decode ahead by one batch, so memory does not grow with the number of sources.
 
     Args:
-        decode: gives the pixels of a source, uint8 `[3, H, W]`; called by several threads.
-        refused: is told of each source that `decode` raises an `InputError` for, and why; it is left out.
+        sources: files or samples.
+        decode: returns the pixels of a source, uint8 `[3, H, W]`; called from several threads.
+        batch_size: sources per batch.
+        workers: decoding threads.
+        refused: called with each source for which `decode` raises an `InputError`, and the reason; it is left out.
+
+    Yields:
+        The sources and their pixels, float32 `[B, 3, H, W]` in [0, 1]; every batch but the last is full.
     """
     pool = ThreadPoolExecutor(workers)
     waiting: deque[tuple[Source, Future[Tensor]]] = deque()
@@ -280,7 +305,7 @@ def decoded_batches(
                 except InputError as error:
                     refused(source, str(error))
             if len(batch) == batch_size or (batch and not waiting):
-                yield [known for known, _ in batch], torch.stack([pixels for _, pixels in batch]).float().div_(255)
+                yield [source for source, _ in batch], torch.stack([pixels for _, pixels in batch]).float().div_(255)
                 batch = []
             if not waiting:
                 return
@@ -289,6 +314,6 @@ def decoded_batches(
 
 
 def default_workers() -> int:
-    """One a core that this process may use, 8 at most."""
+    """One worker per core that this process may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)

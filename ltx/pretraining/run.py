@@ -23,7 +23,7 @@ from ltx.checkpoints.folder import CARD, CONFIG, TENSORS, load, made_for, read_c
 from ltx.classifier.classifier import Classifier
 from ltx.data.folder import FolderData
 from ltx.data.shards.streaming import ShardData
-from ltx.data.training_images import TrainingImages
+from ltx.data.training_images import StreamSettings, TrainingImages
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.fill import Fill
 from ltx.objectives.objective import Objective
@@ -180,25 +180,25 @@ def start_from(explainer: MaskNetwork, folder: str, evidence: float | None = Non
 
 def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | None) -> TrainingImages:
     data = config.data
-    shared: dict[str, Any] = {
-        "val_images": data.val_images,
-        "val_share": data.val_share,
-        "size": size,
-        "batch_size": data.batch_size,
-        "accumulate": config.trainer.accumulate,
-        "workers": data.workers,
-        "seed": config.seed,
-        "max_steps": config.trainer.max_steps,
-        "crop_scale": (data.crop_scale[0], data.crop_scale[1]),
-        "flip": data.flip,
-        "crops": data.crops,
-    }
+    stream = StreamSettings(
+        size=size,
+        batch_size=data.batch_size,
+        max_steps=config.trainer.max_steps,
+        accumulate=config.trainer.accumulate,
+        val_images=data.val_images,
+        val_share=data.val_share,
+        workers=data.workers,
+        seed=config.seed,
+        crop_scale=(data.crop_scale[0], data.crop_scale[1]),
+        flip=data.flip,
+        crops=data.crops,
+    )
     if data.shards is None:
         maps = None if teacher is None else teacher.stored
-        return FolderData(data.images, maps=maps, out=Path(config.out), **shared)
+        return FolderData(data.images, stream, maps, out=Path(config.out))
     if teacher is not None:
         raise InputError("objective.teacher.weight above 0 needs data.images: a teacher's maps are stored by file")
-    return ShardData(data.shards, manifest=data.manifest, shuffle=data.shuffle, **shared)
+    return ShardData(data.shards, stream, data.manifest, data.shuffle)
 
 
 def _trainer(

@@ -80,7 +80,7 @@ def test_a_change_makes_the_map_again(teacher, cnn, files, change):
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(files[0])
     other = TeacherMaps(teacher.stored.folder, classifier, method, resolution, **options)
     assert files[0] not in other.stored
-    with pytest.raises(InputError, match=r"holds no map of .*a\.png; the same command again makes it"):
+    with pytest.raises(InputError, match=r"contains no map of .*a\.png; run the same command again"):
         other.stored.lookup(files)
 
 

@@ -1,4 +1,4 @@
-"""The training stream: the same crop at the same position, for any number of ranks and after any resumption."""
+"""The training stream: the same crop at each position, for any number of ranks and after a resumption."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ from torch import Tensor
 from ltx.data.cropping import Cropping, random_box
 from ltx.data.folder import Crops, FolderData, Stream, names_below
 from ltx.data.stored_maps import StoredMaps
-from ltx.data.training_images import hold_out
+from ltx.data.training_images import StreamSettings, hold_out
 from ltx.runtime.errors import InputError
 
 
@@ -32,13 +32,13 @@ def folder(tmp_path: Path) -> Path:
 
 def data(folder: Path, **options: Any) -> FolderData:
     settings: dict[str, Any] = {"size": 16, "batch_size": 2, "max_steps": 10, "workers": 0, "seed": 3} | options
-    return FolderData(folder, **settings)
+    return FolderData(folder, StreamSettings(**settings))
 
 
 # -- the stream ----------------------------------------------------------------------------------------------------
 
 
-def test_every_epoch_shows_every_image_once_in_another_order() -> None:
+def test_each_epoch_shows_each_image_once_in_a_new_order() -> None:
     stream = Stream(count=7, batch_size=2, length=14, seed=3)
     draws = [draw for batch in stream for draw in batch]
     assert [position for _, position in draws] == list(range(28))
@@ -50,20 +50,20 @@ def test_every_epoch_shows_every_image_once_in_another_order() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "batch_size"), [(2, 3), (3, 2), (6, 1)])
-def test_ranks_share_the_batch_of_one(ranks: int, batch_size: int) -> None:
+def test_ranks_divide_the_batch_of_a_single_rank(ranks: int, batch_size: int) -> None:
     alone = list(Stream(count=7, batch_size=6, length=5, seed=3))
     shared = [Stream(7, batch_size, 5, seed=3, rank=rank, ranks=ranks) for rank in range(ranks)]
     assert [list(itertools.chain(*parts)) for parts in zip(*shared, strict=True)] == alone
 
 
-def test_stream_from_the_middle_is_the_rest_and_says_the_whole_length() -> None:
+def test_a_resumed_stream_is_the_remainder_with_the_full_length() -> None:
     whole, rest = Stream(7, 2, 9), Stream(7, 2, 9, start=4)
     assert list(rest) == list(whole)[4:]
     assert len(rest) == len(whole) == 9
 
 
 class Recorder(lightning.LightningModule):
-    """One weight, and the exact bytes of what each step saw."""
+    """A module with one weight that records the exact bytes of each step's batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Recorder(lightning.LightningModule):
 
 
 class SaveAt(lightning.Callback):
-    """Saves between two optimiser steps and, like a killed process, trains no further."""
+    """Saves a checkpoint between two optimiser steps, then stops the training as a kill would."""
 
     def __init__(self, step: int, file: Path) -> None:
         self.step, self.file = step, file
@@ -118,9 +118,7 @@ def fit(folder: Path, accumulate: int, workers: int, resume: Path | None = None,
 
 
 @pytest.mark.parametrize(("accumulate", "workers"), [(1, 0), (2, 0), (2, 1)])
-def test_resumed_training_sees_what_the_uninterrupted_one_saw(
-    folder: Path, tmp_path: Path, accumulate: int, workers: int
-) -> None:
+def test_a_resumed_training_sees_the_same_batches(folder: Path, tmp_path: Path, accumulate: int, workers: int) -> None:
     whole, trainer = fit(folder, accumulate, workers)
     assert trainer.global_step == 10
     assert len(whole.seen) == 10 * accumulate
@@ -145,7 +143,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
 # -- crops ---------------------------------------------------------------------------------------------------------
 
 
-def test_crop_depends_on_seed_and_position_only(folder: Path) -> None:
+def test_a_crop_depends_only_on_seed_and_position(folder: Path) -> None:
     files = sorted(folder.rglob("*.*"))
     crops = Crops(files, Cropping((16, 16), seed=3))
     first = crops[2, 5]["image"]
@@ -157,7 +155,7 @@ def test_crop_depends_on_seed_and_position_only(folder: Path) -> None:
     assert first.shape == (3, 16, 16)
 
 
-def test_whole_image_crop_and_its_mirror(tmp_path: Path) -> None:
+def test_a_full_image_crop_is_the_image_or_its_mirror_image(tmp_path: Path) -> None:
     pixels = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     image = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -168,8 +166,8 @@ def test_whole_image_crop_and_its_mirror(tmp_path: Path) -> None:
     assert 8 < sum(mirrored) < 32
 
 
-def test_maps_are_cut_with_their_crops(tmp_path: Path) -> None:
-    # A smooth picture, and its own brightness as the map: cut alike, they stay alike.
+def test_maps_are_cropped_with_their_images(tmp_path: Path) -> None:
+    # The map is the brightness of a smooth image: cropped alike, they stay alike.
     across, down = np.meshgrid(np.linspace(0, 1, 96), np.linspace(0, 1, 64))
     brightness = 0.6 * across + 0.4 * down**2
     files = [tmp_path / "a.png", tmp_path / "b.png"]
@@ -177,7 +175,7 @@ def test_maps_are_cut_with_their_crops(tmp_path: Path) -> None:
     for file, values in zip(files, (brightness, 1 - brightness), strict=True):
         Image.fromarray((255 * values).round().astype(np.uint8)).save(file)
         maps.write(file, torch.from_numpy(values), target=int(file.stem == "b"))
-    source = FolderData(files, 32, 8, max_steps=4, val_share=0, workers=0, seed=1, maps=maps)
+    source = FolderData(files, StreamSettings(32, 8, max_steps=4, val_share=0, workers=0, seed=1), maps)
     source.setup()
     for batch in source.train_dataloader():
         assert torch.equal(batch["map_target"], batch["index"])
@@ -185,7 +183,7 @@ def test_maps_are_cut_with_their_crops(tmp_path: Path) -> None:
         assert (cut - batch["image"][:, :1].float() / 255).abs().max() < 0.02
 
 
-def test_boxes_lie_inside_with_the_asked_area_and_aspect() -> None:
+def test_random_boxes_lie_inside_and_keep_area_and_aspect_ratio() -> None:
     random = np.random.default_rng(0)
     for _ in range(500):
         left, top, right, bottom = random_box((50, 40), 1.0, (0.2, 0.6), random)
@@ -196,7 +194,7 @@ def test_boxes_lie_inside_with_the_asked_area_and_aspect() -> None:
     assert random_box((300, 20), 1.0, (0.9, 1.0), random) == (140, 0, 160, 20)
 
 
-def test_fast_jpeg_decoding_is_close_to_the_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reduced_jpeg_decoding_is_close_to_full_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = np.linspace(0, 255, 640, dtype=np.uint8)
     pixels = np.stack([np.tile(ramp, (480, 1)), np.tile(ramp[:480, None], (1, 640)), np.full((480, 640), 90)], 2)
     exif = Image.Exif()
@@ -240,14 +238,14 @@ def test_held_out_files_do_not_depend_on_order_or_place(folder: Path, tmp_path: 
     assert any(set(held_out(files, folder, seed)[1]) != set(val) for seed in range(1, 5))
 
 
-def test_the_same_names_are_held_out_as_ever() -> None:
+def test_the_held_out_names_do_not_change_between_versions() -> None:
     files = [f"n{index:02d}/é{index}.jpg" for index in range(8)]
     assert hold_out(range(8), files, 0.3, 5, "file")[1] == [0, 1]
     shards = [f"n{index:02d}_é{index}.jpg.tar" for index in range(8)]
     assert hold_out(range(8), shards, 0.3, 5, "shard")[1] == [6, 7]
 
 
-def test_a_name_that_is_no_text_can_be_held_out(folder: Path) -> None:
+def test_a_name_that_is_not_valid_utf8_can_be_held_out(folder: Path) -> None:
     (folder / "a/0.png").rename(folder / os.fsdecode(b"a/caf\xe9.png"))
     source = data(folder, val_share=0.3)
     source.setup()
@@ -255,7 +253,7 @@ def test_a_name_that_is_no_text_can_be_held_out(folder: Path) -> None:
     assert len([name for batch in source.train_dataloader() for name in batch["name"]]) == 20
 
 
-def test_validation_is_whole_images_in_order(folder: Path) -> None:
+def test_validation_shows_full_images_in_order(folder: Path) -> None:
     source = data(folder / "a", val_images=folder / "b")
     source.setup("fit")
     source.setup("fit")
@@ -274,13 +272,13 @@ def test_no_validation(folder: Path) -> None:
     assert source.validation_images(2).shape == (2, 3, 16, 16)
 
 
-def test_image_in_both_is_named(folder: Path) -> None:
+def test_an_image_in_both_training_and_validation_is_named(folder: Path) -> None:
     (folder / "b/link.png").symlink_to(folder / "a/0.png")
     with pytest.raises(InputError, match=r"link\.png is in both images and val_images"):
         data(folder / "a", val_images=folder / "b").setup()
 
 
-def test_broken_image_gives_its_place_to_the_next_and_is_named_once(folder: Path) -> None:
+def test_the_next_image_replaces_a_broken_one_which_is_named_once(folder: Path) -> None:
     (folder / "a/0.png").write_bytes(b"")
     source = data(folder, val_share=0)
     source.setup()
@@ -293,7 +291,7 @@ def test_broken_image_gives_its_place_to_the_next_and_is_named_once(folder: Path
     assert source.broken_count == 1
 
 
-def test_nothing_readable_stops_before_training(folder: Path) -> None:
+def test_no_readable_image_stops_before_training(folder: Path) -> None:
     for file in folder.rglob("*.*"):
         file.write_bytes(b"")
     with pytest.raises(InputError, match=r"none of the 6 files can be read; .*is empty"):
@@ -309,7 +307,7 @@ def test_nothing_readable_stops_before_training(folder: Path) -> None:
         ({"workers": -1}, "workers=-1"),
     ],
 )
-def test_impossible_numbers(folder: Path, options: dict[str, Any], text: str) -> None:
+def test_invalid_numbers(folder: Path, options: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError, match=text):
         data(folder, **options)
 

@@ -89,7 +89,7 @@ def test_labels_name_what_is_missing(tmp_path: Path) -> None:
 def test_a_lone_file_and_no_file(tmp_path: Path) -> None:
     file = write(tmp_path / "a.png")
     assert torch.equal(load_images(str(file), 8), load_images([file], 8))
-    with pytest.raises(InputError, match="list of files is empty"):
+    with pytest.raises(InputError, match="list of image files is empty"):
         load_images([], 8)
 
 

@@ -15,6 +15,7 @@ from ltx.data.folder import FolderData
 from ltx.data.shards.making import make
 from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
+from ltx.data.training_images import StreamSettings
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
 from ltx.pretraining.run import pretrain
@@ -115,9 +116,9 @@ def shown(data: FolderData | ShardData) -> dict[tuple[str, int], list[Tensor]]:
 
 @pytest.mark.parametrize("source", ["files", "shards"])
 def test_each_image_has_its_crops_and_they_come_again(photos: Path, tmp_path: Path, source: str) -> None:
-    options: dict[str, Any] = {"size": 16, "batch_size": 2, "max_steps": 20, "workers": 0, "val_share": 0, "crops": 2}
+    settings = StreamSettings(size=16, batch_size=2, max_steps=20, workers=0, val_share=0, crops=2)
     make(MakeConfig(images=str(photos), out=str(tmp_path / "shards"), per_shard=4))
-    data = FolderData(photos, **options) if source == "files" else ShardData(tmp_path / "shards", **options)
+    data = FolderData(photos, settings) if source == "files" else ShardData(tmp_path / "shards", settings)
     found = shown(data)  # four epochs of ten images
     assert sorted(crop for _, crop in found) == list(range(20)), "a number for each crop of each image"
     assert all(len(crops) == 2 and torch.equal(*crops) for crops in found.values())

@@ -1,1 +1,1 @@
-"""Photographs in webdataset shards: made from files, and streamed for training and for explaining."""
+"""Images in webdataset shards: packed from files, and streamed for training and for explaining."""

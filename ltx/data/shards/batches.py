@@ -1,4 +1,4 @@
-"""Batches of whole images from shards, in order, for explaining: a share for each process, in constant memory."""
+"""Batches of full images from shards, in order and in constant memory; each process reads its share."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ltx.runtime.errors import InputError
 
 
 class ShardBatches:
-    """Batches of the samples in shards; threads decode ahead by one batch, what cannot be read is skipped.
+    """Batches of the samples in shards; threads decode ahead by one batch, unreadable samples are skipped.
 
-    Iterating gives `(samples, images)`: `images` float32 `[B, 3, H, W]` in [0, 1]. Rank r of R takes the samples
-    from N·r/R to below N·(r + 1)/R, whatever is done already, so that ranks agree without a word.
+    Iterating yields `(samples, images)` with `images` float32 `[B, 3, H, W]` in [0, 1]. Rank r of R takes the samples
+    from N·r/R to below N·(r + 1)/R. The shares do not depend on `done`, so ranks agree without communicating.
 
     Args:
         shards: see `counted`.
         size, batch_size, mode, workers: see `ImageBatches`.
-        done: names (`Sample.name`) that are left out.
-        rank, ranks: this process among how many.
+        done: names (`Sample.name`) of the samples to leave out.
+        rank: rank of this process.
+        ranks: number of processes.
 
     Raises:
-        InputError: while iterating, at the end, if not one sample could be read, now or before, by the only process.
+        InputError: at the end of the iteration, if a single process could read no sample and none is in `done`.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class ShardBatches:
         self.ranks = ranks
         self.first, self.end = total * rank // ranks, total * (rank + 1) // ranks
         self.skipped = Skipped()
-        self._readable = False  # whether a sample could be read, now or by the run that has done it
+        self._readable = False  # whether a sample could be read, now or by a previous run
 
     def __len__(self) -> int:
-        """Samples of this process's share, done or not."""
+        """Number of samples in this process's share, including those in `done`."""
         return self.end - self.first
 
     def __iter__(self) -> Iterator[tuple[list[Sample], Tensor]]:
@@ -62,7 +63,7 @@ class ShardBatches:
         for batch in decoded_batches(encoded, self._decode, self.batch_size, self.workers, self._refused):
             self._readable = True
             yield batch
-        if self.skipped.files and not self._readable and self.ranks == 1:  # other processes may read what is whole
+        if self.skipped.files and not self._readable and self.ranks == 1:  # other processes may have readable ones
             raise InputError(f"none of the {len(self)} images can be read; {self.skipped.summary(3)}")
 
     def _decode(self, sample: Sample) -> Tensor:

@@ -1,4 +1,4 @@
-"""Shards from image files: in parallel, going on where an interrupted run stopped."""
+"""Packing of image files into shards: in parallel and resumable."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ PLAN = "making.json"
 
 
 def make(config: MakeConfig) -> Path:
-    """What `python -m ltx.data.shards` does: `OUT/000000.tar` …, and last `OUT/manifest.json` with their counts.
+    """Write `OUT/000000.tar`, …, and last `OUT/manifest.json` with their counts.
 
-    Each shard is written beside and renamed; the same command skips those that there are.
+    Each shard is written under a temporary name and renamed. The same command skips shards that exist.
 
     Returns:
-        The manifest.
+        Path of the manifest.
 
     Raises:
-        InputError: nothing to do, other settings than those of the shards in `out`, or not one readable picture.
+        InputError: neither or both of `images` and `shards`, shards of other settings in `out`, or no readable image.
     """
     if (config.images is None) == (config.shards is None):
-        given = "neither" if config.images is None else "both"
-        raise InputError(f"give either images=… to make shards of, or shards=… to count, not {given}")
+        number = "neither" if config.images is None else "both"
+        raise InputError(f"give either images=… to pack or shards=… to count, not {number}")
     out = Path(config.out)
     if config.shards is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -54,18 +54,18 @@ def make(config: MakeConfig) -> Path:
     random.Random(config.seed).shuffle(entries)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config, entries)
-    for part in out.glob(f".*{PART}"):  # a shard that was killed half-written
+    for part in out.glob(f".*{PART}"):  # a shard left incomplete by a killed process
         part.unlink()
     chunks = [entries[start : start + config.per_shard] for start in range(0, len(entries), config.per_shard)]
     digits = max(6, len(str(len(chunks) - 1)))
     places = [out / f"{number:0{digits}d}.tar" for number in range(len(chunks))]
-    todo = [(place, chunk) for place, chunk in zip(places, chunks, strict=True) if not place.is_file()]
-    if len(todo) < len(places):
-        print(f"{len(places) - len(todo)} of {len(places)} shards are in {out} already")
+    missing = [(place, chunk) for place, chunk in zip(places, chunks, strict=True) if not place.is_file()]
+    if len(missing) < len(places):
+        print(f"{len(places) - len(missing)} of {len(places)} shards already exist in {out}")
     skipped: list[str] = []
     with ThreadPoolExecutor(config.workers or default_workers()) as pool:
-        written = pool.map(lambda job: _write(job[0], job[1], config.side, config.quality), todo)
-        for bad in track(written, "writing shards", len(todo), console=Console(stderr=True)):
+        written = pool.map(lambda job: _write(job[0], job[1], config.side, config.quality), missing)
+        for bad in track(written, "writing shards", len(missing), console=Console(stderr=True)):
             skipped += bad
     for reason in skipped[:10]:
         print(f"skipped: {reason}")
@@ -75,7 +75,7 @@ def make(config: MakeConfig) -> Path:
 
 
 def _write(place: Path, entries: list[tuple[str, Path, int | None]], side: int | None, quality: int) -> list[str]:
-    """One shard; returns why pictures were left out. Pillow and files work beside other threads."""
+    """Write one shard, and return the reasons why images were left out; runs in a thread."""
     skipped = []
     with (
         beside(place) as stream,
@@ -93,7 +93,7 @@ def _write(place: Path, entries: list[tuple[str, Path, int | None]], side: int |
 
 
 def _encoded(file: Path, side: int | None, quality: int) -> tuple[str, bytes]:
-    """Suffix and bytes of a picture, once it is known that it can be decoded."""
+    """Suffix and bytes of an image that can be decoded."""
     if side is None:
         try:
             content = file.read_bytes()
@@ -116,7 +116,7 @@ def _encoded(file: Path, side: int | None, quality: int) -> tuple[str, bytes]:
 
 
 def _keys(files: list[Path], root: Path) -> list[str]:
-    """Places below the images' folder, without suffix; webdataset ends a key at the first dot."""
+    """Paths below the images' folder, without suffix or dots: webdataset ends a key at the first dot."""
     stems = result_stems([str(file) for file in files], root)
     plain = ["/".join(part.replace(".", "_") for part in stem.split("/")) for stem in stems]
     seen = Counter(plain)
@@ -124,15 +124,15 @@ def _keys(files: list[Path], root: Path) -> list[str]:
 
 
 def _claim(out: Path, config: MakeConfig, entries: list[tuple[str, Path, int | None]]) -> None:
-    """Write down what the shards are made of, or check that it is what is written there."""
+    """Write the settings of the shards to `out`, or check that they equal those written there."""
     lines = "\n".join(f"{key}|{file}|{label}" for key, file, label in entries)
-    listed = hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
-    settings = {name: asdict(config)[name] for name in ("per_shard", "side", "quality", "seed")} | {"files": listed}
+    digest = hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+    settings = {name: asdict(config)[name] for name in ("per_shard", "side", "quality", "seed")} | {"files": digest}
     place = out / PLAN
     if place.is_file() and json.loads(place.read_text()) != settings:
-        raise InputError(f"out={out} holds shards of other images or settings; choose another out=…")
+        raise InputError(f"out={out} contains shards of other images or settings; choose another out=…")
     if not place.is_file() and any(out.glob("*.tar")):
-        raise InputError(f"out={out} holds shards that were not made here; choose another out=…")
+        raise InputError(f"out={out} contains shards of unknown settings; choose another out=…")
     write_beside(place, json.dumps(settings).encode())
 
 
@@ -140,7 +140,7 @@ def _count(urls: list[str], out: Path, workers: int | None) -> Path:
     with ThreadPoolExecutor(workers or default_workers()) as pool:
         counts = list(track(pool.map(count_samples, urls), "counting", len(urls), console=Console(stderr=True)))
     if not any(counts):
-        raise InputError(f"not one of the pictures for {len(urls)} shard(s) can be read")
+        raise InputError(f"none of the images for {len(urls)} shard(s) can be read")
     shards = []
     for url, samples in zip(urls, counts, strict=True):
         place = local_path(url)

@@ -1,4 +1,4 @@
-"""Who shows which sample when: every sample once an epoch, whatever the shards' sizes, for any ranks and readers."""
+"""Order of the samples in shards: each once per epoch, for shards of any size and any number of ranks and readers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from ltx.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Part:
-    """A run of samples of one shard, and where it stands in the epoch's order of one reader."""
+    """A run of samples of one shard.
+
+    Attributes:
+        shard: index of the shard.
+        first: index within the shard of the run's first sample.
+        count: samples in the run.
+        at: index of the run's first sample among those that the reader reads in this epoch.
+    """
 
     shard: int
     first: int
@@ -22,11 +29,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Portion:
-    """What one reader shows of an epoch: parts of shards that it reads in order, and the order in which it shows them.
+    """The samples that one reader shows in an epoch.
 
     Attributes:
-        parts: of shards, in the order of reading.
-        order: `order[j]` = which of the samples so read is shown as the j-th.
+        parts: runs of samples, in the order in which they are read.
+        order: `order[j]` = index, among the samples as read, of the j-th sample shown.
     """
 
     parts: list[Part]
@@ -34,23 +41,23 @@ class Portion:
 
 
 class Plan:
-    """An endless stream of samples for `ranks * readers` sequential readers, worked out from counts alone.
+    """An endless stream of samples for `ranks * readers` sequential readers, computed from the counts alone.
 
-    Places in the stream are counted over all ranks: micro-batch t holds the places `[t·B·R, (t + 1)·B·R)`, of which
-    rank r takes the r-th B, and reader `t mod W` of each rank fetches it. An epoch is N places, N the number of
-    samples. Its shards are shuffled and laid end to end; each reader takes a run of exactly as many samples as it has
-    places in that epoch. So all samples are shown once, ranks never wait for one another's last batch, and fewer than
-    `R·W` shards are opened by two readers. Within its run a reader shuffles with a buffer.
+    Positions in the stream are counted over all ranks. Micro-batch t consists of the positions `[t·B·R, (t + 1)·B·R)`:
+    rank r takes the r-th run of B, and reader `t mod W` of each rank fetches it. An epoch is N positions, with N the
+    number of samples. Its shards are shuffled and concatenated, and each reader takes a run of exactly as many samples
+    as it has positions in that epoch. So every sample is shown once, no rank waits for another's last batch, and fewer
+    than `R·W` shards are opened by two readers. Within its run a reader shuffles with a buffer.
 
-    All of it follows from the seed and the counts, so the stream can be entered at any micro-batch.
+    The order follows from the seed and the counts, so the stream can be resumed at any micro-batch.
 
     Args:
         counts: samples of each shard.
-        batch_size: B, images for each rank and micro-batch.
+        batch_size: B, images per rank and micro-batch.
         ranks: R.
-        readers: W, reading processes of each rank.
-        buffer: samples that a reader holds for shuffling.
-        seed: of the orders.
+        readers: W, reading processes per rank.
+        buffer: samples in a reader's shuffle buffer.
+        seed: random seed.
 
     Raises:
         InputError: fewer shards than readers.
@@ -74,25 +81,29 @@ class Plan:
         self.buffer, self.seed = buffer, seed
 
     def orders(self, rank: int, batch: int) -> Iterator[tuple[int, Portion, int]]:
-        """For the reader of a rank's micro-batch `batch`, from there on: epoch, portion, and how much of it is past."""
+        """The portions of the reader that fetches micro-batch `batch` of `rank`, from that micro-batch on.
+
+        Yields:
+            The epoch, the portion, and the number of its samples that were already shown.
+        """
         lane = batch % self.readers * self.ranks + rank
-        place = batch * self.batch_size * self.ranks
-        epoch = place // self.total
-        past = int(self._owned(place)[lane] - self._owned(epoch * self.total)[lane])
+        position = batch * self.batch_size * self.ranks
+        epoch = position // self.total
+        shown = int(self._owned(position)[lane] - self._owned(epoch * self.total)[lane])
         while True:
-            yield epoch, self.portion(epoch, lane), past
-            epoch, past = epoch + 1, 0
+            yield epoch, self.portion(epoch, lane), shown
+            epoch, shown = epoch + 1, 0
 
     def portion(self, epoch: int, lane: int) -> Portion:
-        """What reader `lane` (reader within the rank, times the ranks, plus the rank) shows of an epoch."""
+        """The portion of an epoch that reader `lane` shows; `lane` = reader within the rank · R + rank."""
         quotas = self._owned((epoch + 1) * self.total) - self._owned(epoch * self.total)
         begin = int(quotas[:lane].sum())
         end = begin + int(quotas[lane])
-        shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.counts))
-        ends = np.cumsum(self.counts[shuffled])
+        shards = np.random.default_rng([self.seed, epoch]).permutation(len(self.counts))
+        ends = np.cumsum(self.counts[shards])
         parts, at = [], 0
-        for position in range(int(np.searchsorted(ends, begin, side="right")), len(shuffled)):
-            shard = int(shuffled[position])
+        for position in range(int(np.searchsorted(ends, begin, side="right")), len(shards)):
+            shard = int(shards[position])
             start = int(ends[position] - self.counts[shard])
             low, high = max(begin, start), min(end, int(ends[position]))
             if low >= high:
@@ -102,27 +113,29 @@ class Plan:
         order = buffered_shuffle(at, self.buffer, np.random.default_rng([self.seed, epoch, lane]))
         return Portion(parts, order)
 
-    def _owned(self, places: int) -> np.ndarray:
-        """How many of the first `places` places belong to each reader, `[R·W]`."""
+    def _owned(self, positions: int) -> np.ndarray:
+        """How many of the first `positions` positions belong to each reader, `[R·W]`."""
         lanes = self.ranks * self.readers
-        blocks, rest = divmod(places, self.batch_size)
+        blocks, rest = divmod(positions, self.batch_size)
         owned = (blocks // lanes + (np.arange(lanes) < blocks % lanes)) * self.batch_size
         owned[blocks % lanes] += rest
         return owned
 
 
 def buffered_shuffle(count: int, buffer: int, random: np.random.Generator) -> np.ndarray:
-    """The order in which a shuffle buffer of that size gives `count` samples that come in order.
+    """The order in which a shuffle buffer returns `count` samples that arrive in order.
 
-    Sample i is shown after at least sample `j - buffer` was read when it is the j-th: so a reader that shows the j-th
-    holds `buffer` samples at most.
+    The j-th sample shown is one of the first `j + buffer` read, so a reader holds at most `buffer` samples.
+
+    Returns:
+        Indices of the samples, int64 `[count]`.
     """
     size = max(1, min(buffer, count))
-    held = list(range(size))
+    buffered = list(range(size))
     order = np.empty(count, dtype=np.int64)
     for shown, drawn in enumerate(random.integers(0, size, max(0, count - size)).tolist()):
-        order[shown] = held[drawn]
-        held[drawn] = size + shown
+        order[shown] = buffered[drawn]
+        buffered[drawn] = size + shown
     if count:
-        order[count - size :] = np.asarray(held, dtype=np.int64)[random.permutation(size)]
+        order[count - size :] = np.asarray(buffered, dtype=np.int64)[random.permutation(size)]
     return order

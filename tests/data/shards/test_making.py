@@ -1,4 +1,4 @@
-"""Shards made from files."""
+"""Packing of image files into shards."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ltx.data.shards.listing import is_shards, read_shard
 from ltx.data.shards.making import make
 from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
+from ltx.data.training_images import StreamSettings
 from ltx.runtime.errors import InputError
 
 
-def test_making_is_complete_repeatable_and_goes_on(photos: Path, tmp_path: Path) -> None:
+def test_making_is_complete_repeatable_and_resumable(photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "class.0" / "broken.jpg").write_bytes((folder / "class.0" / "00.v1.jpg").read_bytes()[:300])
@@ -38,23 +39,23 @@ def test_making_is_complete_repeatable_and_goes_on(photos: Path, tmp_path: Path)
     first = {file.name: file.read_bytes() for file in out.iterdir()}
     (out / "000002.tar").unlink()
     (out / "manifest.json").unlink()
-    (out / ".0123456789abcdef.part").write_bytes(b"what a killed process left of a shard")
+    (out / ".0123456789abcdef.part").write_bytes(b"part of a shard, left by a killed process")
     make(config)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first
     with pytest.raises(InputError, match="shards of other images or settings"):
         make(MakeConfig(images=str(folder), out=str(out), per_shard=9, labels=str(labels)))
-    ShardData(str(out), size=8, batch_size=2, max_steps=2, val_share=0).setup()
+    ShardData(str(out), StreamSettings(size=8, batch_size=2, max_steps=2, val_share=0)).setup()
     assert is_shards(str(out))
     assert not is_shards(str(folder))
 
 
-def test_shrunk_pictures(photos: Path, tmp_path: Path) -> None:
+def test_images_are_shrunk_to_a_shorter_side(photos: Path, tmp_path: Path) -> None:
     make(MakeConfig(images=str(photos), out=str(tmp_path / "out"), side=12))
     sizes = {Image.open(io.BytesIO(sample.image)).size for sample in read_shard(str(tmp_path / "out/000000.tar"))}
     assert sizes == {(15, 12)}
 
 
 @pytest.mark.parametrize("options", [{}, {"images": "scikit-image", "shards": "a.tar"}])
-def test_making_or_counting(options: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="either images=… to make shards of, or shards=… to count"):
+def test_images_or_shards_but_not_both(options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="either images=… to pack or shards=… to count"):
         make(MakeConfig(**options))

@@ -1,4 +1,4 @@
-"""Shards: each sample once an epoch for any ranks and workers, entered again anywhere."""
+"""Streams from shards: each sample once per epoch for any ranks and workers, resumable at any step."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from ltx.data.shards.making import make
 from ltx.data.shards.plan import Plan, buffered_shuffle
 from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
+from ltx.data.training_images import StreamSettings
 from ltx.runtime.errors import InputError
 
 COUNTS = [3, 5, 1, 4, 6, 2, 4, 3]
@@ -36,7 +37,7 @@ COUNTS = [3, 5, 1, 4, 6, 2, 4, 3]
 
 @pytest.fixture(scope="module")
 def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight shards of uneven sizes, as someone else may have made them: no manifest."""
+    """Eight shards of unequal sizes without a manifest."""
     folder = tmp_path_factory.mktemp("shards")
     files = iter(sorted(photos.rglob("*.jpg")))
     for number, count in enumerate(COUNTS):
@@ -49,17 +50,18 @@ def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data(shards: Any, rank: int = 0, ranks: int = 1, step: int = 0, **options: Any) -> ShardData:
     settings: dict[str, Any] = {"size": 8, "batch_size": 2, "max_steps": 28, "workers": 0, "seed": 3, "val_share": 0}
-    found = ShardData(shards, **settings | {"shuffle": 4} | options)
-    found.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=ranks)  # type: ignore[assignment]
-    found.setup()
-    return found
+    manifest = options.pop("manifest", None)
+    source = ShardData(shards, StreamSettings(**settings | options), manifest, shuffle=4)
+    source.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=ranks)  # type: ignore[assignment]
+    source.setup()
+    return source
 
 
-# -- who shows what ------------------------------------------------------------------------------------------------
+# -- the plan ------------------------------------------------------------------------------------------------------
 
 
 def shown(plan: Plan, rank: int, batches: int, start: int = 0) -> list[tuple[int, int]]:
-    """(shard, sample) in each place of a rank's micro-batches."""
+    """(shard, sample) at each position of a rank's micro-batches."""
     readers = {}
     for reader in range(min(plan.readers, batches - start)):
 
@@ -73,7 +75,7 @@ def shown(plan: Plan, rank: int, batches: int, start: int = 0) -> list[tuple[int
 
 
 @pytest.mark.parametrize(("ranks", "readers", "batch"), [(1, 1, 4), (2, 1, 2), (4, 2, 3), (3, 2, 1), (8, 1, 5)])
-def test_every_sample_once_an_epoch(ranks: int, readers: int, batch: int) -> None:
+def test_each_sample_is_shown_once_per_epoch(ranks: int, readers: int, batch: int) -> None:
     plan = Plan(COUNTS, batch, ranks, readers, buffer=3, seed=1)
     micro_batches = 2 * 28 // (batch * ranks) + 1
     by_rank = [shown(plan, rank, micro_batches) for rank in range(ranks)]
@@ -86,7 +88,7 @@ def test_every_sample_once_an_epoch(ranks: int, readers: int, batch: int) -> Non
 
 
 @pytest.mark.parametrize("start", [1, 2, 5, 9])
-def test_the_plan_from_the_middle_is_the_rest(start: int) -> None:
+def test_a_resumed_plan_is_the_remainder(start: int) -> None:
     plan = Plan(COUNTS, 3, ranks=2, readers=2, buffer=3, seed=1)
     for rank in range(2):
         assert shown(plan, rank, 14, start) == shown(plan, rank, 14)[start * 3 :]
@@ -98,7 +100,7 @@ def test_a_reader_opens_few_shards_twice() -> None:
     assert len(opened) == 16, "equal shards that divide evenly are read by one reader each"
 
 
-def test_shuffle_is_a_permutation_that_never_reaches_ahead_of_its_buffer() -> None:
+def test_buffered_shuffle_is_a_permutation_within_its_buffer() -> None:
     order = buffered_shuffle(200, 10, np.random.default_rng(0))
     assert sorted(order) == list(range(200))
     assert (order - np.arange(200)).max() <= 9
@@ -108,36 +110,38 @@ def test_shuffle_is_a_permutation_that_never_reaches_ahead_of_its_buffer() -> No
 
 
 @pytest.mark.parametrize(
-    ("ranks", "workers", "mend"), [(4, 3, r"set data\.workers=2 or less"), (9, 1, "use 8 devices or fewer")]
+    ("ranks", "workers", "fix"), [(4, 3, r"set data\.workers=2 or less"), (9, 1, "use 8 devices or fewer")]
 )
-def test_too_few_shards_stop_with_the_numbers_and_the_mend(shards: Path, ranks: int, workers: int, mend: str) -> None:
-    with pytest.raises(InputError, match=rf"8 shards .* {ranks} ranks x {workers} workers = {ranks * workers}.*{mend}"):
+def test_too_few_shards_are_refused_with_the_numbers_and_a_fix(
+    shards: Path, ranks: int, workers: int, fix: str
+) -> None:
+    with pytest.raises(InputError, match=rf"8 shards .* {ranks} ranks x {workers} workers = {ranks * workers}.*{fix}"):
         data(shards, 0, ranks, workers=workers)
 
 
-@pytest.mark.parametrize("source", ["files", "shards"])
-def test_a_rank_without_a_validation_image_stops_before_training(shards: Path, photos: Path, source: str) -> None:
-    """The others would wait for it in vain when they put their scores together."""
-    options: dict[str, Any] = {"size": 8, "batch_size": 2, "max_steps": 3, "val_share": 0.125, "workers": 0}
-    found = ShardData(shards, **options) if source == "shards" else FolderData(photos, **options)
-    found.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=7)  # type: ignore[assignment]
-    with pytest.raises(InputError, match=r"\d validation images cannot be divided among 7 devices; give more by"):
-        found.setup()
+@pytest.mark.parametrize("kind", ["files", "shards"])
+def test_a_rank_without_a_validation_image_stops_before_training(shards: Path, photos: Path, kind: str) -> None:
+    """The other ranks would wait for it forever when they combine their scores."""
+    settings = StreamSettings(size=8, batch_size=2, max_steps=3, val_share=0.125, workers=0)
+    source = ShardData(shards, settings) if kind == "shards" else FolderData(photos, settings)
+    source.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=7)  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"\d validation images cannot be divided among 7 devices; give more with"):
+        source.setup()
 
 
-def with_cores(shards: Path, cores: int, rank: int, step: int = 0, fewest: int = 2, **options: Any) -> ShardData:
-    """One of two ranks, the fewest of whose cores are two."""
+def with_cores(shards: Path, cores: int, rank: int, step: int = 0, fewest: int = 2) -> ShardData:
+    """The data of one of two ranks, whose lowest number of cores is `fewest`."""
     strategy = SimpleNamespace(
         root_device=torch.device("cpu"), reduce=lambda own, reduce_op: min(own, torch.tensor(fewest))
     )
-    found = ShardData(shards, 8, 2, 20, workers=None, val_share=0, seed=3, shuffle=4, **options)
-    found.workers = cores
-    found.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=2, strategy=strategy)  # type: ignore[assignment]
-    found.setup()
-    return found
+    source = ShardData(shards, StreamSettings(8, 2, 20, workers=None, val_share=0, seed=3), shuffle=4)
+    source.workers = cores
+    source.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=2, strategy=strategy)  # type: ignore[assignment]
+    source.setup()
+    return source
 
 
-def test_ranks_agree_on_as_many_workers_as_there_are_shards_and_cores_for(shards: Path) -> None:
+def test_ranks_agree_on_a_number_of_workers(shards: Path) -> None:
     assert with_cores(shards, 9, 0, fewest=9).workers == 4, "eight shards"
     sources = [with_cores(shards, 3, 0), with_cores(shards, 2, 1)]
     assert [source.workers for source in sources] == [2, 2]
@@ -146,7 +150,7 @@ def test_ranks_agree_on_as_many_workers_as_there_are_shards_and_cores_for(shards
     assert len(set(names)) == len(names) == 28, "each once"
 
 
-def test_a_run_goes_on_with_the_workers_that_it_had(shards: Path) -> None:
+def test_a_resumed_run_uses_its_previous_number_of_workers(shards: Path) -> None:
     first = with_cores(shards, 2, 0)
     later = with_cores(shards, 1, 0, step=7, fewest=1)
     assert later.workers == 1
@@ -154,16 +158,18 @@ def test_a_run_goes_on_with_the_workers_that_it_had(shards: Path) -> None:
     whole, rest = list(first.train_dataloader())[7:], list(later.train_dataloader())
     assert [batch["name"] for batch in whole] == [batch["name"] for batch in rest]
     fixed = data(shards, 0, 2, workers=1)
-    with pytest.warns(UserWarning, match="by 2 processes with 2 workers each, now by 2 with 1, which is another order"):
+    with pytest.warns(
+        UserWarning, match="by 2 processes with 2 workers each, now by 2 with 1, which changes the order"
+    ):
         fixed.load_state_dict(first.state_dict())
-    assert fixed.workers == 1, "as it was told"
+    assert fixed.workers == 1, "the setting has precedence"
 
 
-# -- the stream of pictures ----------------------------------------------------------------------------------------
+# -- the stream of images ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (4, 0), (4, 2)])
-def test_loaders_show_every_key_once_an_epoch(shards: Path, ranks: int, workers: int) -> None:
+def test_loaders_show_each_key_once_per_epoch(shards: Path, ranks: int, workers: int) -> None:
     steps = 28 // (2 * ranks) + 1
     names: list[str] = []
     loaders = [data(shards, rank, ranks, workers=workers, max_steps=steps).train_dataloader() for rank in range(ranks)]
@@ -173,7 +179,7 @@ def test_loaders_show_every_key_once_an_epoch(shards: Path, ranks: int, workers:
     assert len(set(names[:28])) == 28
 
 
-def test_resumed_stream_is_the_rest_to_the_byte(shards: Path) -> None:
+def test_a_resumed_stream_is_the_remainder_to_the_byte(shards: Path) -> None:
     whole = list(data(shards, 1, 2, workers=2, max_steps=20).train_dataloader())
     rest = list(data(shards, 1, 2, workers=2, max_steps=20, step=7).train_dataloader())
     assert len(rest) == 13
@@ -183,7 +189,7 @@ def test_resumed_stream_is_the_rest_to_the_byte(shards: Path) -> None:
         assert torch.equal(a["position"], b["position"])
 
 
-def test_items_are_the_crops_of_the_files(shards: Path, photos: Path) -> None:
+def test_items_equal_the_crops_of_the_files(shards: Path, photos: Path) -> None:
     source = data(shards)
     batch = next(iter(source.train_dataloader()))
     for row, name in enumerate(batch["name"]):
@@ -193,7 +199,7 @@ def test_items_are_the_crops_of_the_files(shards: Path, photos: Path) -> None:
     assert batch["label"].tolist() == [-1, -1]
 
 
-def test_validation_takes_whole_shards_or_files(shards: Path, photos: Path) -> None:
+def test_validation_images_are_whole_shards_or_files(shards: Path, photos: Path) -> None:
     held = data(shards, val_share=0.25)
     assert len(held.val_shards) == 2
     assert held.train_count + held.val_count == 28
@@ -214,7 +220,7 @@ def test_validation_takes_whole_shards_or_files(shards: Path, photos: Path) -> N
 # -- damage --------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_picture_is_named_counted_and_replaced(shards: Path, tmp_path: Path) -> None:
+def test_a_broken_image_is_named_counted_and_replaced(shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(shards, folder)
     write_shard(folder / "000001.tar", "good", "bad", "also")
@@ -231,7 +237,7 @@ def test_a_broken_picture_is_named_counted_and_replaced(shards: Path, tmp_path: 
 
 
 def write_shard(file: Path, *keys: str) -> None:
-    """A shard of one picture for each key; that of a key with "bad" in it is broken."""
+    """Write a shard with one image per key; the image is broken if its key contains "bad"."""
     stream = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(stream, "jpeg")
     with tarfile.open(file, "w") as archive:
@@ -242,10 +248,10 @@ def write_shard(file: Path, *keys: str) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
-def test_a_broken_picture_is_named_once_however_often_it_is_validated(
+def test_a_broken_image_is_named_once_over_several_validations(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each validation starts other loading processes; those of several shards write into one count."""
+    """Each validation starts new loading processes, which share one count."""
     told = tmp_path / "told.txt"  # by every process
 
     def tell(message: Warning | str, *_: Any) -> None:
@@ -256,7 +262,7 @@ def test_a_broken_picture_is_named_once_however_often_it_is_validated(
         write_shard(tmp_path / f"{name}.tar", "bad", "good")
     torn = tmp_path / "c.tar"
     write_shard(torn, "good", "lost1", "lost2")
-    torn.write_bytes(torn.read_bytes()[:3684])  # within the third picture: the second was not yet whole
+    torn.write_bytes(torn.read_bytes()[:3684])  # within the third image: the second is incomplete too
     counts = [{"name": f"{name}.tar", "samples": count} for name, count in zip("abc", (2, 2, 3), strict=True)]
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": counts}))
     source = data(shards, val_images=[str(tmp_path / f"{name}.tar") for name in "abc"], workers=2)
@@ -269,10 +275,10 @@ def test_a_broken_picture_is_named_once_however_often_it_is_validated(
     assert sorted(line.split(".tar")[0][-1] for line in lines) == ["a", "b", "c"]
     other = data(shards, 1, 2, val_images=str(torn))
     assert list(other.val_dataloader()) == []
-    assert other.broken_count == 1, "the first and the third are the other rank's"
+    assert other.broken_count == 1, "the first and the third belong to the other rank"
 
 
-def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "brk.tar", "bad0", "bad1")
     write_shard(tmp_path / "mixed.tar", "good", "bad")
     broken, mixed = (counted([str(tmp_path / name)]) for name in ("brk.tar", "mixed.tar"))
@@ -280,7 +286,7 @@ def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
         InputError, match=r"none of the 2 images can be read; skipped 2 files: .*bad0\.jpg is not an im"
     ):
         list(ShardBatches(broken, 4, batch_size=1))
-    assert list(ShardBatches(broken, 4, batch_size=1, rank=0, ranks=2)) == []  # others may read what is whole
+    assert list(ShardBatches(broken, 4, batch_size=1, rank=0, ranks=2)) == []  # other ranks may have readable ones
     done = [name for batch, _ in ShardBatches(mixed, 4, batch_size=1) for name in (sample.name for sample in batch)]
     rest = ShardBatches(mixed, 4, batch_size=1, done=done)
     assert list(rest) == []
@@ -291,7 +297,7 @@ def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
         list(ShardBatches(counted([str(tmp_path / "torn.tar")]), 4, batch_size=1))
 
 
-def test_a_torn_shard_loses_its_end_and_no_more(shards: Path, tmp_path: Path) -> None:
+def test_a_truncated_shard_loses_only_its_end(shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "torn"
     shutil.copytree(shards, folder)
     counts = [{"name": f"{number:06d}.tar", "samples": count} for number, count in enumerate(COUNTS)]
@@ -312,8 +318,8 @@ def test_a_torn_shard_loses_its_end_and_no_more(shards: Path, tmp_path: Path) ->
     assert any(f"{lost} images are lost" in str(warning.message) for warning in told)
 
 
-def test_a_shard_that_ends_between_two_samples_is_no_whole_one(shards: Path, tmp_path: Path) -> None:
-    """The tar format needs no end: what was cut there looks whole, and only the count tells."""
+def test_a_shard_that_ends_between_two_samples_counts_as_truncated(shards: Path, tmp_path: Path) -> None:
+    """A tar file cut between two members is valid, so only the manifest's count shows the loss."""
     write_shard(tmp_path / "cut.tar", "good0", "good1")
     write_shard(tmp_path / "long.tar", "good2", "good3")
     counts = [{"name": "cut.tar", "samples": 4}, {"name": "long.tar", "samples": 1}]
@@ -329,8 +335,8 @@ def test_a_shard_that_ends_between_two_samples_is_no_whole_one(shards: Path, tmp
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_every_rank_validates_however_small_the_shards_are(shards: Path, tmp_path: Path, ranks: int) -> None:
-    """A rank without an image would leave the others waiting for its part of the scores."""
+def test_every_rank_has_validation_images_from_small_shards(shards: Path, tmp_path: Path, ranks: int) -> None:
+    """A rank without an image would block the others, which wait for its scores."""
     for number in range(7):
         write_shard(tmp_path / f"{number}.tar", f"good{number}")
     places = [str(tmp_path / f"{number}.tar") for number in range(7)]
@@ -342,7 +348,7 @@ def test_every_rank_validates_however_small_the_shards_are(shards: Path, tmp_pat
     assert sorted(name for names in shown for name in names) == [f"good{number}" for number in range(7)]
 
 
-# -- which shards --------------------------------------------------------------------------------------------------
+# -- finding shards ------------------------------------------------------------------------------------------------
 
 
 def test_braces_lists_folders_and_globs(shards: Path) -> None:
