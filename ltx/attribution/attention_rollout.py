@@ -11,14 +11,16 @@ from ltx.classifier.classifier import Classifier
 
 
 def attention_rollout(classifier: Classifier, images: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Product over blocks of row-normalised `A + I`, `A` the mean over heads; it knows no class.
+    """Product over blocks of row-normalised `A + I`, with `A` the attention averaged over heads.
+
+    The map does not depend on the class.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: ignored; the map is the same for every class.
+        targets: ignored.
 
     Returns:
-        `[B, 1, H, W]`, at least 0.
+        Non-negative maps `[B, 1, H, W]`.
     """
     layers = attention_layers(classifier)
     with torch.no_grad(), unfused(classifier.model), captured(layers) as attention:

@@ -1,4 +1,4 @@
-"""Attribution: one function a method, `(classifier, images, targets, …) -> maps [B, 1, H, W]`."""
+"""Attribution by method name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ltx.attribution.attention import attention_refusal, has_attention
 from ltx.attribution.registry import METHODS, check_options
-from ltx.attribution.support import refuse
+from ltx.attribution.support import unsupported
 from ltx.classifier.class_names import Targets
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError
@@ -21,51 +21,52 @@ from ltx.runtime.errors import InputError
 def attribute(
     method: str, classifier: Classifier, images: Tensor, targets: Targets = None, *, max_batch: int = 64, **options: Any
 ) -> Tensor:
-    """Maps of how much each pixel counts for the class, higher = more.
+    """Compute attribution maps: the importance of each pixel for a class, higher = more important.
 
-    Methods of attention and features hook the classifier's modules for the time of the call: meanwhile no other thread
-    may run that classifier.
+    Methods that use attention or feature maps hook the classifier's modules during the call, so no other thread may run
+    the same classifier at that time.
 
     Args:
         method: a name of `METHODS`.
+        classifier: the explained model.
         images: `[B, 3, H, W]` in [0, 1]; moved to the classifier's device.
-        targets: None or `"predicted"`, a class index or name for all, or one each; see `Classifier.targets`.
-        max_batch: rows of one forward pass, at most; bounds memory and does not change the result.
-        options: the method's own, see its function.
+        targets: None or `"predicted"`, a class index or name for all images, or one per image; see
+            `Classifier.targets`.
+        max_batch: maximum batch size of a forward pass; bounds memory and does not change the result.
+        options: options of the method, see its function.
 
     Returns:
-        `[B, 1, H, W]`, float32, on the classifier's device; their scale is the method's own.
+        Maps `[B, 1, H, W]`, float32, on the classifier's device. Their scale depends on the method.
 
     Raises:
         InputError: unknown method, option or class, images of a wrong shape or range, or a classifier that the method
-            does not work on (the text names those that do).
+            does not support (the message lists the methods that do).
     """
-    known = check_options(method, options)
+    defaults = check_options(method, options)
     if max_batch < 1:
         raise InputError(f"max_batch={max_batch}; give a positive number of images")
     images = classifier.images(images)
     if len(images) == 0:
         return images[:, :1]
-    if "max_batch" in known:
+    if "max_batch" in defaults:
         options["max_batch"] = max_batch
-    # Methods of attention and features look for the model's own modules, which a folded copy does not run.
+    # Hooks are registered on the model's own modules, which a folded copy does not run.
     with nullcontext() if METHODS[method].needs == "pixels" else classifier.unfolded():
         if METHODS[method].needs == "attention" and not has_attention(classifier):
-            raise refuse(classifier, attention_refusal(classifier))
-        chosen = _targets(classifier, images, targets, max_batch)
+            raise unsupported(classifier, attention_refusal(classifier))
+        indices = _target_indices(classifier, images, targets, max_batch)
         function = METHODS[method].function
         parts = images.split(max_batch)
-        classes = [None] * len(parts) if chosen is None else chosen.split(max_batch)
-        maps = [function(classifier, *asked, **options).detach() for asked in zip(parts, classes, strict=True)]
+        classes = [None] * len(parts) if indices is None else indices.split(max_batch)
+        maps = [function(classifier, *batch, **options).detach() for batch in zip(parts, classes, strict=True)]
         return torch.cat(maps)
 
 
-def _targets(classifier: Classifier, images: Tensor, targets: Targets, max_batch: int) -> Tensor | None:
-    """Class indices, or None where they are the predicted ones: methods that run the image anyway know them then."""
+def _target_indices(classifier: Classifier, images: Tensor, targets: Targets, max_batch: int) -> Tensor | None:
+    """Class indices `[B]`, or None for the predicted classes, which methods read from their own forward pass."""
     if targets is None or (isinstance(targets, str) and targets == "predicted"):
         return None
-    listed = isinstance(targets, (list, tuple)) and "predicted" in targets
-    if not listed:
+    if not isinstance(targets, (list, tuple)) or "predicted" not in targets:
         return classifier.targets(targets, images.new_zeros(len(images), classifier.num_classes))
     with torch.no_grad():
         return classifier.targets(targets, torch.cat([classifier(part) for part in images.split(max_batch)]))

@@ -1,14 +1,15 @@
-"""DIX, Deep Integrated Explanations (Barkan et al., CIKM 2023), as the authors' code computes it.
+"""DIX, Deep Integrated Explanations (Barkan et al., CIKM 2023), as computed by the authors' code.
 
-Paths of inner representations only; the input stays as it is. Layers are combined.
+DIX integrates over paths of inner representations only, not of the input, and combines several layers.
 
-- Feature maps, `n = 4` (5 points): `H1 = Σ relu(∇) ∘ relu(A)` at the last layer, where reference and activation
-  coincide; for the layers before it `H = Σ relu(∇ ∘ relu(v) ∘ ‖(v - r)/n‖)` with `r` the minimum over channels at each
-  position and the norm over the whole tensor. All are resized to one shape (trilinear over channels and positions): the
-  channels of the second, the grid of the third layer from the end. `DIX2 = H2∘H1 + H1`,
-  `DIX3 = (H2∘H3∘H1 + H1)∘H1`; sum over channels, bicubic, stretched to [0, 1].
-- Vision transformers, `n = 10` (11 points), `r = 0`: Gradient Rollout with one block's attention interpolated,
-  `relu(A ∘ ∇A)` averaged over points and heads; the maps of the last block and the one before it (DIX3: two) are added.
+- Feature maps, `n = 4` (5 points): `H1 = Σ relu(∇) ∘ relu(A)` for the last layer, where reference and activation
+  coincide. For the layers before it, `H = Σ relu(∇ ∘ relu(v) ∘ ‖(v - r)/n‖)`, where `r` is the minimum over channels at
+  each position and the norm is over the whole tensor. All maps are resized (trilinearly over channels and positions)
+  to the number of channels of the second and the grid of the third layer from the end. `DIX2 = H2∘H1 + H1`,
+  `DIX3 = (H2∘H3∘H1 + H1)∘H1`; then sum over channels, bicubic upsampling, min-max normalisation.
+- Vision transformers, `n = 10` (11 points), `r = 0`: Gradient Rollout with the attention of one block interpolated,
+  `relu(A ∘ ∇A)` averaged over points and heads. The maps of the last block and of the block before it (DIX3: of the two
+  blocks before it) are added.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, has_attention
 from ltx.attribution.attention_path import path_gradients
-from ltx.attribution.feature_layers import FeatureLayer, activation_and_gradient, chosen_layers, enlarge, stretched
+from ltx.attribution.feature_layers import FeatureLayer, activation_and_gradient, rescaled, select_layers, upsample
 from ltx.attribution.partial_forward import gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
@@ -42,31 +43,33 @@ def dix(
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        steps: `n` intervals, `n + 1` points; None = 4 for feature maps, 10 for attention.
-        layers: three feature layers, shallow to deep; None = the last three of the model. Not for attention.
-        tolerance: for attention, see `ltx.attribution.attention_path`; 0 = exact.
-        max_batch: rows (path points x images) of one forward pass; it changes memory, not the result.
+        targets: class indices `[B]`; None = the predicted classes.
+        depth: 2 or 3, see above.
+        steps: number `n` of intervals (`n + 1` points); None = 4 for feature maps, 10 for attention.
+        layers: three feature layers, shallow to deep; None = the last three of the model. Not for vision
+            transformers.
+        tolerance: for vision transformers, see `ltx.attribution.attention_path`; 0 = exact.
+        max_batch: maximum batch size of a forward pass (path points x images); it does not change the result.
 
     Returns:
-        `[B, 1, H, W]`, at least 0.
+        Non-negative maps `[B, 1, H, W]`.
 
     Raises:
-        InputError: layers that the model does not have, or too few blocks or feature maps.
+        InputError: the model does not have these layers, or has too few blocks or feature maps.
     """
     if depth not in (2, 3):
-        raise InputError(f"depth={depth} is unknown to DIX; allowed: 2, 3")
+        raise InputError(f"depth={depth} is not a valid depth of DIX; allowed: 2, 3")
     if steps is not None and steps < 1:
         raise InputError(f"steps={steps}; give a positive number of intervals")
-    chosen = explained_classes(classifier, images, targets, max_batch)
+    classes = explained_classes(classifier, images, targets, max_batch)
     if not has_attention(classifier):
-        found = chosen_layers(classifier, layers, 3)
-        return _features(classifier, images, chosen, found, depth, steps or 4, max_batch)
+        selected = select_layers(classifier, layers, 3)
+        return _features(classifier, images, classes, selected, depth, steps or 4, max_batch)
     if layers is not None:
-        raise InputError(f"layers={layers}: DIX takes the last blocks of {classifier.name}; leave it out")
+        raise InputError(f"layers={layers}: DIX uses the last blocks of {classifier.name}; omit layers")
     if len(attention_layers(classifier)) < depth:
         raise InputError(f"{classifier.name} has {len(attention_layers(classifier))} blocks, {depth} are needed")
-    parts = images.split(max_batch), chosen.split(max_batch)
+    parts = images.split(max_batch), classes.split(max_batch)
     rows = [_tokens(classifier, x, y, depth, steps or 10, tolerance, max_batch) for x, y in zip(*parts, strict=True)]
     return patch_map(classifier, torch.cat(rows), images)
 
@@ -99,33 +102,35 @@ def _features(
     for x, y in zip(images.split(max_batch), targets.split(max_batch), strict=True):
         h = [_last_layer(classifier, layers[-1], x, y, steps)]
         h += [_earlier_layer(classifier, layer, x, y, steps, max_batch) for layer in layers[-2 : -depth - 1 : -1]]
-        # A product of four: of large activations it would leave float32's range.
+        # Products of up to four large activations overflow float32.
         h = [F.interpolate(each.double().unsqueeze(1), size=shape, mode="trilinear").squeeze(1) for each in h]
         combined = h[1] * h[0] + h[0] if depth == 2 else (h[1] * h[2] * h[0] + h[0]) * h[0]
         maps.append(combined.sum(1, keepdim=True))
-    return stretched(enlarge(torch.cat(maps), images, "bicubic"))
+    return rescaled(upsample(torch.cat(maps), images, "bicubic"))
 
 
 def _last_layer(classifier: Classifier, layer: FeatureLayer, images: Tensor, targets: Tensor, steps: int) -> Tensor:
     activation, gradient = activation_and_gradient(classifier, layer, images, targets)
-    return (steps + 1) * gradient.relu() * activation.relu()  # all points of this path are the activation itself
+    return (steps + 1) * gradient.relu() * activation.relu()  # every point of this path is the activation itself
 
 
 def _earlier_layer(
     classifier: Classifier, layer: FeatureLayer, images: Tensor, targets: Tensor, steps: int, max_batch: int
 ) -> Tensor:
     with torch.no_grad():
-        before = record(classifier.model, layer.module, lambda: classifier(images))
-    own = before.value.detach()
-    reference = own.amin(layer.channel_dim, keepdim=True)
-    total = torch.zeros_like(layer.as_map(own), dtype=torch.float32)
+        prefix = record(classifier.model, layer.module, lambda: classifier(images))
+    activation = prefix.value.detach()
+    reference = activation.amin(layer.channel_dim, keepdim=True)
+    total = torch.zeros_like(layer.as_map(activation), dtype=torch.float32)
     chunk = max(1, max_batch // len(images))
     for begin in range(1, steps + 1, chunk):  # at point 0 the norm is 0
-        factors = torch.tensor([i / steps for i in range(begin, min(begin + chunk, steps + 1))], device=own.device)
-        difference = factors.to(own.dtype).view(-1, *[1] * own.ndim) * (own - reference)
+        factors = torch.tensor(
+            [i / steps for i in range(begin, min(begin + chunk, steps + 1))], device=activation.device
+        )
+        difference = factors.to(activation.dtype).view(-1, *[1] * activation.ndim) * (activation - reference)
         value = (reference + difference).flatten(0, 1)
         count = len(factors)
-        gradient = gradient_after(classifier, before, value, images.repeat(count, 1, 1, 1), targets.repeat(count))
+        gradient = gradient_after(classifier, prefix, value, images.repeat(count, 1, 1, 1), targets.repeat(count))
         norm = torch.linalg.vector_norm(difference.float().flatten(2) / steps, dim=2).flatten().view(-1, 1, 1, 1)
         relevance = layer.as_map(gradient).float() * layer.as_map(value).float().relu() * norm
         total += relevance.relu().unflatten(0, (count, len(images))).sum(0)

@@ -1,4 +1,4 @@
-"""Which layers of a model hold its feature maps, whatever their layout, and their activations with gradients."""
+"""Layers of a model that return feature maps, in any layout, with their activations and gradients."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Layout = Literal["NCHW", "NHWC", "tokens"]
 
 @dataclass(frozen=True)
 class FeatureLayer:
-    """A module whose output is a map of features.
+    """A module whose output is a feature map.
 
     Attributes:
-        name: its name among the model's `named_modules()`.
+        name: name of the module in `named_modules()`.
         module: the module.
-        layout: how its output is laid out: `NCHW`, `NHWC`, or `tokens` = `[B, prefix + h·w, C]`.
+        layout: layout of its output: `NCHW`, `NHWC`, or `tokens` = `[B, prefix + h·w, C]`.
         grid: `(h, w)` at the classifier's input size.
-        prefix: tokens before the patch tokens.
-        channels: number of features `C`.
+        prefix: number of tokens before the patch tokens.
+        channels: number of channels `C`.
     """
 
     name: str
@@ -41,18 +41,20 @@ class FeatureLayer:
 
     @property
     def channel_dim(self) -> int:
+        """Dimension of the channels in the layer's output."""
         return 1 if self.layout == "NCHW" else -1
 
     def as_map(self, output: Tensor) -> Tensor:
-        """The layer's output, or its gradient, as `[B, C, h, w]`; prefix tokens are dropped."""
+        """The layer's output, or its gradient, as `[B, C, h, w]` without prefix tokens."""
         if self.layout == "NCHW":
             return output
         if self.layout == "NHWC":
             return output.permute(0, 3, 1, 2)
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        patches: Tensor = output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        return patches
 
-    def lowest_position(self, output: Tensor) -> Tensor:
-        """The minimum of each channel over positions, broadcastable to `output`."""
+    def channel_minimum(self, output: Tensor) -> Tensor:
+        """Minimum of each channel over positions, broadcastable to `output`."""
         if self.layout == "tokens":
             return output[:, self.prefix :].amin(1, keepdim=True)
         return output.amin((2, 3) if self.layout == "NCHW" else (1, 2), keepdim=True)
@@ -68,18 +70,19 @@ class _Call:
 def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]:
     """The last `count` feature layers, shallow to deep.
 
-    For maps the deepest is the last one, which the head pools, and each other is the last before it that is finer. For
-    plain token models (ViT, Mixer) they are the last blocks but one: the output of the very last has no gradient at
-    patch tokens where the head reads the class token only.
+    In models with feature maps, the deepest layer is the one that the head pools, and each shallower layer is the last
+    one before it with a finer grid. In plain token models (ViT, Mixer) they are the blocks before the last: if the head
+    reads only the class token, the output of the last block has no gradient at the patch tokens.
 
     Raises:
-        InputError: the model has fewer maps of more than one position, or none after the first quarter of its layers.
+        InputError: the model has fewer feature maps with more than one position, or none after the first quarter of
+            its layers.
     """
     calls, grid = _trace(classifier)
     names = {module: name for name, module in classifier.model.named_modules()}
     blocks = getattr(classifier.model, "blocks", None)
-    auxiliary = getattr(classifier.model, "aux_head", None)  # VOLO: class logits of every patch, beside the head
-    found: list[FeatureLayer] = []  # deep to shallow
+    auxiliary = getattr(classifier.model, "aux_head", None)  # VOLO: class logits of every patch
+    selected: list[FeatureLayer] = []  # deep to shallow
     maps = [
         (call, layer)
         for call in calls
@@ -90,30 +93,30 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     if maps and maps[-1][1].layout == "tokens" and isinstance(blocks, (nn.Sequential, nn.ModuleList)):
         inner = [layer for _, layer in reversed(maps) if layer.module in list(blocks)[:-1]]
         after_all = [] if getattr(classifier.model, "global_pool", "") == "token" else [maps[-1][1]]
-        found = inner or after_all
-    elif maps and 4 * (calls.index(maps[-1][0]) + 1) >= len(calls):  # else it is but the embedding of what follows
+        selected = inner or after_all
+    elif maps and 4 * (calls.index(maps[-1][0]) + 1) >= len(calls):  # otherwise it is only the embedding
         for _, layer in reversed(maps):
-            if not found or math.prod(layer.grid) > math.prod(found[-1].grid):
-                found.append(layer)
-    if len(found) < count:
+            if not selected or math.prod(layer.grid) > math.prod(selected[-1].grid):
+                selected.append(layer)
+    if len(selected) < count:
         size = "x".join(map(str, classifier.input_size))
         raise InputError(
-            f"{classifier.name} at {size} has {len(found)} feature maps of more than one position, {count} are needed; "
-            "give a larger classifier.input_size, or layers=[…]"
+            f"{classifier.name} at {size} has {len(selected)} feature maps of more than one position, {count} are "
+            "needed; give a larger classifier.input_size, or layers=[…]"
         )
-    return found[:count][::-1]
+    return selected[:count][::-1]
 
 
 def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]:
-    """The layers of these names (as in `named_modules()`), shallow to deep as given.
+    """The layers of these names (as in `named_modules()`), in the given order (shallow to deep).
 
     Raises:
-        InputError: no such module, or its output is no map of features.
+        InputError: no such module, or its output is not a feature map.
     """
     modules = dict(classifier.model.named_modules())
     every, grid = _trace(classifier)
     calls = {call.module: call for call in every}
-    found = []
+    layers = []
     for name in names:
         if name not in modules:
             raise InputError(f"layer={name!r} is not a module of {classifier.name}{suggest(name, modules)}")
@@ -121,18 +124,18 @@ def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]
         layer = _layer(classifier, call, {modules[name]: name}, grid) if call else None
         if layer is None:
             shape = call.shape if call else "nothing"
-            raise InputError(f"layer={name!r} of {classifier.name} returns {shape}, which is no map of features")
-        found.append(layer)
-    return found
+            raise InputError(f"layer={name!r} of {classifier.name} returns {shape}, which is not a feature map")
+        layers.append(layer)
+    return layers
 
 
-def chosen_layers(
+def select_layers(
     classifier: Classifier, layers: Sequence[str | int] | str | int | None, count: int
 ) -> list[FeatureLayer]:
-    """The user's `layers`, or the last `count` of the model.
+    """The user's `layers`, or the last `count` feature layers of the model.
 
     Raises:
-        InputError: not `count` layers, or see `named_layers` and `feature_layers`.
+        InputError: the number of layers is not `count`; see also `named_layers` and `feature_layers`.
     """
     if layers is None:
         return feature_layers(classifier, count)
@@ -145,38 +148,38 @@ def chosen_layers(
 def activation_and_gradient(
     classifier: Classifier, layer: FeatureLayer, images: Tensor, targets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """A layer's activations and their gradient of the class logit, `[B, C, h, w]` float32 each.
+    """Activations of a layer and the gradient of the class logit with respect to them, `[B, C, h, w]` float32 each.
 
-    One forward pass, and a backward pass down to the layer only.
+    Takes one forward pass and a backward pass down to the layer.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
+        targets: class indices `[B]`; None = the predicted classes.
     """
-    held: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def hold(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        held.append(output.detach().requires_grad_())
-        return held[-1].clone()  # a block may add its shortcut into it
+        outputs.append(output.detach().requires_grad_())
+        return outputs[-1].clone()  # a block may add its shortcut in place
 
     handle = layer.module.register_forward_hook(hold)
     try:
         with torch.enable_grad(), not_in_place(classifier.model):
             logits = classifier(images)
-            chosen = logits.argmax(1) if targets is None else targets
-            (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), held[-1:])
+            classes = logits.argmax(1) if targets is None else targets
+            (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), outputs[-1:])
     finally:
         handle.remove()
-    return layer.as_map(held[-1].detach()).float(), layer.as_map(gradient).float()
+    return layer.as_map(outputs[-1].detach()).float(), layer.as_map(gradient).float()
 
 
-def enlarge(maps: Tensor, images: Tensor, mode: str = "bilinear") -> Tensor:
-    """Maps `[B, 1, h, w]` at the images' size, `[B, 1, H, W]`."""
+def upsample(maps: Tensor, images: Tensor, mode: str = "bilinear") -> Tensor:
+    """Upsample maps `[B, 1, h, w]` to the size of the images, `[B, 1, H, W]`."""
     return F.interpolate(maps, size=images.shape[-2:], mode=mode, align_corners=False)
 
 
-def stretched(maps: Tensor) -> Tensor:
-    """Each map `[B, 1, H, W]` stretched to [0, 1], float32; a constant map becomes 0."""
+def rescaled(maps: Tensor) -> Tensor:
+    """Min-max normalise each map `[B, 1, H, W]` to [0, 1], float32; a constant map becomes 0."""
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     return ((maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).float()
 
@@ -186,16 +189,16 @@ _traces: weakref.WeakKeyDictionary[Classifier, tuple[tuple[Any, ...], _Traced]] 
 
 
 def _trace(classifier: Classifier) -> _Traced:
-    """Every module call of one forward pass, in the order in which the calls finish, and the grid of the tokens.
+    """Every module call of one forward pass, in the order in which the calls finish, and the token grid.
 
-    The passes are made once for a model: again only when its modules or its input size are others.
+    The trace is cached until the model's modules or input size change.
     """
     model = (classifier.input_size, *classifier.model.modules())
-    held = _traces.get(classifier)
-    if held is None or held[0] != model:
-        with classifier.unfolded():  # a folded copy runs other modules than those that methods hook
-            held = _traces[classifier] = model, (_calls(classifier), _token_grid(classifier))
-    return held[1]
+    cached = _traces.get(classifier)
+    if cached is None or cached[0] != model:
+        with classifier.unfolded():  # methods hook the model's own modules, which a folded copy does not run
+            cached = _traces[classifier] = model, (_calls(classifier), _token_grid(classifier))
+    return cached[1]
 
 
 def _calls(classifier: Classifier) -> list[_Call]:
@@ -231,11 +234,11 @@ def _layer(
     if len(shape) == 4:
         if shape[0] != 1 or _in_attention(call):
             return None
-        own: Layout = "NHWC" if getattr(classifier.model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
-        other: Layout = "NCHW" if own == "NHWC" else "NHWC"  # of some layers of a model (VOLO)
-        for layout in (own, other):
+        usual: Layout = "NHWC" if getattr(classifier.model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+        other: Layout = "NCHW" if usual == "NHWC" else "NHWC"  # some layers of VOLO
+        for layout in (usual, other):
             grid, channels = (shape[2:], shape[1]) if layout == "NCHW" else (shape[1:3], shape[3])
-            # One row or column is no map to show, and attention matrices, heads or windows are not one image's map.
+            # Exclude maps of one row or column, and attention matrices, heads and windows, whose strides differ.
             strides = [side / cells for side, cells in zip(classifier.input_size, grid, strict=True)]
             if min(grid) >= 2 and 2 * min(strides) >= max(strides):
                 return FeatureLayer(names[call.module], call.module, layout, (grid[0], grid[1]), 0, channels)
@@ -247,7 +250,7 @@ def _layer(
 
 
 def _in_attention(call: _Call) -> bool:
-    """Whether a module called it that has attention heads, whose own axes look like those of a map."""
+    """Whether the call is inside an attention module, whose tensors have the dimensions of a feature map."""
     above = call.parent
     while above is not None and not (hasattr(above.module, "attn_drop") or hasattr(above.module, "k_norm")):
         above = above.parent
@@ -255,17 +258,17 @@ def _in_attention(call: _Call) -> bool:
 
 
 def _token_grid(classifier: Classifier) -> tuple[int, int]:
-    """The grid of the model's patch tokens; where it says none, one that no number of tokens fits."""
+    """The grid of the model's patch tokens; (0, 0), which fits no number of tokens, if the model has none."""
     grid = getattr(getattr(classifier.model, "patch_embed", None), "grid_size", None)
     try:
         height, width = classifier.grid if grid is None else grid
-    except (InputError, TypeError, ValueError):  # a plain module, or one of several token sets
+    except (InputError, TypeError, ValueError):  # a plain module, or several sets of tokens
         return 0, 0
     return int(height), int(width)
 
 
 def _outermost(classifier: Classifier, call: _Call, tokens: tuple[int, int]) -> bool:
-    """Whether no caller of this call returns a map itself, apart from plain sequences."""
+    """Whether no enclosing call returns a feature map, apart from plain `nn.Sequential`s."""
     above = call.parent
     while above is not None:
         if (

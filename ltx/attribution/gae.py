@@ -9,14 +9,14 @@ from ltx.classifier.classifier import Classifier
 
 
 def gae(classifier: Classifier, images: Tensor, targets: Tensor | None = None) -> Tensor:
-    """`R ← R + C R` from the first block to the last, `C = mean_heads(relu(A ∘ ∂f_y/∂A))`, `R = I` at first.
+    """Iterate `R ← R + C R` over the blocks from `R = I`, with `C = mean_heads(relu(A ∘ ∂f_y/∂A))`.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
+        targets: class indices `[B]`; None = the predicted classes.
 
     Returns:
-        `[B, 1, H, W]`, at least 0: the row of `R` that the head reads.
+        Non-negative maps `[B, 1, H, W]`, taken from the rows of `R` of the tokens that the head reads.
     """
     attention, gradients, start = attention_and_gradients(classifier, images, targets)
     relevances = [positive_relevance(a, g) for a, g in zip(attention, gradients, strict=True)]

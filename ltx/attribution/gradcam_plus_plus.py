@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ltx.attribution.feature_layers import activation_and_gradient, chosen_layers, enlarge
+from ltx.attribution.feature_layers import activation_and_gradient, select_layers, upsample
 from ltx.classifier.classifier import Classifier
 
 
@@ -13,20 +13,20 @@ def gradcam_plus_plus(
 ) -> Tensor:
     """`relu(Σ_c w_c A_c)`, `w_c = Σ_ij α relu(g)`, `α = g² / (2 g² + g³ Σ_ab A)` (their eq. 19, for `Y = exp(f_y)`).
 
-    The factor `exp(f_y)` of the weights is the same for all channels of an image and is left out.
+    The factor `exp(f_y)` of the weights is the same for all channels of an image and is omitted.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        layer: name of the layer; None = the map that the head pools (ViT: the tokens that enter the last block).
+        targets: class indices `[B]`; None = the predicted classes.
+        layer: module name; None = the feature map that the head pools (ViT: the output of the block before the last).
 
     Returns:
-        `[B, 1, H, W]`, at least 0.
+        Non-negative maps `[B, 1, H, W]`.
     """
-    (chosen,) = chosen_layers(classifier, layer, 1)
-    activation, gradient = activation_and_gradient(classifier, chosen, images, targets)
-    # g² cancels from the fraction; what is left is 0/0 only where 2 + g ΣA is 0.
-    below = 2 + gradient * activation.sum((2, 3), keepdim=True)
-    alpha = (gradient != 0) / below.where(below != 0, 1)
+    (feature_layer,) = select_layers(classifier, layer, 1)
+    activation, gradient = activation_and_gradient(classifier, feature_layer, images, targets)
+    # g² cancels from the fraction; the remainder is 0/0 only where 2 + g ΣA is 0.
+    denominator = 2 + gradient * activation.sum((2, 3), keepdim=True)
+    alpha = (gradient != 0) / denominator.where(denominator != 0, 1)
     weights = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
-    return enlarge((weights * activation).sum(1, keepdim=True).relu(), images)
+    return upsample((weights * activation).sum(1, keepdim=True).relu(), images)

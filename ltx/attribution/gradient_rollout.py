@@ -1,4 +1,4 @@
-"""Gradient Rollout: Attention Rollout of `relu(A ∘ ∇A)` in place of `A`."""
+"""Gradient Rollout: Attention Rollout with `relu(A ∘ ∇A)` in place of `A` (Barkan et al., ICCV 2023, IIA)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def gradient_rollout(classifier: Classifier, images: Tensor, targets: Tensor | N
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
+        targets: class indices `[B]`; None = the predicted classes.
 
     Returns:
-        `[B, 1, H, W]`, at least 0.
+        Non-negative maps `[B, 1, H, W]`.
     """
     attention, gradients, start = attention_and_gradients(classifier, images, targets)
     relevances = [positive_relevance(a, g) for a, g in zip(attention, gradients, strict=True)]

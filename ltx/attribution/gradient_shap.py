@@ -1,7 +1,7 @@
 """Gradient SHAP, expected gradients (Lundberg & Lee, NeurIPS 2017; Erion et al., 2021).
 
-Not captum's: its draws come from NumPy's global state and differ with the batch, so that neither a seed nor a smaller
-batch gives the same map again.
+Not captum's implementation: captum draws from NumPy's global random state and its draws depend on the batch size, so
+its maps are not reproducible from a seed.
 """
 
 from __future__ import annotations
@@ -27,40 +27,41 @@ def gradient_shap(
     seed: int = 0,
     max_batch: int = 64,
 ) -> Tensor:
-    """Mean over draws of `(x - b) ∘ ∂f_y/∂x (b + a (x - b))`, `a` uniform in [0, 1], summed over colours. Signed.
+    """Mean over samples of `(x - b) ∘ ∂f_y/∂x (b + a (x - b))`, `a` uniform in [0, 1], summed over channels. Signed.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        samples: draws; each is shared by all images.
-        noise: deviation of normal noise that is added to the image in each draw.
-        baseline: what `b` is, a name of `ltx.Fill`: `black`, `mean`, `blur`, `noise`; `random` = each draw one of them.
-        seed: of the draws.
-        max_batch: rows of one forward pass.
+        targets: class indices `[B]`; None = the predicted classes.
+        samples: number of samples; all images share each sample's baseline and `a`.
+        noise: standard deviation of the Gaussian noise added to the image in each sample.
+        baseline: the baseline `b`, a name of `ltx.Fill`: `black`, `mean`, `blur` or `noise`; `random` = one of them per
+            sample.
+        seed: random seed.
+        max_batch: maximum batch size of a forward pass.
 
     Returns:
         `[B, 1, H, W]`.
 
     Raises:
-        InputError: an unknown baseline, or no samples.
+        InputError: unknown baseline, or `samples` is not positive.
     """
     if samples < 1:
         raise InputError(f"samples={samples}; give a positive number")
-    chosen = explained_classes(classifier, images, targets, max_batch)
+    classes = explained_classes(classifier, images, targets, max_batch)
     generator, fill = seeded(seed), Fill(baseline)
     total = torch.zeros_like(images[:, :1], dtype=torch.float32)
     chunk = max(1, max_batch // len(images))
     for begin in range(0, samples, chunk):
         points, differences = [], []
         for _ in range(min(chunk, samples - begin)):
-            shake = noise * torch.randn(images.shape[1:], generator=generator).to(images) if noise else 0.0
-            background = fill(images, generator, shared=True)
-            difference = images + shake - background
-            points.append(background + torch.rand((), generator=generator).to(images) * difference)
+            perturbation = noise * torch.randn(images.shape[1:], generator=generator).to(images) if noise else 0.0
+            reference = fill(images, generator, shared=True)
+            difference = images + perturbation - reference
+            points.append(reference + torch.rand((), generator=generator).to(images) * difference)
             differences.append(difference)
         rows = torch.cat(points).requires_grad_()
         with torch.enable_grad():
-            score = classifier(rows).gather(1, chosen.repeat(len(points))[:, None]).sum()
+            score = classifier(rows).gather(1, classes.repeat(len(points))[:, None]).sum()
             (gradient,) = torch.autograd.grad(score, rows)
         relevance = (gradient * torch.cat(differences)).float().sum(1, keepdim=True)
         total += relevance.unflatten(0, (len(points), len(images))).sum(0)

@@ -1,18 +1,18 @@
 """IIA, Iterated Integrated Attributions (Barkan et al., ICCV 2023): paths of the input and of inner representations.
 
-`Map = ∫…∫ (u^L - r^L) ∘ q da_L … da_0`, where the input goes from black to the image (`a_0`), and each chosen layer's
-representation from its reference `r` to what it is on the way (`v = r + a (u - r)`). IIA2 integrates over the input and
-the last layer, IIA3 over the layer before it too.
+`Map = ∫…∫ (u^L - r^L) ∘ q da_L … da_0`. The input is interpolated from black to the image (factor `a_0`), and the
+representation `u` of each selected layer from its reference `r`, `v = r + a (u - r)`. IIA2 integrates over the input
+and the last layer, IIA3 also over the layer before it.
 
-- Feature maps: `r` is the minimum of each channel over positions, `q = v ∘ ∂f_y/∂v`, mean over channels.
-- Vision transformers: the representations are attention matrices, `r = 0`, `q` is Gradient Rollout at the interpolant;
-  of both only the rows that the head reads are needed, and of their product the mean of those. `u^L` is averaged over
-  heads.
+- Feature maps: `r` is the minimum of each channel over positions, `q = v ∘ ∂f_y/∂v`, averaged over channels.
+- Vision transformers: the representations are attention matrices, averaged over heads, `r = 0`, and `q` is Gradient
+  Rollout at the interpolant. Only the rows of the tokens that the head reads are needed; the product is averaged over
+  these rows.
 
-`variant="paper"` takes each integral by the trapezoid rule. `variant="released"` is IIA2 as the authors' code computes
-it: the input goes from zero in *normalised* space; for feature maps the reference is the activation itself, which
-leaves `Σ_i relu(A(x_i)) ∘ ∂f_y/∂A(x_i)`, summed over channels, bicubic, stretched to [0, 1]; for ViTs `relu(A ∘ ∇A)` is
-averaged over points and heads before one rollout.
+`variant="paper"` approximates each integral by the trapezoid rule. `variant="released"` is IIA2 as computed by the
+authors' code: the input path starts at zero in *normalised* space. For feature maps, the reference is the activation
+itself, which leaves `Σ_i relu(A(x_i)) ∘ ∂f_y/∂A(x_i)`, summed over channels, with bicubic upsampling and min-max
+normalisation. For ViTs, `relu(A ∘ ∇A)` is averaged over points and heads before a single rollout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ltx.attribution.attention import attention_layers, has_attention
 from ltx.attribution.attention_path import path_gradients
-from ltx.attribution.feature_layers import FeatureLayer, chosen_layers, enlarge, stretched
+from ltx.attribution.feature_layers import FeatureLayer, rescaled, select_layers, upsample
 from ltx.attribution.partial_forward import Recording, gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
@@ -37,7 +37,7 @@ from ltx.runtime.errors import InputError
 Variant = Literal["paper", "released"]
 
 KEPT_POINTS = 16
-"""Of a vision transformer, matrices are kept for `max_batch` times so many (inner point, row) pairs, at most."""
+"""Attention matrices of a vision transformer are kept for up to `KEPT_POINTS * max_batch` (inner point, row) pairs."""
 
 
 def iia(
@@ -56,18 +56,20 @@ def iia(
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        variant: see the module; `released` exists for IIA2 only.
-        steps: `n` intervals, `n + 1` points, in each integral; None = 10 (5 for the released ViT variant).
-        layers: `depth - 1` layers, shallow to deep: names of modules, or block numbers for attention; None = the last.
-        tolerance: see `ltx.attribution.attention_path`; 0 = exact. For feature maps nothing is left out in any case.
-        max_batch: rows (path points x images) of one forward pass; it changes memory, not the result.
+        targets: class indices `[B]`; None = the predicted classes.
+        depth: 2 or 3, the number of integrals.
+        variant: `paper` or `released`, see above; `released` exists for IIA2 only.
+        steps: number `n` of intervals (`n + 1` points) of each integral; None = 10 (5 for the released ViT variant).
+        layers: `depth - 1` layers, shallow to deep: module names, or block numbers for vision transformers; None = the
+            last ones.
+        tolerance: for vision transformers, see `ltx.attribution.attention_path`; 0 = exact.
+        max_batch: maximum batch size of a forward pass (path points x images); it does not change the result.
 
     Returns:
-        `[B, 1, H, W]`.
+        Maps `[B, 1, H, W]`.
 
     Raises:
-        InputError: an unknown variant, or layers that the model does not have.
+        InputError: unknown variant, or the model does not have these layers.
     """
     if variant not in ("paper", "released"):
         raise InputError(f"variant={variant!r} is unknown; allowed: paper, released")
@@ -75,16 +77,16 @@ def iia(
         raise InputError("variant=released exists for iia2 only; choose method=iia2, or variant=paper")
     if steps is not None and steps < 1:
         raise InputError(f"steps={steps}; give a positive number of intervals")
-    chosen = explained_classes(classifier, images, targets, max_batch)
+    classes = explained_classes(classifier, images, targets, max_batch)
     if has_attention(classifier):
         blocks = _blocks(classifier, layers, depth - 1)
         if variant == "released":
-            return _released_attention(classifier, images, chosen, blocks, steps or 5, tolerance, max_batch)
-        return _paper_attention(classifier, images, chosen, blocks, steps or 10, tolerance, max_batch)
-    found = chosen_layers(classifier, layers, depth - 1)
+            return _released_attention(classifier, images, classes, blocks, steps or 5, tolerance, max_batch)
+        return _paper_attention(classifier, images, classes, blocks, steps or 10, tolerance, max_batch)
+    selected = select_layers(classifier, layers, depth - 1)
     if variant == "released":
-        return _released_features(classifier, images, chosen, found[0], steps or 10, max_batch)
-    return _paper_features(classifier, images, chosen, found, steps or 10, max_batch)
+        return _released_features(classifier, images, classes, selected[0], steps or 10, max_batch)
+    return _paper_features(classifier, images, classes, selected, steps or 10, max_batch)
 
 
 # -- vision transformers -------------------------------------------------------------------------------------------
@@ -96,9 +98,9 @@ def _paper_attention(
     grid = trapezoid(steps)
     inner = list(product(grid, repeat=len(blocks)))
     total: Tensor | None = None
-    # Of every inner point something is kept for each row until the path is done.
-    together = max(1, min(rows, KEPT_POINTS * rows // len(inner)))
-    for part in _path_rows(images, black(images), [a for a, _ in grid], together):
+    # Every inner point keeps attention matrices for each row until the path is complete.
+    batch = max(1, min(rows, KEPT_POINTS * rows // len(inner)))
+    for part in _path_rows(images, black(images), [a for a, _ in grid], batch):
         path = path_gradients(
             classifier,
             part.images,
@@ -109,14 +111,14 @@ def _paper_attention(
             tolerance,
         )
         outer = torch.tensor([grid[i][1] for i in part.point], device=images.device)
-        read = path.start.nonzero()[:, 0]
+        rows_read = path.start.nonzero()[:, 0]
         for k, relevances in enumerate(path.points()):
             weight = outer
             for _, w in inner[k]:
                 weight = weight * w
-            # Row by row: where the head reads several tokens, a mean of products is not the product of means.
-            carried = roll_out(relevances, torch.eye(len(path.start), device=images.device)[read])
-            tokens = torch.einsum("r,srn,srn->sn", path.start[read], path.attention[k][:, read], carried)
+            # Row by row: if the head reads several tokens, the mean of products differs from the product of means.
+            carried = roll_out(relevances, torch.eye(len(path.start), device=images.device)[rows_read])
+            tokens = torch.einsum("r,srn,srn->sn", path.start[rows_read], path.attention[k][:, rows_read], carried)
             total = _add(total, part.image, weight[:, None] * tokens, len(images))
     assert total is not None
     return patch_map(classifier, total, images)
@@ -165,26 +167,27 @@ def _paper_features(
     grid = trapezoid(steps)
     total: Tensor | None = None
 
-    def integrate(before: Recording, depth: int, part: _Rows, weights: Tensor) -> None:
+    def integrate(prefix: Recording, depth: int, part: _Rows, weights: Tensor) -> None:
         nonlocal total
-        layer, own = layers[depth], before.value.detach()
-        reference = layer.lowest_position(own)
-        step = max(1, rows // len(own))
+        layer, activation = layers[depth], prefix.value.detach()
+        reference = layer.channel_minimum(activation)
+        step = max(1, rows // len(activation))
         for begin in range(0, len(grid), step):
             points = grid[begin : begin + step]
             count = len(points)
-            factors = torch.tensor([a for a, _ in points], device=own.device).to(own.dtype).view(-1, *[1] * own.ndim)
-            value = (reference + factors * (own - reference)).flatten(0, 1)
-            inner = torch.tensor([w for _, w in points], device=own.device)
+            factors = torch.tensor([a for a, _ in points], device=activation.device).to(activation.dtype)
+            factors = factors.view(-1, *[1] * activation.ndim)
+            value = (reference + factors * (activation - reference)).flatten(0, 1)
+            inner = torch.tensor([w for _, w in points], device=activation.device)
             every = _Rows(part.images.repeat(count, 1, 1, 1), part.image * count, part.point * count)
             weight = (inner[:, None] * weights).flatten()
             if depth + 1 < len(layers):
-                with torch.no_grad(), before.replaying(value, count):
+                with torch.no_grad(), prefix.replaying(value, count):
                     later = record(classifier.model, layers[depth + 1].module, partial(classifier, every.images))
                 integrate(later, depth + 1, every, weight)
                 continue
-            gradient = gradient_after(classifier, before, value, every.images, targets[every.image])
-            difference = layer.as_map(own - reference).float().repeat(count, 1, 1, 1)
+            gradient = gradient_after(classifier, prefix, value, every.images, targets[every.image])
+            difference = layer.as_map(activation - reference).float().repeat(count, 1, 1, 1)
             relevance = difference * layer.as_map(value).float() * layer.as_map(gradient).float()
             total = _add(total, every.image, relevance.mean(1, keepdim=True) * weight.view(-1, 1, 1, 1), len(images))
 
@@ -193,7 +196,7 @@ def _paper_features(
             first = record(classifier.model, layers[0].module, partial(classifier, part.images))
         integrate(first, 0, part, torch.tensor([grid[i][1] for i in part.point], device=images.device))
     assert total is not None
-    return enlarge(total, images)
+    return upsample(total, images)
 
 
 def _released_features(
@@ -203,26 +206,26 @@ def _released_features(
     factors = [i / steps for i in range(steps + 1)]
     for part in _path_rows(images, classifier.normalisation[0], factors, rows):
         with torch.no_grad():
-            before = record(classifier.model, layer.module, partial(classifier, part.images))
-        gradient = gradient_after(classifier, before, before.value, part.images, targets[part.image])
-        relevance = layer.as_map(before.value).float().relu() * layer.as_map(gradient).float()
+            prefix = record(classifier.model, layer.module, partial(classifier, part.images))
+        gradient = gradient_after(classifier, prefix, prefix.value, part.images, targets[part.image])
+        relevance = layer.as_map(prefix.value).float().relu() * layer.as_map(gradient).float()
         total = _add(total, part.image, relevance.sum(1, keepdim=True), len(images))
     assert total is not None
-    return stretched(enlarge(total, images, "bicubic"))
+    return rescaled(upsample(total, images, "bicubic"))
 
 
 # -- paths ---------------------------------------------------------------------------------------------------------
 
 
 class _Rows:
-    """Some (path point, image) pairs: the interpolated `images`, and for each row its `image` and `point` number."""
+    """A batch of (path point, image) pairs: interpolated `images`, and the `image` and `point` index of each row."""
 
     def __init__(self, images: Tensor, image: list[int], point: list[int]) -> None:
         self.images, self.image, self.point = images, image, point
 
 
 def _path_rows(images: Tensor, reference: Tensor, factors: list[float], max_batch: int) -> Iterator[_Rows]:
-    """`r + a (x - r)` for every factor and image, at most `max_batch` at a time, images fastest."""
+    """`r + a (x - r)` for every factor and image, in batches of up to `max_batch`; the image index varies fastest."""
     pairs = [(point, image) for point in range(len(factors)) for image in range(len(images))]
     for begin in range(0, len(pairs), max_batch):
         point, image = (list(column) for column in zip(*pairs[begin : begin + max_batch], strict=True))
@@ -231,17 +234,17 @@ def _path_rows(images: Tensor, reference: Tensor, factors: list[float], max_batc
 
 
 def trapezoid(steps: int) -> list[tuple[float, float]]:
-    """`n + 1` points of [0, 1] and their weights, which sum to 1."""
+    """Points and weights of the trapezoid rule with `n` intervals on [0, 1]; the weights sum to 1."""
     return [(i / steps, (0.5 if i in (0, steps) else 1.0) / steps) for i in range(steps + 1)]
 
 
 def black(images: Tensor) -> Tensor:
-    """The paper's reference: zero in pixel space."""
+    """Reference of the paper: zero in pixel space."""
     return images.new_zeros(1, 3, 1, 1)
 
 
 def _add(total: Tensor | None, image: list[int], rows: Tensor, count: int) -> Tensor:
-    """Adds each of `rows` `[S, …]` to its image's sum, `[count, …]`."""
+    """Add each of `rows` `[S, …]` to the sum of its image `[count, …]`."""
     if total is None:
         total = rows.new_zeros(count, *rows.shape[1:])
     return total.index_add_(0, torch.tensor(image, device=rows.device), rows)

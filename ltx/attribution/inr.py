@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,121 +28,111 @@ Reward = Literal["logit", "log_probability"]
 Variant = Literal["preserve", "delete", "dual"]
 
 
-def inr(
-    classifier: Classifier,
-    images: Tensor,
-    targets: Tensor | None = None,
-    *,
-    steps: int = 100,
-    areas: int = 4,
-    nested: bool = True,
-    variant: Variant = "preserve",
-    reward: Reward = "log_probability",
-    lr: float = 1e-4,
-    jitter: int = 8,
-    seed: int = 0,
-    max_batch: int = 64,
-) -> Tensor:
-    """A map of importance: the mean over areas of the masks of those areas, written by a network fitted to the image.
+@dataclass(frozen=True)
+class INRFit:
+    """How a coordinate network is fitted to an image.
 
-    See `fit_inr`, whose explanation this is the map of.
+    Attributes:
+        steps: optimiser steps; each takes `areas` classifier passes per image, twice as many if `dual`.
+        areas: number of areas drawn per step, from 0.02 to 0.8.
+        nested: the mask of a smaller area lies inside that of a larger one; False = as published.
+        variant: `preserve` = the kept pixels preserve the class; `delete` = removing the pixels deletes it; `dual` =
+            both.
+        reward: the quantity that is preserved or deleted.
+        lr: learning rate of AdamW.
+        jitter: masked images are flipped at random and shifted by up to this many pixels.
+        seed: random seed of the initialisation and of all draws.
+    """
+
+    steps: int = 100
+    areas: int = 4
+    nested: bool = True
+    variant: Variant = "preserve"
+    reward: Reward = "log_probability"
+    lr: float = 1e-4
+    jitter: int = 8
+    seed: int = 0
+
+
+def inr(
+    classifier: Classifier, images: Tensor, targets: Tensor | None = None, *, max_batch: int = 64, **options: Any
+) -> Tensor:
+    """Importance map: the mean over areas of the masks of those areas, predicted by a network fitted to the image.
+
+    These are the `maps` of the explanation that `fit_inr` returns.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        steps, areas, nested, variant, reward, lr, jitter, seed: see `fit_inr`.
-        max_batch: masks at once.
+        targets: class indices `[B]`; None = the predicted classes.
+        max_batch: maximum number of masks in a forward pass.
+        options: fields of `INRFit`.
 
     Returns:
-        `[B, 1, H, W]` in [0, 1].
+        Maps `[B, 1, H, W]` in [0, 1].
     """
-    chosen = explained_classes(classifier, images, targets, max_batch)
-    return fit_inr(
-        classifier,
-        images,
-        chosen,
-        steps=steps,
-        areas=areas,
-        nested=nested,
-        variant=variant,
-        reward=reward,
-        lr=lr,
-        jitter=jitter,
-        seed=seed,
-        max_batch=max_batch,
-    ).maps
+    classes = explained_classes(classifier, images, targets, max_batch)
+    return fit_inr(classifier, images, classes, INRFit(**options), max_batch=max_batch).maps
 
 
 def fit_inr(
     classifier: Classifier,
     images: Tensor,
     targets: Tensor | None = None,
-    steps: int = 100,
-    areas: int = 4,
-    nested: bool = True,
-    variant: Variant = "preserve",
-    reward: Reward = "log_probability",
-    lr: float = 1e-4,
-    jitter: int = 8,
-    seed: int = 0,
+    fit: INRFit | None = None,
+    *,
     max_batch: int = 64,
     allowed: Tensor | None = None,
     names: list[str] | None = None,
 ) -> Explanation:
-    """Fit a coordinate network to each image, from scratch and side by side; it then answers for any area.
+    """Fit one coordinate network per image, from scratch and in parallel; it predicts masks of any area.
 
-    Published: areas drawn at random in training, a blurred fill, and a reward under the mask. The published area
-    penalty, on the sorted mask, is left to make the borders crisp: the area itself holds exactly (see `INRExplainer`).
+    As published: areas are drawn at random during training, removed pixels are blurred, and the reward is computed
+    under the mask. The published area penalty on the sorted mask only sharpens the borders here, because `INRExplainer`
+    meets the area exactly.
 
     Args:
         classifier: the explained model.
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        steps: optimiser steps; each takes `areas` passes of the classifier an image, twice as many if `dual`.
-        areas: how many are drawn for each step, 0.02 to 0.8.
-        nested: a smaller area's mask lies inside a larger one's; False = as published.
-        variant: `preserve` the class by what is kept, `delete` it by what is removed, or both (`dual`).
-        reward: what is preserved or deleted.
-        lr: learning rate of AdamW.
-        jitter: masked images are mirrored at random and moved by up to so many pixels.
-        seed: of the networks' start and of all draws.
-        max_batch: masks at once.
-        allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
-        names: one a picture, for the result.
+        targets: class indices `[B]`; None = the predicted classes.
+        fit: settings of the fit; None = the defaults.
+        max_batch: maximum number of masks in a forward pass.
+        allowed: pixels that a mask may keep, `[B, 1, H, W]` in [0, 1]; None = all pixels.
+        names: one name per image, for the result.
 
     Returns:
-        An `Explanation` whose `by_area` answers for any area.
+        An `Explanation`; its `by_area` predicts masks of any area.
     """
-    sampling = AreaSampling(areas)
+    fit = fit or INRFit()
+    sampling = AreaSampling(fit.areas)
     return finetune(
-        fresh_inr(classifier, nested, seed),
+        fresh_inr(classifier, fit.nested, fit.seed),
         images,
         targets,
-        steps=steps,
-        lr=lr,
-        objective=area_objective(variant, reward),
+        steps=fit.steps,
+        lr=fit.lr,
+        objective=area_objective(fit.variant, fit.reward),
         fill=Fill("blur"),
-        seed=seed,
-        max_batch=max(1, max_batch // areas),
+        seed=fit.seed,
+        max_batch=max(1, max_batch // fit.areas),
         names=names,
         areas=sampling,
-        jitter=jitter,
+        jitter=fit.jitter,
         allowed=allowed,
     )
 
 
 def fresh_inr(classifier: Classifier, nested: bool, seed: int) -> INRExplainer:
-    """An untrained network that reads no image; the same seed gives the same one, whatever was drawn before."""
+    """An untrained network without image features; its parameters depend on the seed only."""
     with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(seeded(seed).get_state())  # `torch.manual_seed` would seed the caller's GPUs too
+        torch.set_rng_state(seeded(seed).get_state())  # `torch.manual_seed` would also seed the caller's GPUs
         return INRExplainer(classifier, trunk="none", nested=nested).to(classifier.device)
 
 
 def area_objective(variant: Variant, reward: Reward) -> Objective:
-    """What a mask of a given area should do.
+    """Objective for a mask of a given area.
 
     Raises:
-        InputError: an unknown variant or reward.
+        InputError: unknown variant or reward.
     """
     if variant not in ("preserve", "delete", "dual"):
         raise InputError(f"variant={variant!r} is unknown; allowed: preserve, delete, dual")
@@ -160,4 +151,4 @@ def area_objective(variant: Variant, reward: Reward) -> Objective:
 
 
 CRISPNESS = 10.0
-"""Weight of the sorted mask's distance from a step, which is a matter of borders alone where the area holds."""
+"""Weight of the squared distance between the sorted mask and a step function; it sharpens the borders."""

@@ -1,4 +1,4 @@
-"""Integrated Gradients (Sundararajan, Taly & Yan, ICML 2017), by captum."""
+"""Integrated Gradients (Sundararajan, Taly & Yan, ICML 2017), with captum."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def integrated_gradients(
     steps: int = 50,
     max_batch: int = 64,
 ) -> Tensor:
-    """`x ∘ ∫ ∂f_y/∂x (a x) da` from black, summed over colours; by Gauss–Legendre quadrature.
+    """`x ∘ ∫ ∂f_y/∂x (a x) da` from a black baseline, summed over channels, by Gauss–Legendre quadrature.
 
-    Signed: the sum over positions is `f_y(x) - f_y(black)` (completeness), up to the quadrature's error.
+    Signed. The sum over positions is `f_y(x) - f_y(black)` (completeness), up to the quadrature error.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        steps: nodes of the quadrature.
-        max_batch: rows of one forward pass.
+        targets: class indices `[B]`; None = the predicted classes.
+        steps: number of quadrature nodes.
+        max_batch: maximum batch size of a forward pass.
 
     Returns:
         `[B, 1, H, W]`.
 
     Raises:
-        InputError: no steps.
+        InputError: `steps` is not positive.
     """
     if steps < 1:
         raise InputError(f"steps={steps}; give at least one node")
-    from captum.attr import IntegratedGradients  # slow to import, and needed by few
+    from captum.attr import IntegratedGradients  # slow to import
 
-    chosen = explained_classes(classifier, images, targets, max_batch)
+    classes = explained_classes(classifier, images, targets, max_batch)
     with torch.enable_grad():
-        found = IntegratedGradients(classifier).attribute(
-            images, baselines=0.0, target=chosen, n_steps=steps, internal_batch_size=max(max_batch, len(images))
+        attributions: Tensor = IntegratedGradients(classifier).attribute(
+            images, baselines=0.0, target=classes, n_steps=steps, internal_batch_size=max(max_batch, len(images))
         )
-    return found.detach().float().sum(1, keepdim=True)
+    return attributions.detach().float().sum(1, keepdim=True)

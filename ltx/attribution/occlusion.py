@@ -1,4 +1,4 @@
-"""Occlusion (Zeiler & Fergus, ECCV 2014), by captum."""
+"""Occlusion (Zeiler & Fergus, ECCV 2014), with captum."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def occlusion(
     stride: int = 16,
     max_batch: int = 64,
 ) -> Tensor:
-    """How much the logit falls when a black square covers a pixel, mean over the squares that cover it. Signed.
+    """Decrease of the logit when a black square covers a pixel, averaged over the squares that cover it. Signed.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        window: side of the square in pixels.
-        stride: pixels from one square to the next.
-        max_batch: rows of one forward pass.
+        targets: class indices `[B]`; None = the predicted classes.
+        window: side of the square, in pixels.
+        stride: distance between neighbouring squares, in pixels.
+        max_batch: maximum batch size of a forward pass.
 
     Returns:
         `[B, 1, H, W]`.
 
     Raises:
-        InputError: a window that does not fit into the images, or a stride longer than the window.
+        InputError: the window does not fit into the images, or the stride exceeds the window.
     """
     if not 1 <= window <= min(images.shape[-2:]):
         raise InputError(f"window={window} does not fit into images of {tuple(images.shape[-2:])} pixels")
     if not 1 <= stride <= window:
         raise InputError(f"stride={stride} is not between 1 and window={window}; pixels would be left out")
-    from captum.attr import Occlusion  # slow to import, and needed by few
+    from captum.attr import Occlusion  # slow to import
 
-    found = Occlusion(classifier).attribute(
+    attributions: Tensor = Occlusion(classifier).attribute(
         images,
         sliding_window_shapes=(3, window, window),
         strides=(3, stride, stride),
@@ -47,5 +47,5 @@ def occlusion(
         target=explained_classes(classifier, images, targets, max_batch),
         perturbations_per_eval=max(1, max_batch // len(images)),
     )
-    # captum gives every colour of a square the same score.
-    return found.detach().float().mean(1, keepdim=True)
+    # captum assigns the same score to every channel of a square.
+    return attributions.detach().float().mean(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""The registry of attribution methods.
+"""Registry of attribution methods.
 
-A new method is one file in this folder and one line in `METHODS`. Methods are named by their import path, so that
-listing them does not import torch.
+To add a method, add one file to this folder and one line to `METHODS`. Entries name import paths, so that listing the
+methods does not import torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,15 +24,16 @@ Needs = Literal["pixels", "attention", "features", "attention or features"]
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the registry.
+    """An entry of the method registry.
 
     Attributes:
-        source: `module:function`.
-        title: its name in tables.
-        needs: what the classifier must have. `pixels`: nothing but gradients or outputs. `attention`: blocks with one
-            global self-attention each. `features`: `layers` feature maps of more than one position.
-        layers: how many feature maps it uses.
-        depth: how many integrals it takes; None for methods without that choice.
+        source: the function, `module:function`.
+        title: name of the method in tables.
+        needs: what the method requires of the classifier. `pixels`: only outputs or input gradients. `attention`: one
+            global self-attention per block. `features`: `layers` feature maps with more than one position.
+        layers: number of feature maps the method uses.
+        depth: number of integrals; None for methods without this choice.
+        settings: a dataclass whose fields are further options, `module:class`; None = no further options.
     """
 
     source: str
@@ -40,18 +41,43 @@ class Method:
     needs: Needs
     layers: int = 1
     depth: int | None = None
+    settings: str | None = None
 
     @cached_property
     def function(self) -> Callable[..., Tensor]:
         """`(classifier, images [B, 3, H, W], targets [B] or None, **options) -> maps [B, 1, H, W]`."""
-        module, _, name = self.source.partition(":")
-        function: Callable[..., Tensor] = getattr(importlib.import_module(module), name)
+        function: Callable[..., Tensor] = _imported(self.source)
         return function if self.depth is None else partial(function, depth=self.depth)
 
     def options(self) -> dict[str, Any]:
-        """The options of the function and their defaults."""
+        """Names and defaults of the method's options."""
         parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "depth"}
+        keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "depth"}
+        return {field.name: field.default for field in self._fields()} | keywords
+
+    def check(self, owner: str, options: Mapping[str, Any]) -> None:
+        """Check the names and types of options.
+
+        Args:
+            owner: name of the method in the error message.
+            options: values by name.
+
+        Raises:
+            InputError: unknown option, or a value that is not a number where one is required.
+        """
+        known, names = self.options(), {field.name for field in self._fields()}
+        check_arguments(owner, self.function, known, {k: v for k, v in options.items() if k not in names})
+        if self.settings is not None:
+            settings = {k: v for k, v in options.items() if k in names}
+            check_arguments(owner, _imported(self.settings), known, settings)
+
+    def _fields(self) -> tuple[Field[Any], ...]:
+        return () if self.settings is None else fields(_imported(self.settings))
+
+
+def _imported(source: str) -> Any:
+    module, _, name = source.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 METHODS: dict[str, Method] = {
@@ -77,18 +103,17 @@ METHODS: dict[str, Method] = {
     "extremal_perturbation": Method(
         "ltx.attribution.extremal_perturbation:extremal_perturbation", "Extremal Perturbation", "pixels"
     ),
-    "inr": Method("ltx.attribution.inr:inr", "INR", "pixels"),
+    "inr": Method("ltx.attribution.inr:inr", "INR", "pixels", settings="ltx.attribution.inr:INRFit"),
 }
 
 
 def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's options and their defaults, once it is clear that these can be given to it.
+    """Check the options of a method and return all of its options with their defaults.
 
     Raises:
-        InputError: an unknown method or option, or no number where one belongs.
+        InputError: unknown method, unknown option, or a value that is not a number where one is required.
     """
     if method not in METHODS:
         raise InputError(f"method={method!r} is unknown{suggest(method, METHODS)}; allowed: {', '.join(METHODS)}")
-    known = METHODS[method].options()
-    check_arguments(method, METHODS[method].function, known, options)
-    return known
+    METHODS[method].check(method, options)
+    return METHODS[method].options()

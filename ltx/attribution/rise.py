@@ -23,45 +23,45 @@ def rise(
     seed: int = 0,
     max_batch: int = 64,
 ) -> Tensor:
-    """`Σ_i p_y(x ∘ m_i) m_i / (N E[m])` over random masks: a coarse random grid, enlarged smoothly and shifted.
+    """`Σ_i p_y(x ∘ m_i) m_i / (N E[m])` over random masks, each a coarse random grid, upsampled and shifted.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
-        masks: number `N` of masks (4,000 for VGG, 8,000 for ResNet-50 in the paper), shared by all images.
-        cells: cells of the grid on each side.
-        keep: chance that a cell is kept, `E[m]`.
-        seed: of the draws.
-        max_batch: rows of one forward pass.
+        targets: class indices `[B]`; None = the predicted classes.
+        masks: number `N` of masks, shared by all images (the paper uses 4,000 for VGG and 8,000 for ResNet-50).
+        cells: grid cells along each side.
+        keep: probability `E[m]` that a cell is kept.
+        seed: random seed.
+        max_batch: maximum batch size of a forward pass.
 
     Returns:
-        `[B, 1, H, W]`, at least 0.
+        Non-negative maps `[B, 1, H, W]`.
 
     Raises:
-        InputError: no masks, or a chance outside (0, 1).
+        InputError: `masks` or `cells` is not positive, or `keep` is outside (0, 1).
     """
     if masks < 1 or cells < 1 or not 0 < keep < 1:
         raise InputError(
             f"masks={masks}, cells={cells}, keep={keep}; the first two are positive, keep is within (0, 1)"
         )
-    chosen = explained_classes(classifier, images, targets, max_batch)
+    classes = explained_classes(classifier, images, targets, max_batch)
     generator = seeded(seed)
     total = torch.zeros_like(images[:, 0], dtype=torch.float32).flatten(1)
     chunk = max(1, max_batch // len(images))
     with torch.no_grad():
         for begin in range(0, masks, chunk):
             count = min(chunk, masks - begin)
-            drawn = torch.stack([_mask(images.shape[-2:], cells, keep, generator) for _ in range(count)]).to(images)
-            rows = (drawn[:, None] * images[None]).flatten(0, 1)
-            probability = classifier.probabilities(classifier(rows)).gather(1, chosen.repeat(count)[:, None])
-            total += probability.view(count, -1).T @ drawn.flatten(1).float()
+            batch = torch.stack([_mask(images.shape[-2:], cells, keep, generator) for _ in range(count)]).to(images)
+            rows = (batch[:, None] * images[None]).flatten(0, 1)
+            probability = classifier.probabilities(classifier(rows)).gather(1, classes.repeat(count)[:, None])
+            total += probability.view(count, -1).T @ batch.flatten(1).float()
     return (total / (masks * keep)).view(len(images), 1, *images.shape[-2:])
 
 
 def _mask(size: torch.Size, cells: int, keep: float, generator: torch.Generator) -> Tensor:
-    """One mask `[1, H, W]`: the grid is enlarged to a size of one cell more on each side, and a window of it taken."""
+    """One mask `[1, H, W]`: a random window of a grid upsampled to one cell more than the image in each dimension."""
     cell = [-(-side // cells) for side in size]
     grid = (torch.rand(1, 1, cells, cells, generator=generator) < keep).float()
     large = F.interpolate(grid, size=[(cells + 1) * c for c in cell], mode="bilinear", align_corners=False)[0]
     top, left = (int(torch.randint(0, c, (), generator=generator)) for c in cell)
-    return large[:, top : top + size[0], left : left + size[1]].clamp(0, 1)  # interpolation rounds
+    return large[:, top : top + size[0], left : left + size[1]].clamp(0, 1)  # rounding

@@ -49,7 +49,7 @@ def attention_and_gradients(
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        targets: classes `[B]`; None = the predicted ones.
+        targets: class indices `[B]`; None = the predicted classes.
 
     Returns:
         Attention and gradients, `[B, heads, N, N]` float32 for each block, first to last, and where a rollout begins.

@@ -13,10 +13,10 @@ from ltx.results.settings import ExplainConfig
 
 @dataclass
 class AttributeConfig(ExplainConfig):
-    """Which method explains what, and where the maps go."""
+    """Method, classifier and output folder of `ltx attribute`."""
 
     method: str = option("iia2", help="attribution method", choices=list(METHODS))
-    options: dict[str, Any] = option({}, help="the method's own options, as options.steps=5 options.variant=released")
-    classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
-    max_batch: int = option(64, help="rows (path points x images) of one forward pass; bounds memory")
-    out: str = option("runs/attributions", help="folder of the results; a repeated command goes on there")
+    options: dict[str, Any] = option({}, help="options of the method, e.g. options.steps=5 options.variant=released")
+    classifier: ClassifierConfig = option(ClassifierConfig, help="classifier to explain")
+    max_batch: int = option(64, help="maximum batch size of a forward pass (path points x images); bounds memory")
+    out: str = option("runs/attributions", help="output folder; the same command resumes from there")

@@ -1,4 +1,4 @@
-"""The class that each image is explained for."""
+"""Target classes of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ltx.classifier.classifier import Classifier
 
 
 def explained_classes(classifier: Classifier, images: Tensor, targets: Tensor | None, max_batch: int = 64) -> Tensor:
-    """`targets` `[B]`, or where they are None the classes predicted for images `[B, 3, H, W]`."""
+    """Return `targets` `[B]`, or the classes predicted for images `[B, 3, H, W]` if `targets` is None."""
     if targets is not None:
         return targets
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Teacher maps: an attribution method's maps of a set of files, computed once and kept on disk."""
+"""Teacher maps: the maps of an attribution method for a set of files, computed once and stored on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from ltx.attribution.attribute import attribute
-from ltx.attribution.feature_layers import stretched
+from ltx.attribution.feature_layers import rescaled
 from ltx.attribution.registry import METHODS
 from ltx.attribution.support import check_method
 from ltx.attribution.target import explained_classes
@@ -21,34 +21,36 @@ from ltx.runtime.errors import InputError
 
 
 class TeacherMaps:
-    """Makes one method's maps of one classifier's predictions: of whole pictures, squashed to its input size.
+    """Computes and stores the maps that a method gives for the predictions of a classifier.
 
-    Attributes:
-        stored: the maps that are there, min–max stretched, each beside the class predicted for its picture. They are
-            found by the classifier's fingerprint and precision, the method with its options, and the image's content.
+    Images are resized to the classifier's input size without cropping.
 
     Args:
-        folder: where the maps are kept; made where there is none. Several teachers may share it.
+        folder: folder of the stored maps; created if it does not exist. Several teachers may share it.
         classifier: the explained model.
         method: a name of `ltx.attribution.METHODS`.
-        resolution: height and width of the stored maps; a ViT's map has 14 x 14 values of its own.
-        options: of the method.
+        resolution: height and width of the stored maps (the map of a ViT has only 14 x 14 distinct values).
+        options: options of the method.
+
+    Attributes:
+        stored: the stored maps, min-max normalised, each with the class predicted for its image. The key of a map
+            contains the classifier's fingerprint and precision, the method and its options, and the image content.
 
     Raises:
-        InputError: an unknown method or option, or a method that does not work on the classifier.
+        InputError: unknown method or option, or a method that does not work on the classifier.
     """
 
     def __init__(
         self, folder: str | Path, classifier: Classifier, method: str = "iia2", resolution: int = 56, **options: Any
     ) -> None:
-        known = check_method(method, classifier, options)
+        defaults = check_method(method, classifier, options)
         if resolution < 2:
             raise InputError(f"resolution={resolution}; give the height and width of the maps, 2 or more")
         self.classifier, self.method, self.resolution, self.options = classifier, method, resolution, options
-        settings = {key: value for key, value in (known | options).items() if key != "max_batch"}
-        explained = [classifier.fingerprint(), classifier.precision, list(classifier.input_size)]
-        made_by = [*explained, METHODS[method].title, settings, resolution]
-        self.stored = StoredMaps(folder, json.dumps(made_by, sort_keys=True, default=str))
+        settings = {key: value for key, value in (defaults | options).items() if key != "max_batch"}
+        model = [classifier.fingerprint(), classifier.precision, list(classifier.input_size)]
+        key = [*model, METHODS[method].title, settings, resolution]
+        self.stored = StoredMaps(folder, json.dumps(key, sort_keys=True, default=str))
 
     def precompute(
         self,
@@ -57,17 +59,18 @@ class TeacherMaps:
         max_batch: int = 64,
         advance: Callable[[int], None] = lambda count: None,
     ) -> int:
-        """Make the maps of these files that are not there; each is written as soon as its batch is done.
+        """Compute the missing maps of these files; maps are written after each batch.
 
-        Files that cannot be read are left out.
+        Files that cannot be read are skipped.
 
         Args:
-            batch_size: images explained at once.
-            max_batch: rows of one forward pass, see `ltx.attribution.attribute`.
-            advance: is told how many files were done since it was last called.
+            paths: image files.
+            batch_size: number of images per batch.
+            max_batch: maximum batch size of a forward pass, see `ltx.attribution.attribute`.
+            advance: progress callback; receives the number of files completed since the last call.
 
         Returns:
-            How many maps were made.
+            Number of maps that were computed.
         """
         missing: list[Path] = []
         for path in dict.fromkeys(map(Path, paths)):
@@ -75,7 +78,7 @@ class TeacherMaps:
                 advance(1)
             else:
                 missing.append(path)
-        made, batches = 0, ImageBatches(missing, self.classifier.input_size, batch_size)
+        computed, batches = 0, ImageBatches(missing, self.classifier.input_size, batch_size)
         try:
             for names, images in batches:
                 images = images.to(self.classifier.device)
@@ -83,14 +86,14 @@ class TeacherMaps:
                 options = {"max_batch": max_batch} | self.options
                 maps = attribute(self.method, self.classifier, images, targets, **options)
                 side = (self.resolution, self.resolution)
-                small = stretched(F.interpolate(maps, size=side, mode="area")).cpu()
+                small = rescaled(F.interpolate(maps, size=side, mode="area")).cpu()
                 for name, values, target in zip(names, small[:, 0], targets.tolist(), strict=True):
                     self.stored.write(name, values, target)
-                made += len(names)
+                computed += len(names)
                 advance(len(names))
         except InputError:
             if len(batches.skipped) < len(missing):
                 raise
-            # Else only broken files are left over: whoever uses the images says what becomes of them.
+            # All missing files are unreadable: the caller that uses the images reports them.
         advance(len(batches.skipped))
-        return made
+        return computed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.extremal_perturbation import extremal_masks
-from ltx.attribution.inr import fit_inr
+from ltx.attribution.inr import INRFit, fit_inr
 from ltx.bench.passes import passes_counted
 from ltx.bench.settings import TITLES, WAYS, INRBench
 from ltx.bench.timing import median_ratio, medians, take_turns
@@ -56,7 +56,9 @@ def measure(config: INRBench) -> None:
     ways: dict[str, Callable[[Tensor, Tensor], Any]] = {
         "one_pass": lambda pixels, classes: amortised.explain(pixels, classes),
         "finetuned": lambda pixels, classes: finetune(amortised, pixels, classes, config.finetuning_steps, fill="blur"),
-        "fitted": lambda pixels, classes: fit_inr(classifier, pixels, classes, config.steps, nested=config.nested),
+        "fitted": lambda pixels, classes: fit_inr(
+            classifier, pixels, classes, INRFit(config.steps, nested=config.nested)
+        ),
         "extremal": lambda pixels, classes: extremal_masks(classifier, pixels, classes, areas, config.extremal_steps),
     }
     larger = [area + 0.01 for area in areas] if config.continuity else []

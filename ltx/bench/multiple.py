@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.analysis.multiple_explanations import REACHES, Fit, MultipleExplanations, multiple_explanations
-from ltx.attribution.inr import area_objective, fit_inr
+from ltx.attribution.inr import INRFit, area_objective, fit_inr
 from ltx.bench.inr import amortised_inr
 from ltx.bench.settings import MultipleBench
 from ltx.classifier.classifier import Classifier
@@ -50,7 +50,7 @@ def measure(config: MultipleBench) -> None:
 
     def fit(seen: Tensor, asked: Tensor, allowed: Tensor | None = None) -> Explanation:
         if explainer is None:
-            return fit_inr(classifier, seen, asked, steps=config.steps, allowed=allowed)
+            return fit_inr(classifier, seen, asked, INRFit(steps=config.steps), allowed=allowed)
         return finetune(explainer, seen, asked, config.steps, objective=objective, fill="blur", allowed=allowed)
 
     found = [

@@ -137,7 +137,7 @@ def _known() -> list[str]:
 
 
 def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Method | str:
-    check_arguments(f"methods: {spec.name}", METHODS[spec.name].function, METHODS[spec.name].options(), spec.options)
+    METHODS[spec.name].check(f"methods: {spec.name}", spec.options)
     reason = refusal(spec.name, classifier, spec.options)
     if reason:
         return reason
