@@ -236,5 +236,5 @@ class INRExplainer(MaskNetwork):
 
 
 def map_areas(like: Tensor) -> Tensor:
-    """`MAP_AREAS` for each row of `[B, …]`, on its device: `[B, 16]`."""
-    return torch.tensor(MAP_AREAS, device=like.device).expand(len(like), -1)
+    """`MAP_AREAS` for each row of `[B, …]`, on its device: float32 `[B, 16]`."""
+    return torch.tensor(MAP_AREAS).to(like.device, non_blocking=like.device.type == "cuda").expand(len(like), -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
 from ltx.runtime.errors import InputError
 
@@ -26,3 +27,11 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from error
     return torch.device(name)
+
+
+def send(tensor: Tensor, like: Tensor) -> Tensor:
+    """Copy a small CPU tensor to the device and dtype of `like` without waiting for work that a GPU has queued.
+
+    CUDA copies pageable memory into a buffer of its own before the call returns, so `tensor` may be freed at once.
+    """
+    return tensor.to(like.device, like.dtype, non_blocking=like.device.type == "cuda")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ltx.runtime.devices import send
 from ltx.runtime.errors import InputError
 
 Source = torch.Generator | Sequence[torch.Generator] | None
@@ -42,5 +43,5 @@ def draw(kind: Callable[..., Tensor], rows: int, shape: tuple[int, ...], source:
     """
     if source is None or isinstance(source, torch.Generator):
         device = like.device if source is None else source.device
-        return kind(rows, *shape, generator=source, device=device).to(like)
-    return torch.stack([kind(shape, generator=each) for each in source[:rows]]).to(like)
+        return send(kind(rows, *shape, generator=source, device=device), like)
+    return send(torch.stack([kind(shape, generator=each) for each in source[:rows]]), like)

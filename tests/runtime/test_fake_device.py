@@ -1,0 +1,188 @@
+"""Networks, terms, fills and steps run on a fake CUDA device: mixing devices raises, synchronisations are named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ltx import Classifier
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.settings import ExplainerConfig
+from ltx.finetuning.parameter_copies import Copies
+from ltx.masking.area_sampling import AreaSampling
+from ltx.masking.area_threshold import masks_of_area
+from ltx.masking.fill import FILLS, Fill
+from ltx.objectives.area_rows import rows_of_areas
+from ltx.objectives.masked_batch import MaskedBatch
+from ltx.objectives.objective import Objective
+from ltx.objectives.settings import TERMS, ObjectiveConfig
+from ltx.pretraining.inr import INRPretraining
+from ltx.pretraining.ltx import LTXPretraining
+from ltx.pretraining.settings import OptimiserConfig
+from tests.support.fake_device import FakeCuda, fake_cuda
+
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "unet": ("resnet10t", {}),
+    "unet released": ("resnet10t", {"trunk": "copy", "variant": "released"}),
+    "unet with another trunk": ("test_vit", {"trunk": "resnet10t"}),
+    "vit": ("test_vit", {}),
+    "vit released": ("test_vit", {"trunk": "copy", "variant": "released"}),
+    "inr": ("resnet10t", {"name": "inr", "points": 8}),
+    "inr nested": ("test_vit", {"name": "inr", "points": 8, "nested": True}),
+    "inr of one image": ("resnet10t", {"name": "inr", "trunk": "none", "points": 8}),
+}
+
+
+def network(name: str, precision: str = "fp32") -> MaskNetwork:
+    model, settings = NETWORKS[name]
+    size = 160 if model == "test_vit" else 64
+    classifier = Classifier(model, weights="random", num_classes=5, input_size=size, precision=precision)  # type: ignore[arg-type]
+    return ExplainerConfig(**settings).build(classifier).eval()
+
+
+def on_gpu(*tensors: Tensor) -> bool:
+    return all(tensor.device.type == "cuda" for tensor in tensors)
+
+
+def test_a_mixture_of_devices_raises_and_synchronisations_are_counted() -> None:
+    with fake_cuda(assumed=0.5) as device:
+        x = device.rand(2, 3)
+        with pytest.raises(RuntimeError, match="at least two devices, cuda:0 and cpu"):
+            x + torch.rand(2, 3)
+        assert (float(x.sum()), x.tolist()) == (0.5, [[0.5] * 3] * 2)
+        assert list(device.synchronisations.values()) == [2]
+        torch.zeros(2).to(x, non_blocking=True)
+        assert device.synchronisations.total() == 2
+        torch.zeros(2).to(x)
+        x.cpu()
+        assert device.synchronisations.total() == 4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_forward_pass_never_waits(name: str, precision: str) -> None:
+    explainer = network(name, precision)
+    with fake_cuda() as device, torch.no_grad():
+        moved, images = device.move(explainer), device.rand(2, 3, *explainer.classifier.input_size)
+        mask = moved(images)
+        assert mask.shape == (2, 1, *explainer.classifier.input_size)
+        assert mask.dtype == torch.float32
+        assert on_gpu(mask)
+        assert not device.synchronisations
+
+
+def batch_on(device: FakeCuda, classifier: Classifier, count: int = 2) -> MaskedBatch:
+    """A batch that has what every term reads."""
+    size = classifier.input_size
+    images = device.rand(count, 3, *size)
+    return MaskedBatch(
+        classifier=device.move(classifier),
+        images=images,
+        background=device.rand(count, 3, *size),
+        targets=device.classes(count),
+        unmasked_logits=device.rand(count, classifier.num_classes),
+        scores=device.rand(count, 1, 8, 8),
+        mask=device.rand(count, 1, *size),
+        generator=torch.Generator(),
+        teacher=device.rand(count, 1, 4, 4),
+        elsewhere=device.rand(count, 1, *size),
+        areas=device.rand(count),
+        allowed=device.rand(count, 1, *size),
+    )
+
+
+def kinds(term: str) -> list[dict[str, Any]]:
+    """The variants of a term: one for each choice, and one for each switch."""
+    term_settings = getattr(ObjectiveConfig(), term)
+    choices = {
+        "keep": [{"kind": kind} for kind in ("cross_entropy", "lost_probability", "logit", "kl")],
+        "remove": [{"kind": kind} for kind in ("probability", "logit")],
+        "area": [{"kind": kind} for kind in ("l1", "bce", "released", "entropy", "band", "sorted")],
+        "ranking": [{"kind": kind, "areas": 2, "noise": 0.1} for kind in ("log", "probability")] + [{"hard": True}],
+    }.get(term, [{}])
+    assert all(hasattr(term_settings, key) for choice in choices for key in choice)
+    return choices
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_every_term_stays_on_the_device(term: str, head: str) -> None:
+    classifier = Classifier("resnet10t", weights="random", num_classes=5, input_size=64, head=head)  # type: ignore[arg-type]
+    nothing = ObjectiveConfig(**{name: replace(getattr(ObjectiveConfig(), name), weight=0.0) for name in TERMS})
+    for settings in kinds(term):
+        config = replace(nothing, **{term: replace(getattr(nothing, term), weight=1.0, **settings)})
+        with fake_cuda() as device:
+            verdict = Objective(config)(batch_on(device, classifier))
+            assert list(verdict.terms) == [term]
+            assert verdict.loss.shape == (2,)
+            assert on_gpu(verdict.loss, verdict.terms[term], *verdict.logits.values())
+            assert not device.synchronisations, settings
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("fill", [*FILLS, "random"])
+def test_every_fill_stays_on_the_device(fill: str, shared: bool) -> None:
+    generators = [torch.Generator(), torch.Generator()]
+    with fake_cuda() as device:
+        images = device.rand(2, 3, 32, 32)
+        for source in (None, torch.Generator(), generators):
+            background = Fill(fill)(images, source, shared)
+            assert background.shape == images.shape
+            assert on_gpu(background)
+        assert not device.synchronisations
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_masks_of_an_area_stay_on_the_device(limited: bool) -> None:
+    with fake_cuda() as device:
+        images = device.rand(2, 3, 32, 32)
+        areas = AreaSampling(3).draw(images, torch.Generator(), shared=True)
+        allowed = device.rand(2, 1, 32, 32) if limited else None
+        masks = masks_of_area(device.rand(2, 3, 32, 32), areas, 0.1, allowed)
+        assert masks.shape == (2, 3, 32, 32)
+        assert on_gpu(masks)
+        assert not device.synchronisations
+
+
+@pytest.mark.parametrize("name", ["unet", "vit", "inr"])
+def test_the_forward_pass_of_a_training_step_never_waits(name: str) -> None:
+    explainer = network(name)
+    config: dict[str, Any] = {"explainer": explainer, "objective": Objective(), "fill": Fill("random"), "max_steps": 10}
+    config |= {"optimiser": OptimiserConfig(), "seed": 0}
+    module = INRPretraining(**config) if explainer.takes_areas else LTXPretraining(**config)
+    generators = [torch.Generator() for _ in range(4)]
+    with fake_cuda() as device:
+        moved, pixels = device.move(module), device.rand(4, 3, *explainer.classifier.input_size)
+        areas = moved.areas_in_training(pixels, generators)
+        batch, verdict = moved.judge(pixels, generators, areas, maps=pixels[:, :1], map_targets=device.classes(4))
+        assert on_gpu(batch.mask, verdict.loss)
+        assert not device.synchronisations
+
+
+@pytest.mark.parametrize("name", ["unet", "unet released", "vit", "inr nested"])
+def test_copies_for_each_image_stay_on_the_device(name: str) -> None:
+    explainer = network(name)
+    scope = "all" if explainer.trunk is not None else "decoder"
+    with fake_cuda() as device:
+        moved, images = device.move(explainer), device.rand(3, 3, *explainer.classifier.input_size)
+        unmasked_logits, features = moved.predict_and_encode(images)
+        copies = Copies(moved, scope, 3, features, images)
+        assert copies.batched
+        areas = AreaSampling(2).draw(images, torch.Generator(), shared=True) if moved.takes_areas else None
+        scores = copies.scores(device.classes(3), areas)
+        batch = replace(
+            batch_on(device, explainer.classifier, 3),
+            images=images,
+            unmasked_logits=unmasked_logits,
+            scores=scores,
+            mask=moved.masks(scores, areas),
+            background=Fill("random")(images, torch.Generator(), shared=True),
+            areas=None,
+        )
+        verdict = Objective()(batch if areas is None else rows_of_areas(batch, areas))
+        assert on_gpu(scores, verdict.loss)
+        assert not device.synchronisations
