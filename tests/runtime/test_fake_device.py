@@ -153,7 +153,7 @@ def test_the_forward_pass_of_a_training_step_never_waits(name: str) -> None:
     explainer = network(name)
     config: dict[str, Any] = {"explainer": explainer, "objective": Objective(), "fill": Fill("random"), "max_steps": 10}
     config |= {"optimiser": OptimiserConfig(), "seed": 0}
-    module = INRPretraining(**config) if explainer.takes_areas else LTXPretraining(**config)
+    module = INRPretraining(areas=AreaSampling(2), **config) if explainer.takes_areas else LTXPretraining(**config)
     generators = [torch.Generator() for _ in range(4)]
     with fake_cuda() as device:
         moved, pixels = device.move(module), device.rand(4, 3, *explainer.classifier.input_size)
