@@ -1,4 +1,4 @@
-"""The project's files agree with each other: dependencies, README, CI, pre-commit, versions, pages of the documentation."""
+"""Files that repeat each other agree: dependencies, README, CI, pre-commit, versions, pages of the documentation."""
 
 from __future__ import annotations
 
