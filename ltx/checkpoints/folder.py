@@ -22,7 +22,7 @@ from ltx.classifier.classifier import Classifier
 from ltx.classifier.settings import ClassifierConfig
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
-from ltx.runtime.atomic_files import write_together
+from ltx.runtime.atomic_files import write_all_atomically
 from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import TEXT
@@ -69,7 +69,7 @@ def save_checkpoint(
         contents[folder / CARD] = card.encode(**TEXT)  # names of files need not be UTF-8
     # One entry: safetensors writes several in no fixed order, and the same network should be the same bytes.
     contents[folder / TENSORS] = save(tensors, metadata={"made_for": json.dumps(about)})
-    write_together(contents)  # a full disk leaves no other network's settings beside a network
+    write_all_atomically(contents)  # a full disk leaves no other network's settings beside a network
 
 
 def load(

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ltx.runtime.atomic_files import write_beside
+from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.errors import InputError
 
 SCHEME = "wandb:"
@@ -50,7 +50,7 @@ def fetch(name: str) -> Path:
         raise InputError(
             f"checkpoint={name} cannot be fetched ({reason}); check the name, or run wandb login"
         ) from error
-    write_beside(pointer, str(artifact.version).encode())
+    write_atomically(pointer, str(artifact.version).encode())
     return folder
 
 

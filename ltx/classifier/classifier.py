@@ -18,8 +18,8 @@ from ltx.classifier.batch_norm_fusion import folded
 from ltx.classifier.class_names import Target, Targets, class_index, one_each
 from ltx.classifier.class_names import class_names as named
 from ltx.classifier.feature_maps import Features, feature_shapes, logits_and_features, settled
-from ltx.classifier.timm_models import first_line, timm_model
-from ltx.runtime.errors import InputError
+from ltx.classifier.timm_models import timm_model
+from ltx.runtime.errors import InputError, first_line
 
 CPU_ROWS = 4
 """Images that a CPU classifies at once: the activations of more leave its caches, up to twice the time an image."""

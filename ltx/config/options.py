@@ -1,4 +1,4 @@
-"""What a command's dataclass says of its options, and checks of what a user gave for them."""
+"""Fields of settings dataclasses: defaults, help texts, choices, and checks of user-supplied values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ltx.runtime.errors import InputError, suggest
 
 
 def option(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
-    """A field of a command's dataclass.
+    """Declare a field of a settings dataclass.
 
     Args:
-        default: the value; `omegaconf.MISSING` = the user must give it; a dataclass = a nested group.
-        help: what it means, one line of `--help`.
-        choices: the allowed values (of each element, for a list); None beside them is allowed where it is the default.
+        default: the default value; `omegaconf.MISSING` for a required key; a dataclass for a nested group.
+        help: meaning of the field, shown by `--help`.
+        choices: allowed values (of each element for a list); None is also allowed if it is the default.
     """
     metadata = {"help": help, "choices": None if choices is None else tuple(choices)}
     if isinstance(default, type):
@@ -31,72 +31,85 @@ def option(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_arguments(owner: str, function: Callable[..., Any], allowed: Iterable[str], given: Mapping[str, Any]) -> None:
-    """Check options that a user gave by name to a function, where their types say numbers.
+def check_arguments(
+    owner: str, function: Callable[..., Any], allowed: Iterable[str], arguments: Mapping[str, Any]
+) -> None:
+    """Check keyword arguments that a user passes to a function.
 
     Args:
-        owner: what the user calls the function.
-        function: its annotations say which arguments are numbers.
-        allowed: the names of those that a user may give.
+        owner: name of the function in error messages.
+        function: its annotations tell which arguments are numbers.
+        allowed: names of the arguments that a user may set.
+        arguments: the user's keyword arguments.
 
     Raises:
-        InputError: an unknown name, or no number where one belongs.
+        InputError: an unknown name, or a value of another type where a number is required.
     """
     allowed = list(allowed)
     hints = typing.get_type_hints(getattr(function, "func", function))
-    for name, value in given.items():
+    for name, value in arguments.items():
         if name not in allowed:
             listed = ", ".join(allowed) or "none"
-            raise InputError(f"{owner} has no option {name!r}{suggest(name, allowed)}; it has: {listed}")
+            raise InputError(f"{owner} has no option {name!r}{suggest(name, allowed)}; available: {listed}")
         arms = type_arms(hints[name])
         if not arms <= {int, float, types.NoneType}:
             continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = (float in arms or isinstance(value, int)) if number else value is None and types.NoneType in arms
-        if not fits:
-            kind = "number" if float in arms else "whole number"
-            raise InputError(f"{owner}: {name}={value!r} is no {kind}")
+        valid = (float in arms or isinstance(value, int)) if number else value is None and types.NoneType in arms
+        if not valid:
+            kind = "number" if float in arms else "integer"
+            raise InputError(f"{owner}: {name}={value!r} is not a valid {kind}")
 
 
 def check_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> None:
-    """Check numbers of a dataclass's instance, where a user gave them.
+    """Check numeric fields of a settings instance.
 
     Args:
-        group: what stands before their names on the command line, with its dot.
-        ranges: the lowest and the highest allowed value, by name; None is in every range.
+        group: prefix of the names on the command line, including its dot.
+        settings: an instance of a settings dataclass.
+        ranges: lowest and highest allowed value of each field; None is always allowed.
 
     Raises:
-        InputError: a number out of its range.
+        InputError: a value is out of range.
     """
     for name, (low, high) in ranges.items():
         value = getattr(settings, name)
         if value is None or low <= value <= high:
             continue
-        mend = f"{low:g} or more" if math.isinf(high) else f"a number from {low:g} to {high:g}"
-        raise InputError(f"{group}{name}={value}; give {mend}")
+        allowed = f"{low:g} or more" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+        raise InputError(f"{group}{name}={value}; give {allowed}")
 
 
 def check_choices(group: str, settings: Any) -> None:
-    """Check what a dataclass's instance says against the `choices` of its options.
+    """Check the fields of a settings instance against their `choices`.
 
-    The command line does so too; Python and the file of a checkpoint come past it.
+    The command line checks them too; Python code and checkpoints bypass it.
 
     Args:
-        group: what stands before the names, with its dot.
+        group: prefix of the names on the command line, including its dot.
+        settings: an instance of a settings dataclass.
 
     Raises:
-        InputError: a value that is no choice.
+        InputError: a value is not one of the choices.
     """
     for field in dataclasses.fields(settings):
         choices, value = field.metadata.get("choices"), getattr(settings, field.name)
         if choices and value not in choices:
-            mend = f"{suggest(str(value), choices)}; allowed: {', '.join(map(str, choices))}"
-            raise InputError(f"{group}{field.name}={value!r} is unknown{mend}")
+            hint = f"{suggest(str(value), choices)}; allowed: {', '.join(map(str, choices))}"
+            raise InputError(f"{group}{field.name}={value!r} is unknown{hint}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of a schema, by its dotted name."""
+    """One key of a schema.
+
+    Attributes:
+        name: the dotted name.
+        type: the annotation.
+        default: the default value; `omegaconf.MISSING` for a required key.
+        help: meaning, as given to `option`.
+        choices: allowed values, or None.
+    """
 
     name: str
     type: Any
@@ -106,7 +119,7 @@ class Key:
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[Key]:
-    """Every key of a (nested) dataclass, in the order of its fields."""
+    """The keys of a (nested) dataclass, in field order."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         name, kind = prefix + field.name, hints[field.name]
@@ -120,7 +133,7 @@ def keys(schema: type, prefix: str = "") -> Iterator[Key]:
 
 
 def groups(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Name and meaning of every nested group."""
+    """Name and help text of each nested group."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -129,13 +142,13 @@ def groups(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def type_arms(kind: Any) -> set[Any]:
-    """The types of a union, or the one type."""
+    """The members of a union type, or the single type."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return set(typing.get_args(kind)) if union else {kind}
 
 
 def shown(value: Any) -> str:
-    """A value as a user writes it on the command line."""
+    """Format a value as a user types it on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.runtime.atomic_files import beside
+from ltx.runtime.atomic_files import atomic_write
 from ltx.runtime.errors import InputError
 
 
@@ -42,7 +42,7 @@ class StoredMaps:
         """
         file = self._file(image)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with beside(file, flushed=False) as stream:
+        with atomic_write(file, flushed=False) as stream:
             np.savez(stream, map=values.half().cpu().numpy(), target=np.int64(target))
 
     def lookup(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx.runtime.atomic_files import write_beside
+from ltx.runtime.atomic_files import write_atomically
 
 ABOUT = "about"
 
@@ -65,7 +65,7 @@ class Store:
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
         np.savez(buffer, **{ABOUT: text, "maps": piece.maps}, **arrays)  # type: ignore[arg-type]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_beside(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue())
 
     def load(self, path: Path) -> Piece:
         """Read a piece back."""

@@ -14,7 +14,7 @@ from ltx.evaluation.figures import draw_curves, draw_gallery
 from ltx.evaluation.plan import Evaluation
 from ltx.evaluation.results import Results, Score, gather
 from ltx.metrics.per_image import PerImageMetric
-from ltx.runtime.atomic_files import write_beside
+from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.file_names import TEXT
 
 LISTED = 20  # skipped files that scores.md names
@@ -25,9 +25,9 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     results = gather(evaluation)
     out = Path(evaluation.config.out)
     scores = as_json(evaluation, results)
-    write_beside(out / "scores.json", (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode(**TEXT))
-    write_beside(out / "per_image.csv", per_image_csv(evaluation, results).encode(**TEXT))
-    write_beside(out / "scores.md", as_markdown(evaluation, results).encode(**TEXT))
+    write_atomically(out / "scores.json", (json.dumps(scores, indent=2, ensure_ascii=False) + "\n").encode(**TEXT))
+    write_atomically(out / "per_image.csv", per_image_csv(evaluation, results).encode(**TEXT))
+    write_atomically(out / "scores.md", as_markdown(evaluation, results).encode(**TEXT))
     figures = {
         "curves.png": draw_curves(results) if results.curves else None,
         "gallery.png": draw_gallery(evaluation, results) if len(next(iter(results.maps.values()))) else None,
@@ -36,7 +36,7 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
         if figure is None:
             (out / name).unlink(missing_ok=True)  # of an earlier command, with other scores
         else:
-            write_beside(out / name, figure)
+            write_atomically(out / name, figure)
     return scores
 
 

@@ -1,1 +1,1 @@
-"""Fills and masked images, and masks of a given area."""
+"""Fills and masked images, masks with a prescribed area, and their random draws."""

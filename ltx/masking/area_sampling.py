@@ -1,4 +1,4 @@
-"""Which areas an area-conditioned network is asked for in a step."""
+"""Sampling of target areas for area-conditioned mask networks."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ if TYPE_CHECKING:
     from ltx.runtime.seeds import Source
 
 SWEEP = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
-"""Areas of the masks that are shown side by side and searched for the smallest sufficient one."""
+"""Default areas of a sweep: shown side by side, and searched for the smallest sufficient mask."""
 
 
 @dataclass
 class AreaSampling:
-    """Which areas an area-conditioned network is asked for in a step: continuous, small ones as often as large ones.
+    """Log-uniform, stratified sampling of target areas.
 
-    The logarithm of [low, high] is cut into `count` equal parts, and one area drawn uniformly in each, so that every
-    step sees small and large masks of an image.
+    The interval [log low, log high] is divided into `count` equal parts and one area is drawn from each, so that every
+    step trains small and large masks of each image.
     """
 
-    count: int = option(4, help="areas of each image and step; each costs a pass for every masked image")
-    low: float = option(0.02, help="smallest area")
-    high: float = option(0.8, help="largest area")
+    count: int = option(4, help="areas per image and step; each adds one forward pass per masked image")
+    low: float = option(0.02, help="smallest area, as a fraction of the image")
+    high: float = option(0.8, help="largest area, as a fraction of the image")
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 < self.low < self.high < 1:
             raise InputError(
-                f"areas: count={self.count}, low={self.low}, high={self.high}; need count >= 1, 0 < low < high < 1"
+                f"areas: count={self.count}, low={self.low}, high={self.high}; give count >= 1 and 0 < low < high < 1"
             )
 
     def draw(self, images: Tensor, generator: Source, shared: bool = False) -> Tensor:
-        """Areas `[B, count]` for images `[B, …]`, ascending.
+        """Draw areas `[B, count]` for images `[B, …]`, in ascending order.
 
         Args:
-            shared: draw once for the whole batch, so that an image's areas do not depend on its neighbours.
+            images: only their number, device and dtype are used.
+            generator: source of the random numbers.
+            shared: use one draw for the whole batch, so that an image's areas do not depend on the other images.
         """
         from ltx.runtime.seeds import draw
 

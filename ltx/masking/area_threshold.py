@@ -1,4 +1,4 @@
-"""Masks of exactly the area asked for, by a threshold on scores."""
+"""Masks with a prescribed area, by thresholding scores."""
 
 from __future__ import annotations
 
@@ -10,51 +10,52 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HALVINGS = 18
+"""Bisection steps of the threshold search."""
 
 CPU_VALUES = 2**20
-"""Values of masks that a CPU seeks thresholds for at once: the search reads them 18 times, out of its caches if few."""
+"""Mask values processed at once on a CPU, so that the search, which reads them 18 times, stays in the caches."""
 
 
 def masks_of_area(scores: Tensor, areas: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
-    """`sigmoid((s - t) / temperature)` with the threshold `t` at which the mask's mean is the area.
+    """Compute `sigmoid((s - t) / temperature)` with the threshold `t` for which the mask's mean equals the area.
 
-    Where the extremal perturbations (Fong et al. 2019) only penalise another area, here none is possible: `t` is found
-    by bisection, and a last Newton step lets gradients see that it moves with the scores (the implicit function
-    theorem: raising the scores at the mask's border raises the threshold and so lowers the mask elsewhere). With the
-    same scores for two areas, the smaller mask lies inside the larger one.
+    Extremal perturbations (Fong et al. 2019) penalise deviations from the area; here the area is a hard constraint.
+    `t` is found by bisection. A final Newton step makes gradients account for its dependence on the scores (implicit
+    function theorem: higher scores at the mask's border raise the threshold and lower the mask elsewhere). For the
+    same scores, a mask of smaller area is contained in a mask of larger area.
 
     Args:
-        scores: `[B, A, H, W]`, on the visible image.
-        areas: `[B, A]` in (0, 1); at most what is allowed.
-        temperature: softness of the border, in the scores' unit.
-        allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
+        scores: `[B, A, H, W]`, at the image's resolution.
+        areas: `[B, A]` in (0, 1), as fractions of the image; clipped to 99.9 % of the allowed area.
+        temperature: softness of the border, in units of the scores.
+        allowed: `[B, 1, H, W]` in [0, 1], the pixels that a mask may keep; None = all pixels.
 
     Returns:
         `[B, A, H, W]` in [0, 1].
     """
     rows = max(1, CPU_VALUES // max(1, scores[:1].numel()))
     if scores.device.type == "cpu" and len(scores) > rows:
-        free = [None] * len(areas.split(rows)) if allowed is None else allowed.split(rows)
-        parts = zip(scores.split(rows), areas.split(rows), free, strict=True)
-        return torch.cat([masks_of_area(part, asked, temperature, own) for part, asked, own in parts])
+        limits = [None] * len(areas.split(rows)) if allowed is None else allowed.split(rows)
+        chunks = zip(scores.split(rows), areas.split(rows), limits, strict=True)
+        return torch.cat([masks_of_area(chunk, area, temperature, limit) for chunk, area, limit in chunks])
     if allowed is not None:
         areas = torch.minimum(areas, 0.999 * allowed.mean((2, 3)))
-    wanted = areas[:, :, None, None]
+    target = areas[:, :, None, None]
     with torch.no_grad():
         low = scores.amin((2, 3), keepdim=True) - 16 * temperature
         high = scores.amax((2, 3), keepdim=True) + 16 * temperature
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             mask = _sigmoid(scores, middle, temperature, allowed)
-            too_large = mask.mean((2, 3), keepdim=True) > wanted
+            too_large = mask.mean((2, 3), keepdim=True) > target
             low, high = torch.where(too_large, middle, low), torch.where(too_large, high, middle)
         threshold = (low + high) / 2
         mask = ((scores - threshold) / temperature).sigmoid_()
         slope = mask * (1 - mask) if allowed is None else mask * (1 - mask) * allowed
         slope = slope.mean((2, 3), keepdim=True).clamp_min(1e-6) / temperature
         width = high - low
-    step = (_sigmoid(scores, threshold, temperature, allowed).mean((2, 3), keepdim=True) - wanted) / slope
-    # The step's value is within the bisection's last interval; its gradient is the threshold's.
+    step = (_sigmoid(scores, threshold, temperature, allowed).mean((2, 3), keepdim=True) - target) / slope
+    # The step's value stays within the last bisection interval; its gradient is that of the threshold.
     step = step + (step.detach().clamp(-width, width) - step.detach())
     return _sigmoid(scores, threshold + step, temperature, allowed)
 

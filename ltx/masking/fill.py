@@ -1,4 +1,4 @@
-"""What stands where pixels are removed, and the one masked image used in training and in metrics."""
+"""Fills for removed pixels, and the masked images used in training and in metrics."""
 
 from __future__ import annotations
 
@@ -12,56 +12,66 @@ FILLS = ("black", "mean", "blur", "noise")
 
 
 def keep(images: Tensor, mask: Tensor, background: Tensor) -> Tensor:
-    """`m·x + (1 - m)·background`: images `[B, 3, H, W]` where the mask `[B, 1, H, W]` is 1, `background` where 0."""
+    """Compute masked images `m·x + (1 - m)·background`.
+
+    Args:
+        images: `[B, C, H, W]`.
+        mask: `[B, 1, H, W]` in [0, 1]; 1 keeps the pixel.
+        background: `[B, C, H, W]`, see `Fill`.
+    """
     return torch.lerp(background, images, mask)
 
 
 class Fill:
-    """Makes the background that replaces removed pixels.
+    """The background that replaces removed pixels.
 
     Args:
-        name: `black` (zeros in pixel space); `mean` (each image's own mean colour); `blur` (Gaussian of
-            `blur_sigma` times the shorter side, reflected at the borders); `noise` (independent normal pixels
-            with each image's channel mean and spread, clipped to [0, 1]); `random` (one of the four, drawn for
-            each image); or a list of names to draw from.
-        blur_sigma: standard deviation of the blur as a share of the shorter side (0.05 is 11 px at 224).
+        name: `black` (zeros in pixel space); `mean` (the image's mean of each channel); `blur` (Gaussian blur of the
+            image with reflected borders); `noise` (independent normal pixels with the image's mean and standard
+            deviation of each channel, clipped to [0, 1]); `random` (one of the four, drawn for each image); or a list
+            of names to draw from.
+        blur_sigma: standard deviation of the blur as a fraction of the shorter side (0.05 is 11 px at 224 px).
+
+    Raises:
+        InputError: an unknown name, an empty list, or a `blur_sigma` of 0 or less.
     """
 
     def __init__(self, name: str | list[str] = "black", blur_sigma: float = 0.05) -> None:
         choices = list(FILLS) if name == "random" else list(name) if isinstance(name, (list, tuple)) else [name]
         for choice in choices:
             if choice not in FILLS:
-                alone = "" if isinstance(name, str) else " (all of them: not in a list)"
+                alone = "" if isinstance(name, str) else " (not inside a list)"
                 raise InputError(f"fill={choice!r} is unknown; allowed: {', '.join(FILLS)}, random{alone}")
         if not choices:
             raise InputError(f"fill is an empty list; allowed: {', '.join(FILLS)}, random")
         if not blur_sigma > 0:
-            raise InputError(f"blur_sigma={blur_sigma}; give a share of the shorter side above 0")
+            raise InputError(f"blur_sigma={blur_sigma}; give a fraction of the shorter side above 0")
         self.choices = choices
         self.blur_sigma = blur_sigma
 
     def first(self) -> Fill:
-        """The first of the choices alone: numbers that are compared from image to image need one fill."""
+        """A fill with the first choice only: numbers that are compared between images need a single fill."""
         return Fill(self.choices[0], self.blur_sigma)
 
     def __call__(self, images: Tensor, generator: Source = None, shared: bool = False) -> Tensor:
-        """The background `[B, 3, H, W]` for images `[B, 3, H, W]` in [0, 1].
+        """Compute the background `[B, C, H, W]` of images `[B, C, H, W]` in [0, 1].
 
         Args:
-            generator: source of the draws (of `noise` and of the choice), one or one for each image; on the images'
-                device or the CPU.
-            shared: draw once for the whole batch, so that an image's background does not depend on its neighbours.
+            images: the unmasked images.
+            generator: source of the random numbers for `noise` and for the choice of the fill, one for the batch or
+                one for each image, on the images' device or the CPU.
+            shared: use one draw for the whole batch, so that an image's background does not depend on other images.
         """
         rows = 1 if shared else images.shape[0]
         if len(self.choices) == 1:
-            return self._one(self.choices[0], images, generator, rows)
+            return self._background(self.choices[0], images, generator, rows)
         chosen = draw(torch.rand, rows, (), generator, images).mul(len(self.choices)).long().view(-1, 1, 1, 1)
         background = torch.zeros_like(images)
         for index, choice in enumerate(self.choices):
-            background = torch.where(chosen == index, self._one(choice, images, generator, rows), background)
+            background = torch.where(chosen == index, self._background(choice, images, generator, rows), background)
         return background
 
-    def _one(self, name: str, images: Tensor, generator: Source, rows: int) -> Tensor:
+    def _background(self, name: str, images: Tensor, generator: Source, rows: int) -> Tensor:
         if name == "black":
             return torch.zeros_like(images)
         if name == "mean":
@@ -69,22 +79,22 @@ class Fill:
         if name == "blur":
             return gaussian_blur(images, self.blur_sigma * min(images.shape[-2:]))
         noise = draw(torch.randn, rows, tuple(images.shape[1:]), generator, images)
-        spread, centre = torch.std_mean(images, (2, 3), keepdim=True)
-        return (centre + spread * noise).clamp(0, 1)
+        std, mean = torch.std_mean(images, (2, 3), keepdim=True)
+        return (mean + std * noise).clamp(0, 1)
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur of `[B, C, H, W]` with reflected borders, cut at 3 σ (or at the image's side)."""
+    """Separable Gaussian blur of `[B, C, H, W]` with reflected borders, truncated at 3 σ (or at the image size)."""
     radius = max(1, min(round(3 * sigma), min(images.shape[-2:]) - 1))
     down, across = (_blur_matrix(size, sigma, radius, images) for size in images.shape[-2:])
     return down @ images @ across.T
 
 
 def _blur_matrix(size: int, sigma: float, radius: int, like: Tensor) -> Tensor:
-    """`[size, size]`: a matrix product is many times faster here than a convolution of single channels."""
+    """The blur along one axis as a matrix `[size, size]`, many times faster than a depthwise convolution."""
     offsets = torch.arange(-radius, radius + 1, device=like.device)
     kernel = torch.exp(-0.5 * (offsets.to(like) / sigma) ** 2)
     source = (torch.arange(size, device=like.device)[:, None] + offsets).abs()
-    source = (size - 1) - ((size - 1) - source).abs()  # reflected at the far border too
+    source = (size - 1) - ((size - 1) - source).abs()  # reflection at the far border
     matrix = torch.zeros(size, size, device=like.device, dtype=like.dtype)
     return matrix.scatter_add_(1, source, (kernel / kernel.sum()).expand(size, -1))

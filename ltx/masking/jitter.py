@@ -1,4 +1,4 @@
-"""Random shifts and mirrorings of masked images before they are classified."""
+"""Random shifts and horizontal flips of masked images before classification."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from ltx.runtime.errors import InputError
 
 
 def draw_jitter(shift: int, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
-    """A mirroring (half of the time) and a shift by up to `shift` pixels for all masked images of a step; None for 0.
+    """Draw a flip (with probability 1/2) and a shift of up to `shift` pixels for all masked images of a step.
 
-    A mask that fools the classifier at one place and not at the next is of no use to it (Fong et al. 2019 mirror every
-    other step). What is shifted in is the reflection of the border.
+    Jitter discourages adversarial masks, which fool the classifier at one position only (Fong et al. 2019 flip every
+    other step). Shifted-in pixels are a reflection of the image at its border.
+
+    Returns:
+        The transformation of images `[B, C, H, W]`, or None if `shift` is 0. It raises `InputError` if the shift is
+        not smaller than the images.
     """
     if shift == 0:
         return None
@@ -25,7 +29,7 @@ def draw_jitter(shift: int, generator: torch.Generator) -> Callable[[Tensor], Te
     def move(masked_images: Tensor) -> Tensor:
         height, width = masked_images.shape[-2:]
         if shift >= min(height, width):
-            raise InputError(f"jitter={shift} moves pictures of {width}x{height} out of sight; give less")
+            raise InputError(f"jitter={shift} is not smaller than the images ({width}x{height}); give a smaller shift")
         masked_images = masked_images.flip(3) if draws[0] < 0.5 else masked_images
         padded = F.pad(masked_images, (shift,) * 4, mode="reflect")
         return padded[..., down : down + height, across : across + width]

@@ -21,7 +21,7 @@ from torch import Tensor
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.fill import Fill
 from ltx.results.explanation import Explanation, overlay_grid
-from ltx.runtime.atomic_files import beside, write_beside
+from ltx.runtime.atomic_files import atomic_write, write_atomically
 from ltx.runtime.errors import InputError
 
 
@@ -82,7 +82,7 @@ class MetricsFile(lightning.Callback):
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
         writer.writerows(rows)
-        write_beside(self.file, text.getvalue().encode())
+        write_atomically(self.file, text.getvalue().encode())
 
 
 class DueValidations(lightning.Callback):
@@ -277,7 +277,7 @@ class Overlays(lightning.Callback):
         picture = overlay_grid(self.images, found.mask.cpu(), titles)
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"step_{trainer.global_step:06d}.png"
-        with beside(file) as stream:
+        with atomic_write(file) as stream:
             Image.fromarray(picture).save(stream, format="png")
         if self.show is not None:
             self.show(found, trainer.global_step)

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ltx.results.masks_by_area import AreaMasks
-from ltx.runtime.atomic_files import beside
+from ltx.runtime.atomic_files import atomic_write
 from ltx.runtime.errors import InputError
-from ltx.runtime.file_names import RECORD, TEXT, repair, result_stems
+from ltx.runtime.file_names import RECORD, TEXT, result_stems, truncate_partial_line
 
 COLOURS = "inferno"  # perceptually uniform, and black where nothing is kept
 
@@ -141,19 +141,19 @@ class Explanation:
         cpu = self.on_cpu()
         written = []
         out.mkdir(parents=True, exist_ok=True)
-        repair(out / RECORD)
+        truncate_partial_line(out / RECORD)
         with (out / RECORD).open("a", **TEXT) as record:
             for index, stem in enumerate(stems):
                 picture, arrays = out / f"{stem}.png", out / f"{stem}.npz"
                 picture.parent.mkdir(parents=True, exist_ok=True)
-                with beside(arrays, flushed=False) as file:
+                with atomic_write(arrays, flushed=False) as file:
                     np.savez_compressed(file, allow_pickle=False, **cpu.arrays(index))
-                with beside(picture, flushed=False) as file:
+                with atomic_write(picture, flushed=False) as file:
                     cpu.plot(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
                 if self.by_area is not None:
-                    with beside(out / f"{stem}.areas.npz", flushed=False) as file:
+                    with atomic_write(out / f"{stem}.areas.npz", flushed=False) as file:
                         np.savez_compressed(file, allow_pickle=False, **cpu.area_arrays(index))
-                    with beside(out / f"{stem}.areas.png", flushed=False) as file:
+                    with atomic_write(out / f"{stem}.areas.png", flushed=False) as file:
                         cpu.plot_areas(index).savefig(file, format="png", pil_kwargs={"compress_level": 3})
                 line = cpu.record(index) | {"image": names[index], "stem": stem}
                 record.write(json.dumps(line, ensure_ascii=False) + "\n")

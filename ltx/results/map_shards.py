@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from ltx.results.explanation import Explanation
-from ltx.runtime.atomic_files import write_beside
+from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import TEXT
 
@@ -145,7 +145,7 @@ def _mend(place: Path) -> None:
         stream.truncate(end)
         stream.seek(end)
         stream.write(bytes(tarfile.RECORDSIZE - end % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
-    write_beside(record, b"".join(whole))
+    write_atomically(record, b"".join(whole))
 
 
 def _end(member: tarfile.TarInfo) -> int:

@@ -20,7 +20,7 @@ from ltx.data.shards.listing import counted, expand, is_shards
 from ltx.results.explanation import Explanation
 from ltx.results.map_shards import MapShards, finished_maps
 from ltx.results.settings import ExplainConfig
-from ltx.runtime.atomic_files import write_beside
+from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import finished, result_stems
 from ltx.runtime.progress import progress_bar
@@ -189,4 +189,4 @@ def _claim(out: Path, settings: dict[str, Any], empty: bool) -> None:
                 )
         return
     out.mkdir(parents=True, exist_ok=True)
-    write_beside(file, yaml.safe_dump(settings, sort_keys=False).encode())
+    write_atomically(file, yaml.safe_dump(settings, sort_keys=False).encode())

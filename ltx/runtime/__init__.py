@@ -1,1 +1,1 @@
-"""What every layer needs: errors, ranks, seeded draws, atomic files, progress."""
+"""Shared by every layer: errors, ranks, seeded random draws, atomic file writes, progress bars."""

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whatever ends the process that writes them."""
+"""Atomic file writes: a file exists complete or not at all, however the writing process ends."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-PART = ".part"
-"""How the hidden names of what is being written end."""
+PARTIAL = ".part"
+"""Suffix of the hidden temporary files."""
 
 
 @contextmanager
-def beside(file: Path, flushed: bool = True) -> Iterator[BinaryIO]:
-    """A stream whose content takes the name `file` once all of it is written.
+def atomic_write(file: Path, flushed: bool = True) -> Iterator[BinaryIO]:
+    """Open a stream whose content is renamed to `file` when the context exits without an error.
 
-    It is written under a hidden name that is the process's own: ranks that write the same file at once do not take it
-    from one another. An error removes it; a killed process leaves it behind.
+    The content is written to a hidden temporary file whose name is unique to the process, so that several ranks can
+    write the same file at once. An error removes the temporary file; a killed process leaves it behind.
 
     Args:
-        flushed: wait until it is on the disk, so that a computer that stops leaves no empty file either; several
-            milliseconds, too many for each of a million results.
+        file: the destination; replaced if it exists.
+        flushed: sync to disk before renaming, so that a power failure cannot leave an empty file. This takes several
+            milliseconds, too long for each of a million results.
     """
-    # A digest: the names together could be longer than a file's name may be.
-    own = hashlib.sha256(f"{platform.node()} {os.getpid()} {file.name}".encode(errors="surrogateescape")).hexdigest()
-    part = file.with_name(f".{own[:16]}{PART}")
+    # A digest: host, process and name together could exceed the maximum length of a file name.
+    writer = hashlib.sha256(f"{platform.node()} {os.getpid()} {file.name}".encode(errors="surrogateescape")).hexdigest()
+    temporary = file.with_name(f".{writer[:16]}{PARTIAL}")
     try:
-        with part.open("wb") as stream:
+        with temporary.open("wb") as stream:
             yield stream
             if flushed:
-                _flush(stream)
-        os.replace(part, file)
+                _sync(stream)
+        os.replace(temporary, file)
     except BaseException:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def write_beside(file: Path, content: bytes) -> None:
-    """Write a file through `beside`."""
-    with beside(file) as stream:
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write `content` to `file` with `atomic_write`."""
+    with atomic_write(file) as stream:
         stream.write(content)
 
 
-def write_together(contents: dict[Path, bytes]) -> None:
-    """Write files that belong together: none takes its name before all of them are on the disk."""
+def write_all_atomically(contents: dict[Path, bytes]) -> None:
+    """Write several files such that none is renamed before all of them are on disk."""
     with ExitStack() as stack:
-        for file, content in reversed(contents.items()):  # the stack ends with the first
-            stream = stack.enter_context(beside(file, flushed=False))
+        for file, content in reversed(contents.items()):  # the stack exits in reverse order
+            stream = stack.enter_context(atomic_write(file, flushed=False))
             stream.write(content)
-            _flush(stream)
+            _sync(stream)
 
 
-def _flush(stream: BinaryIO) -> None:
+def _sync(stream: BinaryIO) -> None:
     stream.flush()
     os.fsync(stream.fileno())

@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Selection of the compute device."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ltx.runtime.errors import InputError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device with this name; `auto` means a GPU if there is one.
+    """The device with this name; `auto` selects a GPU if one is available.
 
-    Under torchrun, `auto` and `cuda` mean the process's own GPU.
+    Under torchrun, `auto` and `cuda` select the process's own GPU.
 
     Raises:
         InputError: the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.device_count():  # no process may touch another one's device
+    if name == "cuda" and torch.cuda.device_count():  # a process must not touch the device of another rank
         name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); use device=cpu") from error
+        raise InputError(f"device={name} is not available ({str(error).splitlines()[0]}); use device=cpu") from error
     return torch.device(name)
 
 

@@ -1,4 +1,4 @@
-"""The one exception that command lines turn into a single line for the user."""
+"""The exception that command lines print as a single line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The user's input cannot be used; the text names the thing, the value and the mend."""
+    """Invalid user input. The message names the setting, its value and how to fix it, in one line."""
 
 
 def suggest(word: str, known: Iterable[str], limit: int = 3) -> str:
-    """`"; did you mean a, b?"` for the known words nearest to `word`, or an empty string."""
-    near = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=limit, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    """Return `"; did you mean a, b?"` with the known words closest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=limit, cutoff=0.5)
+    return f"; did you mean {', '.join(matches)}?" if matches else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message (up to 200 characters), or its type if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""torch, imported when a function first uses it.
+"""torch, imported on first use.
 
 `ltx COMMAND --help` prints the settings of every layer, and importing torch takes seconds. Modules that declare
 settings take torch from here; every other module imports it directly.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
 
     class _Lazy:
-        """Stands for a module until one of its attributes is read."""
+        """Proxy that imports a module when one of its attributes is first read."""
 
         def __init__(self, name: str) -> None:
             self._name = name

@@ -1,4 +1,4 @@
-"""The progress bar of long work."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(what: str, shown: bool = True) -> Iterator[Progress]:
-    """A bar on stderr with the rate (the field `rate` of its task) and what is left."""
+def progress_bar(title: str, shown: bool = True) -> Iterator[Progress]:
+    """Show a progress bar on stderr with count, rate (the task's field `rate`), elapsed and remaining time."""
     columns = (
-        TextColumn(what),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

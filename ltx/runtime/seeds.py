@@ -1,4 +1,4 @@
-"""Random draws for the rows of a batch: from one generator for all, or from one for each row."""
+"""Seeded random draws for batches: from one generator, or from one generator for each row."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from ltx.runtime.errors import InputError
 
 Source = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the whole batch; one for each row, so that a row's draws depend neither on the other rows nor on
-how a global batch is divided over devices; or None for torch's own."""
+how a global batch is split over devices; or None for torch's global generator."""
 
-WIDTH = 2**40  # positions of one seed before those of the next begin
-SCATTER = 0x9E3779B97F4A7C15  # odd and without a pattern (the golden ratio's digits)
+WIDTH = 2**40  # number of positions before the generators of the next seed begin
+SCATTER = 0x9E3779B97F4A7C15  # odd, from the digits of the golden ratio
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator of that seed.
+    """A CPU generator with this seed.
 
     Raises:
-        InputError: a seed that torch does not take.
+        InputError: torch does not accept the seed.
     """
     if not -(2**63) <= seed < 2**63:
-        raise InputError(f"seed={seed}; give a whole number of at most 63 bits")
+        raise InputError(f"seed={seed}; give an integer that fits in 64 bits")
     return torch.Generator().manual_seed(seed)
 
 
 def row_generators(seed: int, positions: Tensor) -> list[torch.Generator]:
-    """A generator for each position `[B]`; it depends on the seed and the position alone."""
-    first = seed * WIDTH + (seed >> 23) * SCATTER  # of seeds from 2^23 on, the product alone would come round
+    """A generator for each position `[B]`, which depends only on the seed and the position."""
+    first = seed * WIDTH + (seed >> 23) * SCATTER  # the product alone would repeat itself for seeds from 2^23 on
     return [torch.Generator().manual_seed((first + int(position)) % 2**63) for position in positions.tolist()]
 
 
 def draw(kind: Callable[..., Tensor], rows: int, shape: tuple[int, ...], source: Source, like: Tensor) -> Tensor:
-    """`kind` (`torch.rand` or `torch.randn`) of `[rows, *shape]`, on the device and in the type of `like`.
+    """Draw `kind` (`torch.rand` or `torch.randn`) of `[rows, *shape]`, with the device and dtype of `like`.
 
-    A list of generators gives `rows` rows whatever their number, the first `rows` of them; a draw that is shared by
-    the whole batch takes one row.
+    From a list of generators, the first `rows` are used: a draw that the whole batch shares uses only the first.
     """
     if source is None or isinstance(source, torch.Generator):
         device = like.device if source is None else source.device

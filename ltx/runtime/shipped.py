@@ -1,4 +1,4 @@
-"""Files that come with the project: `configs/` and `checkpoints/`, in a checkout or in an installed package."""
+"""Files that ship with the project: `configs/` and `checkpoints/`, in a checkout or in an installed package."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 ROOTS = (PACKAGE / "shipped", PACKAGE.parent)
-"""Where the wheel puts the two folders, and where a checkout has them."""
+"""Location of the two folders in an installed wheel and in a checkout."""
 
 
 def shipped(path: str | Path) -> Path | None:
-    """The shipped file or folder with this relative path (`configs/train/inr.yaml`), or None if there is none."""
+    """The shipped file or folder with this relative path (`configs/train/inr.yaml`), or None."""
     path = Path(path)
     if path.is_absolute() or path.parts[:1] not in (("configs",), ("checkpoints",)):
         return None
@@ -19,6 +19,6 @@ def shipped(path: str | Path) -> Path | None:
 
 
 def shipped_names(folder: str) -> Iterator[str]:
-    """The names of the folders and files in `configs` or `checkpoints`."""
+    """Names of the entries of `configs` or `checkpoints`."""
     root = shipped(folder)
     yield from sorted(entry.name for entry in root.iterdir()) if root is not None else ()

@@ -99,8 +99,8 @@ def test_one_area_needs_no_list():
     ("options", "words"),
     [
         ({"areas": 0}, "count=0"),
-        ({"jitter": 32}, "jitter=32 moves pictures of 32x32"),
-        ({"steps": 1.0}, "whole number"),
+        ({"jitter": 32}, "jitter=32 is not smaller than the images"),
+        ({"steps": 1.0}, "not a valid integer"),
     ],
 )
 def test_bad_options_of_a_fitted_inr(options: dict[str, object], words: str):

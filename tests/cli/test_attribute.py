@@ -92,7 +92,7 @@ def test_max_batch_bounds_every_pass_and_is_an_option_too(folder, monkeypatch):
     [
         (["method=gae"], "method=gae does not work: resnet18 .*; methods that work on it: iia,"),
         (["method=iia2", "options.step=3"], "no option 'step'; did you mean steps"),
-        (["method=iia2", "options.steps=x"], "steps='x' is no whole number"),
+        (["method=iia2", "options.steps=x"], "steps='x' is not a valid integer"),
         (["method=gradcan"], "method=gradcan is not allowed; allowed: iia,"),
         (["method=gradcam", "target=9"], "target=9 is not a class"),
         (["method=gradcam", "options.layer=3"], "'3' is not a module"),

@@ -1,4 +1,4 @@
-"""Command-line settings: precedence, what each value becomes, and the one line each mistake gets."""
+"""Command-line settings: precedence, conversion of values, and one-line error messages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from ltx.runtime.errors import InputError
 
 @dataclass
 class Data:
-    images: Any = option("scikit-image", "what to train on")
-    batch_size: int = option(8, "images a step")
+    images: Any = option("scikit-image", "training images")
+    batch_size: int = option(8, "images per step")
     crop: list[float] = option([0.35, 1.0], "range of the crop's area")
     size: Any = option(None, "side")
 
@@ -96,7 +96,7 @@ def test_words_override_files_override_defaults(tmp_path: Path) -> None:
         ("terms={}", lambda c: c.terms, {}),
     ],
 )
-def test_value_of_a_word(word: str, read: Any, value: Any) -> None:
+def test_words_are_converted_by_the_type_of_the_key(word: str, read: Any, value: Any) -> None:
     result = read(settings(word))
     assert result == value
     assert type(result) is type(value)
@@ -130,7 +130,7 @@ def test_value_of_a_word(word: str, read: Any, value: Any) -> None:
         ("config=nowhere.yaml", ("config=nowhere.yaml", "does not exist")),
     ],
 )
-def test_mistake_gets_one_line_with_key_value_and_mend(word: str, parts: tuple[str, ...]) -> None:
+def test_error_is_one_line_with_key_value_and_fix(word: str, parts: tuple[str, ...]) -> None:
     text = message(word)
     for part in parts:
         assert part in text, text
@@ -140,14 +140,14 @@ def test_mistake_gets_one_line_with_key_value_and_mend(word: str, parts: tuple[s
     ("content", "parts"),
     [
         ("data:\n  batch: 3\n", ("data.batch", "data.batch_size")),
-        ("data: [1\n", ("no YAML", "line 2")),
+        ("data: [1\n", ("not valid YAML", "line 2")),
         ("just text\n", ("unknown key just text",)),
         ("- 1\n- 2\n", ("list", "key: value")),
         ("data: 3\n", ("group", "data.images")),
         ("lr: fast\n", ("lr=fast", "float")),
     ],
 )
-def test_mistake_in_a_file_names_the_file(tmp_path: Path, content: str, parts: tuple[str, ...]) -> None:
+def test_error_in_a_file_names_the_file(tmp_path: Path, content: str, parts: tuple[str, ...]) -> None:
     (tmp_path / "bad.yaml").write_text(content)
     text = message(f"config={tmp_path / 'bad.yaml'}")
     for part in (*parts, "bad.yaml"):
@@ -156,7 +156,7 @@ def test_mistake_in_a_file_names_the_file(tmp_path: Path, content: str, parts: t
 
 @dataclass
 class Required:
-    checkpoint: str = option(MISSING, "folder that train.py wrote")
+    checkpoint: str = option(MISSING, "output folder of a training")
 
 
 def test_required_key() -> None:
@@ -165,7 +165,7 @@ def test_required_key() -> None:
     assert parse(Required, ["checkpoint=x"], "finetune.py", "").checkpoint == "x"
 
 
-def test_help_has_every_key_with_default_choices_and_meaning(
+def test_help_lists_every_key_with_default_choices_and_meaning(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -188,7 +188,7 @@ def test_resolved_yaml_reads_back_as_the_same_settings(tmp_path: Path) -> None:
     assert yaml.safe_load(to_yaml(config))["out"] == "007"
 
 
-def test_run_turns_bad_input_into_one_line_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_converts_bad_input_to_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     def fails(config: Settings) -> None:
         raise InputError(f"out={config.out} is wrong")
 

@@ -1,4 +1,4 @@
-"""Every file of `configs/` is complete and runs through the schema of the command that it is for."""
+"""Every file in `configs/` is complete and valid for its command."""
 
 from __future__ import annotations
 
@@ -24,34 +24,36 @@ EVALUATE = sorted((CONFIGS / "evaluate").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", TRAIN, ids=lambda file: file.stem)
-def test_training_files(file: Path):
+def test_training_config_is_valid(file: Path):
     config = parse(TrainConfig, [f"config={file}"], "train.py", "")
     Objective(config.objective)
     Fill(config.fill)
     classifier = Classifier(config.classifier.name, weights="random", input_size=64)
     config.explainer.build(classifier)
     assert config.out.startswith("runs/")
-    assert config.data.images == "scikit-image", "a config must run in a fresh clone; images come on the command line"
+    assert config.data.images == "scikit-image", (
+        "a config must run in a fresh clone; images are given on the command line"
+    )
 
 
 @pytest.mark.parametrize("file", FINETUNE, ids=lambda file: file.stem)
-def test_finetuning_files(file: Path):
+def test_finetuning_config_is_valid(file: Path):
     config = parse(FinetuneConfig, [f"config={file}"], "finetune.py", "")
     assert yaml.safe_load(file.read_text())["steps"] == config.steps
 
 
 @pytest.mark.parametrize("file", EVALUATE, ids=lambda file: file.stem)
-def test_evaluation_files(file: Path):
+def test_evaluation_config_is_valid(file: Path):
     config = parse(EvaluationConfig, [f"config={file}"], "evaluate", "")
     assert config.out.startswith("out/")
     for method in config.methods:
         parse_name(method)
 
 
-def test_the_default_files_say_what_the_defaults_are():
+def test_default_configs_equal_the_defaults():
     written = parse(TrainConfig, [f"config={CONFIGS / 'train' / 'default.yaml'}"], "train.py", "")
     default = parse(TrainConfig, [], "train.py", "")
-    default.explainer.name = "unet"  # what null becomes for the default classifier
+    default.explainer.name = "unet"  # null selects it for the default classifier
     assert written == default
     assert parse(FinetuneConfig, [f"config={CONFIGS / 'finetune' / 'default.yaml'}"], "finetune.py", "") == parse(
         FinetuneConfig, [], "finetune.py", ""
@@ -60,7 +62,7 @@ def test_the_default_files_say_what_the_defaults_are():
     assert written_too == parse(EvaluationConfig, [], "", "")
 
 
-def test_a_misspelt_key_in_a_file_is_named(tmp_path: Path):
+def test_misspelt_key_in_a_config_is_named(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("objective: {aera: {weight: 2}}\n")
     with pytest.raises(InputError, match=r"objective\.aera.*mine\.yaml.*objective\.area"):

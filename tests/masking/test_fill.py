@@ -1,4 +1,4 @@
-"""The backgrounds in closed form, and the masked image of kept and removed pixels."""
+"""Fills in closed form, and masked images of kept and removed pixels."""
 
 import math
 
@@ -18,7 +18,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_composite_is_the_image_where_kept_and_the_background_elsewhere() -> None:
+def test_masked_image_is_the_image_where_kept_and_the_background_elsewhere() -> None:
     x, background = images(), images().flip(0)
     mask = torch.zeros(4, 1, 20, 28)
     mask[..., :14] = 1
@@ -30,7 +30,7 @@ def test_composite_is_the_image_where_kept_and_the_background_elsewhere() -> Non
     torch.testing.assert_close(keep(x, mask, background) + keep(x, 1 - mask, background), x + background)
 
 
-def test_black_and_mean() -> None:
+def test_black_and_mean_fills() -> None:
     x = images()
     assert torch.equal(Fill("black")(x), torch.zeros_like(x))
     mean = Fill("mean")(x)
@@ -38,7 +38,7 @@ def test_black_and_mean() -> None:
     assert mean.shape == x.shape
 
 
-def test_blur_of_a_point_is_the_gaussian_and_of_a_constant_the_constant() -> None:
+def test_blur_of_a_point_is_the_gaussian_and_blur_keeps_constants() -> None:
     point = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
     point[..., 20, 20] = 1
     sigma = 3.0
@@ -51,37 +51,37 @@ def test_blur_of_a_point_is_the_gaussian_and_of_a_constant_the_constant() -> Non
     torch.testing.assert_close(gaussian_blur(constant, 50.0), constant)  # wider than the image
 
 
-def test_blur_is_a_share_of_the_shorter_side() -> None:
+def test_blur_sigma_is_a_fraction_of_the_shorter_side() -> None:
     torch.testing.assert_close(Fill("blur", blur_sigma=0.1)(images()), gaussian_blur(images(), 2.0))
 
 
-def test_noise_has_each_channels_mean_and_spread() -> None:
+def test_noise_has_the_mean_and_standard_deviation_of_each_channel() -> None:
     x = 0.5 + 0.1 * (images(2, 120, 120) - 0.5)
     x[:, 1] += 0.2
     noise = Fill("noise")(x, generator())
     torch.testing.assert_close(noise.mean((2, 3)), x.mean((2, 3)), atol=2e-3, rtol=0)
     torch.testing.assert_close(noise.std((2, 3)), x.std((2, 3)), atol=2e-3, rtol=0)
-    assert noise[0].sub(noise[1]).abs().max() > 0.05  # two images, two draws
+    assert noise[0].sub(noise[1]).abs().max() > 0.05  # each image has its own draw
     wide = Fill("noise")(images(), generator())
     assert wide.min() == 0
     assert wide.max() == 1
 
 
-def test_random_draws_one_of_the_fills_for_each_image() -> None:
+def test_random_fill_draws_one_fill_per_image() -> None:
     x = images(64, 8, 8)
-    found = Fill("random")(x, generator())
+    backgrounds = Fill("random")(x, generator())
     counts = dict.fromkeys(FILLS, 0)
     exact = {name: Fill(name)(x) for name in ("black", "mean", "blur")}
     for index in range(64):
-        hits = [name for name, background in exact.items() if torch.equal(background[index], found[index])]
-        counts[hits[0] if hits else "noise"] += 1
+        matches = [name for name, background in exact.items() if torch.equal(background[index], backgrounds[index])]
+        counts[matches[0] if matches else "noise"] += 1
     assert min(counts.values()) >= 6, counts
-    assert torch.equal(found, Fill("random")(x, generator()))
-    assert not torch.equal(found, Fill("random")(x, generator(1)))
+    assert torch.equal(backgrounds, Fill("random")(x, generator()))
+    assert not torch.equal(backgrounds, Fill("random")(x, generator(1)))
 
 
 @pytest.mark.parametrize("name", ["noise", "random", ["noise", "mean"]])
-def test_shared_draw_does_not_depend_on_the_neighbours(name: str | list[str]) -> None:
+def test_shared_draw_does_not_depend_on_the_other_images(name: str | list[str]) -> None:
     x = images()
     fill = Fill(name)
     for seed in range(4):
@@ -90,18 +90,18 @@ def test_shared_draw_does_not_depend_on_the_neighbours(name: str | list[str]) ->
         torch.testing.assert_close(batch, loop, atol=1e-6, rtol=0)
 
 
-def test_list_draws_only_what_it_names() -> None:
-    found = Fill(["black", "mean"])(images(16), generator())
-    assert {len(image.unique()) for image in found} == {1, 3}
+def test_list_of_fills_draws_only_its_members() -> None:
+    backgrounds = Fill(["black", "mean"])(images(16), generator())
+    assert {len(image.unique()) for image in backgrounds} == {1, 3}
 
 
 @pytest.mark.parametrize("name", ["grey", ["black", "grey"], []])
-def test_unknown_fill_is_named(name: str | list[str]) -> None:
+def test_unknown_fill_is_refused_by_name(name: str | list[str]) -> None:
     with pytest.raises(InputError, match=r"fill.*allowed: black, mean, blur, noise, random"):
         Fill(name)
 
 
-def test_seeds_that_differ_draw_otherwise() -> None:
+def test_different_seeds_give_different_row_generators() -> None:
     position = torch.tensor([3])
     seeds = [row_generators(seed, position)[0].initial_seed() for seed in (0, 1, 2**23, 2**24, 2**63 - 1)]
     assert len(set(seeds)) == 5

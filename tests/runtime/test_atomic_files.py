@@ -1,4 +1,4 @@
-"""Files written beside and renamed: errors, and several processes at once."""
+"""Atomic file writes: errors, and several processes writing at once."""
 
 import os
 import subprocess
@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 
-from ltx.runtime.atomic_files import beside, write_beside, write_together
+from ltx.runtime.atomic_files import atomic_write, write_all_atomically, write_atomically
 
 
-def test_processes_that_write_the_same_file_at_once(tmp_path: Path):
-    """Every rank writes down the settings; none may rename the file that another is still writing."""
-    program = "import sys\nfrom pathlib import Path\nfrom ltx.runtime.atomic_files import write_beside\n"
-    program += "for _ in range(300): write_beside(Path(sys.argv[1]), b'settings')"
+def test_processes_can_write_the_same_file_at_once(tmp_path: Path):
+    """Every rank saves the settings; no rank may rename a file that another is still writing."""
+    program = "import sys\nfrom pathlib import Path\nfrom ltx.runtime.atomic_files import write_atomically\n"
+    program += "for _ in range(300): write_atomically(Path(sys.argv[1]), b'settings')"
     file = tmp_path / "settings.yaml"
     writers = [subprocess.Popen([sys.executable, "-c", program, str(file)]) for _ in range(2)]
     assert [writer.wait() for writer in writers] == [0, 0]
-    assert [place.name for place in tmp_path.iterdir()] == ["settings.yaml"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["settings.yaml"]
 
 
-def test_an_error_leaves_what_was_there(tmp_path: Path):
+def test_error_keeps_the_previous_file(tmp_path: Path):
     file = tmp_path / "map.npz"
-    write_beside(file, b"before")
+    write_atomically(file, b"before")
 
     def write_half() -> None:
-        with beside(file) as stream:
+        with atomic_write(file) as stream:
             stream.write(b"after")
             raise ValueError("half")
 
@@ -36,15 +36,15 @@ def test_an_error_leaves_what_was_there(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path):
+def test_names_of_the_maximum_length(tmp_path: Path):
     file = tmp_path / ("n" * 251 + ".png")
-    write_beside(file, b"picture")
+    write_atomically(file, b"picture")
     assert file.read_bytes() == b"picture"
 
 
-def test_files_that_belong_together_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_several_files_are_replaced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config, tensors = tmp_path / "config.yaml", tmp_path / "explainer.safetensors"
-    write_together({config: b"old settings", tensors: b"old network"})
+    write_all_atomically({config: b"old settings", tensors: b"old network"})
     flushed: list[int] = []
 
     def full(descriptor: int) -> Any:
@@ -55,8 +55,8 @@ def test_files_that_belong_together_change_together(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            write_together({config: b"new settings", tensors: b"new network"})
+            write_all_atomically({config: b"new settings", tensors: b"new network"})
     assert [file.read_bytes() for file in (config, tensors)] == [b"old settings", b"old network"]
     assert sorted(tmp_path.iterdir()) == [config, tensors]
-    write_together({config: b"new settings", tensors: b"new network"})
+    write_all_atomically({config: b"new settings", tensors: b"new network"})
     assert [file.read_bytes() for file in (config, tensors)] == [b"new settings", b"new network"]

@@ -21,7 +21,7 @@ from ltx.data.finding import find_images, image_root, read_labels
 from ltx.data.reading import as_rgb, default_workers, opened
 from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
 from ltx.data.shards.settings import MakeConfig
-from ltx.runtime.atomic_files import PART, beside, write_beside
+from ltx.runtime.atomic_files import PARTIAL, atomic_write, write_atomically
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import result_stems
 
@@ -54,7 +54,7 @@ def make(config: MakeConfig) -> Path:
     random.Random(config.seed).shuffle(entries)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config, entries)
-    for part in out.glob(f".*{PART}"):  # a shard left incomplete by a killed process
+    for part in out.glob(f".*{PARTIAL}"):  # a shard left incomplete by a killed process
         part.unlink()
     chunks = [entries[start : start + config.per_shard] for start in range(0, len(entries), config.per_shard)]
     digits = max(6, len(str(len(chunks) - 1)))
@@ -78,7 +78,7 @@ def _write(place: Path, entries: list[tuple[str, Path, int | None]], side: int |
     """Write one shard, and return the reasons why images were left out; runs in a thread."""
     skipped = []
     with (
-        beside(place) as stream,
+        atomic_write(place) as stream,
         webdataset.TarWriter(stream, encoder=False, mtime=0, format="PAX_FORMAT") as archive,
     ):
         for key, file, label in entries:
@@ -133,7 +133,7 @@ def _claim(out: Path, config: MakeConfig, entries: list[tuple[str, Path, int | N
         raise InputError(f"out={out} contains shards of other images or settings; choose another out=…")
     if not place.is_file() and any(out.glob("*.tar")):
         raise InputError(f"out={out} contains shards of unknown settings; choose another out=…")
-    write_beside(place, json.dumps(settings).encode())
+    write_atomically(place, json.dumps(settings).encode())
 
 
 def _count(urls: list[str], out: Path, workers: int | None) -> Path:
@@ -147,6 +147,6 @@ def _count(urls: list[str], out: Path, workers: int | None) -> Path:
         size = place.stat().st_size if place is not None else None
         shards.append({"name": url.rsplit("/", 1)[-1], "samples": samples, "bytes": size})
     manifest = out / MANIFEST
-    write_beside(manifest, json.dumps({"samples": sum(counts), "shards": shards}, indent=1).encode())
+    write_atomically(manifest, json.dumps({"samples": sum(counts), "shards": shards}, indent=1).encode())
     print(f"{sum(counts)} images in {len(urls)} shards; {manifest}")
     return manifest

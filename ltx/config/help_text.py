@@ -1,0 +1,59 @@
+"""The text that `--help` prints."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+
+from omegaconf import MISSING
+
+from ltx.config.options import groups, keys, shown
+
+
+def help_text(schema: type, prog: str, description: str) -> str:
+    """Usage, two examples, and each key with its default, allowed values and meaning.
+
+    The first example shows the first key with a default, or the class attribute `EXAMPLE` of the schema.
+    """
+    rows = list(_rows(schema))
+    left, middle = max(len(row[0]) for row in rows), min(max(len(row[1]) for row in rows), 28)
+    indent = left + middle + 6
+    width = max(shutil.get_terminal_size((120, 24)).columns, indent + 40)
+    lines = []
+    for name, default, meaning in rows:
+        first = f"  {name:<{left}}  {default:<{middle}}  "
+        gap = "" if len(first) == indent else "\n" + " " * indent  # the meaning starts below a long default
+        lines.append(first + gap + ("\n" + " " * indent).join(textwrap.wrap(meaning, width - indent) or [""]))
+    defaults = [key for key in keys(schema) if key.default not in (None, MISSING, [], {}, "")] or list(keys(schema))
+    examples = [f"{key.name}={shown(key.default)}" for key in (defaults[0], defaults[-1])]
+    examples[0] = getattr(schema, "EXAMPLE", examples[0])
+    required = "".join(f" {key.name}={key.name.upper()}" for key in keys(schema) if key.default == MISSING)
+    return "\n".join(
+        [
+            f"usage: {prog} [config=FILE.yaml] [key=value ...]",
+            "",
+            *textwrap.wrap(description, width),
+            "",
+            "examples:",
+            f"  {prog}{required} {examples[0]}",
+            f"  {prog} config=FILE.yaml{required} {examples[1]}",
+            "",
+            "keys, defaults and meanings:",
+            *lines,
+        ]
+    )
+
+
+def _rows(schema: type) -> Iterator[tuple[str, str, str]]:
+    """Name, default and meaning of each key; a group's own row precedes its first key."""
+    yield "config", "null", "YAML file with any of the keys below; key=value words override it"
+    meanings = dict(groups(schema))
+    for key in keys(schema):
+        group = key.name.rpartition(".")[0]
+        while group and group not in meanings:  # its row was printed already
+            group = group.rpartition(".")[0]
+        if group:
+            yield f"{group}.…", "", meanings.pop(group)
+        allowed = "" if key.choices is None else f" [{' | '.join(map(str, key.choices))}]"
+        yield key.name, "(required)" if key.default == MISSING else shown(key.default), key.help + allowed
