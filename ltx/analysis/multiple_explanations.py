@@ -15,8 +15,9 @@ from ltx.explainers.inr import MAP_AREAS
 from ltx.masking.area_sampling import SWEEP
 from ltx.masking.area_threshold import masks_of_area
 from ltx.masking.fill import gaussian_blur, keep
-from ltx.results.explanation import Explanation, overlay_row
+from ltx.results.explanation import Explanation
 from ltx.results.masks_by_area import AreaMasks, Ask, Sufficient
+from ltx.results.pictures import overlay_row
 from ltx.runtime.errors import InputError
 
 Fit = Callable[[Tensor, Tensor, Tensor], Explanation]

@@ -1,1 +1,1 @@
-"""The commands: parse, call, print."""
+"""The commands: parse the settings, call the package, print the result."""

@@ -1,4 +1,4 @@
-"""Attribution maps of image files, written as explanations."""
+"""`ltx attribute`: write attribution maps of image files."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from ltx.runtime.devices import pick_device
 
 
 def attribute_files(config: AttributeConfig) -> None:
-    """What `python -m ltx.attribute` does: a picture, an `.npz` and a line of `explanations.jsonl` for each image.
+    """Write a picture, an `.npz` and a line of `explanations.jsonl` for each image.
 
     Raises:
-        InputError: a method that does not work on the classifier, an unknown option, or see
+        InputError: a method that does not work on the classifier, an unknown option, or an error of
             `ltx.results.streaming.explain_files`.
     """
-    check_options(config.method, config.options)  # before a model is fetched
+    check_options(config.method, config.options)  # before the model is loaded
     classifier = config.classifier.build().to(pick_device(config.device)).fold_norms()
     check_method(config.method, classifier, config.options)
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with torch.no_grad():
-            logits = torch.cat([classifier(part) for part in images.split(config.max_batch)])
-        chosen = classifier.targets(targets, logits)
-        maps = attribute(config.method, classifier, images, chosen, **{"max_batch": config.max_batch} | config.options)
+            logits = torch.cat([classifier(part) for part in torch.split(images, config.max_batch)])
+        indices = classifier.targets(targets, logits)
+        maps = attribute(config.method, classifier, images, indices, **{"max_batch": config.max_batch} | config.options)
         return Explanation(
             images=images,
             maps=maps,
-            targets=chosen,
-            labels=[classifier.label(index) for index in chosen.tolist()],
-            probability=classifier.log_probability(logits, chosen).exp(),
+            targets=indices,
+            labels=[classifier.label(index) for index in indices.tolist()],
+            probability=classifier.log_probability(logits, indices).exp(),
             method=config.method,
-            seconds=(time.perf_counter() - begun) / len(images),
+            seconds=(time.perf_counter() - start) / len(images),
             names=names,
         )
 

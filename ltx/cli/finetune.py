@@ -20,10 +20,13 @@ from ltx.runtime.devices import pick_device
 
 
 def finetune_files(config: FinetuneConfig) -> Path:
-    """What `finetune.py` does: explain files with the checkpoint adapted to each; returns the folder of the results.
+    """Explain image files with an explainer adapted to each of them.
+
+    Returns:
+        The folder of the results.
 
     Raises:
-        InputError: see `ltx.load`, `finetune` and `ltx.results.streaming.explain_files`.
+        InputError: an error of `ltx.load`, `ltx.finetune` or `ltx.results.streaming.explain_files`.
     """
     device = pick_device(config.device)
     folder = located(config.checkpoint)
@@ -49,9 +52,9 @@ def finetune_files(config: FinetuneConfig) -> Path:
             names,
         )
 
-    own = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
-    settings = {key: value for key, value in asdict(config).items() if key in own - {"classifier"}}
-    settings["explainer_fingerprint"] = identity(folder)[:16]  # another network may stand there by the next time
+    names = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
+    settings = {key: value for key, value in asdict(config).items() if key in names - {"classifier"}}
+    settings["explainer_fingerprint"] = identity(folder)[:16]  # the folder may contain another network next time
     count = explain_files(config, explain, explainer.classifier, settings)
     print(f"{count} explanation{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
     return Path(config.out)

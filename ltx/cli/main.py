@@ -1,4 +1,4 @@
-"""`ltx COMMAND …`: finds the command, parses its settings, and only then imports what does the work."""
+"""`ltx COMMAND …`: find the command, parse its settings, then import the modules that do the work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ltx.runtime.errors import suggest
 
 @dataclass(frozen=True)
 class Command:
-    """A command: where its function and its settings are, and what it does.
+    """A command of `ltx`.
 
     Attributes:
         function: `module:function`, called with the settings; imported after the settings were parsed.
@@ -28,7 +28,7 @@ class Command:
     description: str
 
     def run(self, prog: str, argv: Sequence[str]) -> NoReturn:
-        """Parse `argv`, do the work and exit; see `ltx.config.command_line.run`."""
+        """Parse `argv`, call the function and exit; see `ltx.config.command_line.run`."""
 
         def work(settings: Any) -> None:
             _imported(self.function)(settings)
@@ -69,39 +69,43 @@ BENCHMARKS: dict[str, Command] = {
     "attribute": Command(
         "ltx.bench.attribute:measure",
         "ltx.bench.settings:AttributeBench",
-        "IIA2 in batches beside the loop of whole passes.",
+        "Time batched IIA2 against a loop of full forward passes.",
     ),
     "data": Command(
-        "ltx.bench.data:measure", "ltx.bench.settings:DataBench", "Decoding and cropping beside other loaders."
+        "ltx.bench.data:measure", "ltx.bench.settings:DataBench", "Time decoding and cropping against other loaders."
     ),
     "evaluate": Command(
         "ltx.bench.evaluate:measure",
         "ltx.bench.settings:EvaluateBench",
-        "Time the ltx protocol beside its bare forward passes, and beside Quantus on the same maps, taking turns.",
+        "Time the ltx protocol against its forward passes alone and, alternating, against Quantus on the same maps.",
     ),
     "finetune": Command(
         "ltx.bench.finetune:measure",
         "ltx.bench.settings:FinetuneBench",
-        "Mask and prediction; finetuning and its floor.",
+        "Time mask and prediction, and finetuning against its lower bound.",
     ),
     "inr": Command(
-        "ltx.bench.inr:measure", "ltx.bench.settings:INRBench", "Masks of any area: time, passes and what they keep."
+        "ltx.bench.inr:measure",
+        "ltx.bench.settings:INRBench",
+        "Masks of any area: time, forward passes and the probability they keep.",
     ),
     "masks": Command(
-        "ltx.bench.masks:measure", "ltx.bench.settings:MasksBench", "What a checkpoint's masks keep and destroy."
+        "ltx.bench.masks:measure",
+        "ltx.bench.settings:MasksBench",
+        "Probabilities that a checkpoint's masks keep and remove.",
     ),
     "multiple": Command(
         "ltx.bench.multiple:measure",
         "ltx.bench.settings:MultipleBench",
-        "Does the search find both of two photographs?",
+        "Test whether the search finds both photographs of a pair.",
     ),
     "scale": Command(
         "ltx.bench.scale:measure",
         "ltx.bench.settings:ScaleBench",
-        "Images/s by model, precision and processes, and what a pretraining on ImageNet would take.",
+        "Images/s by model, precision and processes, and the estimated time of a pretraining on ImageNet.",
     ),
     "train": Command(
-        "ltx.bench.train:measure", "ltx.bench.settings:TrainBench", "A training step beside the sum of its parts."
+        "ltx.bench.train:measure", "ltx.bench.settings:TrainBench", "Time a training step against the sum of its parts."
     ),
 }
 

@@ -9,5 +9,5 @@ from torch import Tensor
 def shared_flags(count: int) -> Tensor:
     """`count` zeros, uint8, in memory that forked and spawned workers share with this process."""
     flags = torch.zeros(count, dtype=torch.uint8)
-    flags.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
+    flags.share_memory_()
     return flags

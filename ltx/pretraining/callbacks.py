@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.fill import Fill
-from ltx.results.explanation import Explanation, overlay_grid
+from ltx.results.explanation import Explanation
+from ltx.results.pictures import overlay_grid
 from ltx.runtime.atomic_files import atomic_write, write_atomically
 from ltx.runtime.errors import InputError
 

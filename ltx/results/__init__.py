@@ -1,1 +1,1 @@
-"""What a method returns, and how it is written to disk: explanations, pictures, files of maps."""
+"""Results of methods and how they are written: explanations, pictures, tar files of maps."""

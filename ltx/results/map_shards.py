@@ -1,4 +1,4 @@
-"""Explanations of whole data sets: float16 maps in tar files, the record of each beside, a series for each process."""
+"""Explanations of whole data sets: float16 maps in tar files, each with a record; one series of files per process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ FOLDER = "maps"
 
 
 class MapShards:
-    """Writes `OUT/maps/RANK-NUMBER.tar` with a member `<stem>.npy`, float16 `[H, W]`, for each image, and beside each
-    tar a `.jsonl` whose i-th line describes its i-th member.
+    """Write maps and records of a data set.
 
-    A member is written before its line. So after a kill, lines without a map do not occur, and maps without a line (or
-    half of one) are cut off when the same rank, or the one that takes over its series, starts again.
+    `OUT/maps/RANK-NUMBER.tar` contains a member `<stem>.npy`, float16 `[H, W]`, for each image. The `.jsonl` next to
+    each tar describes its i-th member in its i-th line.
+
+    A member is written before its line. So a kill never leaves a line without a map, and a map without a complete line
+    is cut off when the same rank, or the one that takes over its series, starts again.
 
     Args:
         out: folder of the results.
-        rank, ranks: this process among how many; it mends the series `rank`, `rank + ranks`, … of former runs.
-        per_shard: maps of a tar.
+        rank: rank of this process.
+        ranks: number of processes; this one repairs the series `rank`, `rank + ranks`, … of previous runs.
+        per_shard: maps per tar.
     """
 
     def __init__(self, out: str | Path, rank: int = 0, ranks: int = 1, per_shard: int = 1000) -> None:
@@ -43,15 +46,15 @@ class MapShards:
         for place in sorted(self.folder.glob("*.tar")):
             series, number = map(int, place.stem.split("-"))
             if series % ranks == rank:
-                _mend(place)
+                _repair(place)
             if series == rank:
                 numbers.append(number)
         self._number = max(numbers)
-        self._count = per_shard  # the first map opens a new tar
+        self._count = per_shard  # so that the first map opens a new tar
         self._tar: tarfile.TarFile | None = None
 
     def append(self, explanation: Explanation, stems: Sequence[str]) -> None:
-        """Write the maps of a batch, then their records."""
+        """Write the map of each image of a batch, and its record after it."""
         cpu = explanation.on_cpu()
         for index, stem in enumerate(stems):
             if self._count >= self.per_shard:
@@ -97,33 +100,39 @@ class MapShards:
 
 
 def finished_maps(out: str | Path) -> set[str]:
-    """The images whose maps and records are whole; other processes may be writing.
+    """The images with complete maps and records; other processes may be writing at the same time.
 
     Raises:
-        InputError: a record that cannot be read.
+        InputError: a line of a record is not valid.
     """
     done = set()
     for place in sorted((Path(out) / FOLDER).glob("*.jsonl")):
-        *lines, _ = place.read_bytes().split(b"\n")  # what follows the last is being written, or torn by a kill
+        *lines, _ = place.read_bytes().split(
+            b"\n"
+        )  # text after the last line feed is being written, or was cut by a kill
         for number, line in enumerate(lines, start=1):
             try:
                 done.add(json.loads(line)["image"])
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{place}, line {number} is no record; remove the tar and the jsonl") from error
+                raise InputError(
+                    f"{place}, line {number} is not a valid record; remove the tar and the jsonl"
+                ) from error
     return done
 
 
-def _mend(place: Path) -> None:
-    """Cut a tar and its record to what both hold whole, and end the tar as a tar ends."""
+def _repair(place: Path) -> None:
+    """Truncate a tar and its record to their common complete entries, and write the end of the tar."""
     record = place.with_suffix(".jsonl")
-    lines = record.read_bytes().splitlines(keepends=True) if record.exists() else []  # of bytes: at line feeds alone
-    whole = [line for line in lines if line.endswith(b"\n")]
+    lines = (
+        record.read_bytes().splitlines(keepends=True) if record.exists() else []
+    )  # bytes are split at line feeds only
+    complete = [line for line in lines if line.endswith(b"\n")]
     try:
         with tarfile.open(place) as archive:
             members = archive.getmembers()
             end = _end(members[-1]) if members else 0
             closed = place.stat().st_size >= end + 2 * tarfile.BLOCKSIZE
-            if closed and len(members) == len(whole) == len(lines):
+            if closed and len(members) == len(complete) == len(lines):
                 return
     except tarfile.TarError:
         pass
@@ -131,23 +140,23 @@ def _mend(place: Path) -> None:
     with place.open("rb") as stream:
         try:
             with tarfile.open(fileobj=stream) as archive:
-                for _ in whole:
+                for _ in complete:
                     member = archive.next()
                     if member is None:
                         raise tarfile.ReadError("fewer members than lines")
                     end = _end(member)
         except tarfile.TarError:
-            if whole:
+            if complete:
                 raise InputError(
-                    f"{place} is damaged; remove it and its .jsonl, its images are explained again"
+                    f"{place} is damaged; remove it and its .jsonl; its images will be explained again"
                 ) from None
     with place.open("rb+") as stream:
         stream.truncate(end)
         stream.seek(end)
         stream.write(bytes(tarfile.RECORDSIZE - end % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
-    write_atomically(record, b"".join(whole))
+    write_atomically(record, b"".join(complete))
 
 
 def _end(member: tarfile.TarInfo) -> int:
-    """Where a member ends in its tar, in bytes."""
+    """Offset in bytes at which a member ends."""
     return member.offset_data + math.ceil(member.size / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

@@ -1,4 +1,4 @@
-"""What an area-conditioned network answers about a batch of images: masks of any area, and what they carry."""
+"""Masks of any area for a batch of images, and the class probability that each keeps."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ltx.masking.fill import keep
 from ltx.runtime.errors import InputError
 
 Ask = Callable[[Tensor, tuple[int, int] | None], Tensor]
-"""Areas `[B, A]` and a height and width to masks `[B, A, H, W]`; None = masks of the network's own grid, enlarged to
-the images' size."""
+"""Maps areas `[B, A]`, and a height and width, to masks `[B, A, H, W]`. With None instead of a size, the network
+evaluates its own grid and the masks are enlarged to the size of the images."""
 
 
 class Sufficient(NamedTuple):
     """The smallest sufficient masks.
 
     Attributes:
-        areas: `[B]`; NaN where no area suffices.
-        masks: `[B, 1, H, W]`, of these areas, or of the largest area where none suffices.
-        probability: of the class under the mask, `[B]`.
+        areas: `[B]`; NaN if no area suffices.
+        masks: `[B, 1, H, W]`, the masks of these areas, or of the largest area if none suffices.
+        probability: probability of the target class under the mask, `[B]`.
     """
 
     areas: Tensor
@@ -34,13 +34,13 @@ class Sufficient(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """Masks of growing area.
+    """Masks of increasing area.
 
     Attributes:
-        areas: as asked for, ascending.
+        areas: the areas, ascending.
         masks: `[B, A, H, W]`.
-        kept: the class's probability under each, `[B, A]`.
-        entry: the smallest area at which each pixel is kept, `[B, 1, H, W]`; 1 = in none.
+        kept: probability of the target class under each mask, `[B, A]`.
+        entry: the smallest area at which each pixel is kept, `[B, 1, H, W]`; 1 = at none.
     """
 
     areas: Sequence[float]
@@ -53,32 +53,40 @@ class Sweep(NamedTuple):
 def probability_kept(
     classifier: Classifier, images: Tensor, masks: Tensor, background: Tensor, targets: Tensor, max_batch: int = 64
 ) -> Tensor:
-    """The probability `[B, A]` of classes `[B]` under each mask `[B, A, H, W]` of images `[B, 3, H, W]`.
-
-    Args:
-        max_batch: masked images of one pass, at most.
-    """
-    count = masks.shape[1]
-    rows = torch.arange(len(images), device=masks.device).repeat_interleave(count)
-    step = min(CPU_ROWS, max_batch) if masks.device.type == "cpu" else max_batch
-    found = [
-        classifier.log_probability(classifier(keep(images[part], mask[:, None], background[part])), targets[part]).exp()
-        for part, mask in zip(rows.split(step), masks.flatten(0, 1).split(step), strict=True)
-    ]
-    return torch.cat(found).view(-1, count)
-
-
-class AreaMasks:
-    """Masks of a batch of images for every area that is asked for.
+    """Probability of the target class under each mask.
 
     Args:
         classifier: the explained model.
         images: `[B, 3, H, W]` in [0, 1].
-        background: what removed pixels become, `[B, 3, H, W]`.
-        targets: the classes asked about, `[B]`.
-        probability: of these classes for the whole images, `[B]`.
-        ask: makes the masks.
-        max_batch: masked images of one pass of the classifier, at most.
+        masks: `[B, A, H, W]` in [0, 1].
+        background: fill for removed pixels, `[B, 3, H, W]`.
+        targets: target classes, `[B]`.
+        max_batch: maximum number of masked images per forward pass.
+
+    Returns:
+        `[B, A]`.
+    """
+    count = masks.shape[1]
+    rows = torch.arange(len(images), device=masks.device).repeat_interleave(count)
+    step = min(CPU_ROWS, max_batch) if masks.device.type == "cpu" else max_batch
+    probabilities = [
+        classifier.log_probability(classifier(keep(images[part], mask[:, None], background[part])), targets[part]).exp()
+        for part, mask in zip(torch.split(rows, step), torch.split(masks.flatten(0, 1), step), strict=True)
+    ]
+    return torch.cat(probabilities).view(-1, count)
+
+
+class AreaMasks:
+    """Masks of a batch of images for any area.
+
+    Args:
+        classifier: the explained model.
+        images: `[B, 3, H, W]` in [0, 1].
+        background: fill for removed pixels, `[B, 3, H, W]`.
+        targets: target classes, `[B]`.
+        probability: probability of the target class for the full images, `[B]`.
+        ask: computes the masks.
+        max_batch: maximum number of masked images per forward pass of the classifier.
     """
 
     def __init__(
@@ -96,64 +104,71 @@ class AreaMasks:
 
     @torch.no_grad()
     def __call__(self, areas: float | Sequence[float] | Tensor = SWEEP, size: tuple[int, int] | None = None) -> Tensor:
-        """Masks `[B, A, H, W]` in [0, 1].
+        """Compute masks in [0, 1].
 
         Args:
-            areas: one area, several `[A]`, or several for each image `[B, A]`.
-            size: height and width at which the network is evaluated; None = on its own grid, as in training, the mask
-                then enlarged to the images' size: not quite the mask of every pixel.
+            areas: one area, several `[A]`, or several per image `[B, A]`.
+            size: height and width at which the network is evaluated. None = on its own grid, as in training, with the
+                masks enlarged to the size of the images, which is not exactly the mask of every pixel.
+
+        Returns:
+            `[B, A, H, W]`.
 
         Raises:
-            InputError: an area that is no share between 0 and 1.
+            InputError: an area outside (0, 1), or areas of another shape.
         """
-        asked = torch.as_tensor(areas, dtype=torch.float32).to(self.images)
-        asked = asked.reshape(1, -1) if asked.ndim < 2 else asked
-        if not asked.numel() or asked.ndim > 2 or len(asked) not in (1, len(self.images)):
-            raise InputError(f"areas of shape {tuple(asked.shape)} for {len(self.images)} images; give some, or [B, A]")
-        if not bool(((asked > 0) & (asked < 1)).all()):
+        rows = torch.as_tensor(areas, dtype=torch.float32).to(self.images)
+        rows = rows.reshape(1, -1) if rows.ndim < 2 else rows
+        if not rows.numel() or rows.ndim > 2 or len(rows) not in (1, len(self.images)):
+            raise InputError(f"areas of shape {tuple(rows.shape)} for {len(self.images)} images; give [A] or [B, A]")
+        if not bool(((rows > 0) & (rows < 1)).all()):
             raise InputError(f"area={areas}; give shares of the image between 0 and 1")
-        return self.ask(asked.expand(len(self.images), -1), size)
+        return self.ask(rows.expand(len(self.images), -1), size)
 
     def kept(self, masks: Tensor) -> Tensor:
-        """The class's probability `[B, A]` under each mask `[B, A, H, W]`."""
+        """Probability of the target class, `[B, A]`, under each mask `[B, A, H, W]`."""
         return probability_kept(self.classifier, self.images, masks, self.background, self.targets, self.max_batch)
 
     def entry(self, areas: Sequence[float] = SWEEP) -> Tensor:
-        """The smallest of these areas at which each pixel is kept, `[B, 1, H, W]`; 1 where it is kept in none.
+        """The smallest of these areas at which each pixel is kept, `[B, 1, H, W]`; 1 if it is kept at none.
 
-        With nested masks this one map holds all of them: the mask of area `a` is where it is at most `a`.
+        For nested masks this map contains all of them: the mask of area `a` is where the map is `a` or less.
         """
         ascending = sorted(areas)
         return _entry(self(ascending), ascending)
 
     @cached_property
     def sweep(self) -> Sweep:
-        """The masks of `SWEEP`, made once."""
+        """The masks of the areas `SWEEP`, computed once."""
         masks = self()
         return Sweep(SWEEP, masks, self.kept(masks), _entry(masks, SWEEP))
 
     def smallest_sufficient(
         self, share: float = 0.9, areas: Sequence[float] = SWEEP, halvings: int = 4, largest: float = 1.0
     ) -> Sufficient:
-        """The smallest area whose mask keeps `share` of the class's probability, by search, without training.
+        """Search for the smallest area whose mask keeps `share` of the class probability; no training.
 
-        The areas are tried together; then the interval below the first that suffices is halved `halvings` times. All
-        images are searched at once: `len(areas) + halvings` passes of the classifier an image.
+        All areas are tried together, then the interval below the smallest that suffices is halved `halvings` times.
+        All images are searched at once, with `len(areas) + halvings` forward passes of the classifier per image.
 
         Args:
-            share: of the whole image's probability.
+            share: share of the probability for the full image, in (0, 1].
             areas: the grid of the search.
-            largest: no area above this one counts.
+            halvings: refinements after the grid.
+            largest: areas above this one are not considered.
+
+        Raises:
+            InputError: `share` outside (0, 1], or no area to try.
         """
         ascending = [area for area in sorted(areas) if area <= largest]
         if not ascending or not 0 < share <= 1:
             raise InputError(
                 f"share={share}, areas={list(areas)}, largest={largest}; need a share in (0, 1] and an area"
             )
-        wanted = share * self.probability
+        threshold = share * self.probability
         masks = self(ascending)
         kept = self.kept(masks)
-        enough = kept >= wanted[:, None]
+        enough = kept >= threshold[:, None]
         none = ~enough.any(1)
         first = torch.where(none, len(ascending) - 1, enough.float().argmax(1))
         grid = self.images.new_tensor([0.0, *ascending])
@@ -163,15 +178,15 @@ class AreaMasks:
         for _ in range(halvings):
             middle = (low + high) / 2
             tried = self(middle[:, None])
-            found = self.kept(tried)[:, 0]
-            better = (found >= wanted) & ~none
+            kept_now = self.kept(tried)[:, 0]
+            better = (kept_now >= threshold) & ~none
             low, high = torch.where(better, low, middle), torch.where(better, middle, high)
             mask = torch.where(better[:, None, None, None], tried, mask)
-            probability = torch.where(better, found, probability)
+            probability = torch.where(better, kept_now, probability)
         return Sufficient(torch.where(none, torch.nan, high), mask, probability)
 
 
 def _entry(masks: Tensor, ascending: Sequence[float]) -> Tensor:
     inside = masks >= 0.5
-    found = torch.tensor(ascending, device=masks.device)[inside.float().argmax(1, keepdim=True)]
-    return torch.where(inside.any(1, keepdim=True), found, torch.ones_like(found))
+    smallest = torch.tensor(ascending, device=masks.device)[inside.float().argmax(1, keepdim=True)]
+    return torch.where(inside.any(1, keepdim=True), smallest, torch.ones_like(smallest))

@@ -10,20 +10,25 @@ from ltx.config.options import option
 
 @dataclass
 class ExplainConfig:
-    """What is explained, and where the results go."""
+    """The images to explain, and the folder of the results."""
 
     images: Any = option(
-        "scikit-image", help="what to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image"
+        "scikit-image",
+        help="images to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image",
     )
-    target: Any = option("predicted", help="class to explain: predicted, an index, a name, or a list with one an image")
-    batch_size: int = option(16, help="images at once")
+    target: Any = option(
+        "predicted", help="class to explain: predicted, an index, a name, or a list with one per image"
+    )
+    batch_size: int = option(16, help="images per batch")
     fit: str = option(
-        "squash", help="squash = the whole picture; centre = its middle, undistorted", choices=["squash", "centre"]
+        "squash",
+        help="squash = the full image, distorted; centre = its centre, undistorted",
+        choices=["squash", "centre"],
     )
     save: str = option(
         "pictures",
-        help="pictures = a .png and an .npz for each; maps = float16 maps in tar files, for data sets and torchrun",
+        help="pictures = a .png and an .npz per image; maps = float16 maps in tar files, for data sets and torchrun",
         choices=["pictures", "maps"],
     )
     device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
-    out: str = option("runs/explanations", help="folder of the results; a repeated command goes on there")
+    out: str = option("runs/explanations", help="folder of the results; the same command resumes there")

@@ -184,7 +184,7 @@ def _claim(out: Path, settings: dict[str, Any], empty: bool) -> None:
         for key in sorted(former.keys() | settings.keys()):
             if former.get(key) != settings.get(key):
                 raise InputError(
-                    f"out={out} holds explanations made with {key}={former.get(key)}, now {settings.get(key)}; "
+                    f"out={out} contains explanations made with {key}={former.get(key)}, now {settings.get(key)}; "
                     "choose another out=…"
                 )
         return

@@ -111,7 +111,7 @@ def test_an_explanation_without_areas_is_refused(either: Classifier):
     plain = Explanation(torch.zeros(1, 3, 32, 32), one, torch.zeros(1), ["x"], torch.ones(1), "ltx")
     with pytest.raises(InputError, match="an explanation by area"):
         multiple_explanations(plain, lambda *_: plain)
-    with pytest.raises(InputError, match="makes no masks of a given area"):
+    with pytest.raises(InputError, match="has no masks of a given area"):
         plain.at(0.1)
 
 

@@ -1,3 +1,5 @@
+"""`ltx attribute`: the files it writes, resumption, and mistakes."""
+
 import json
 
 import numpy as np
@@ -32,7 +34,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_written_map_is_that_of_the_written_pixels(folder):
+def test_the_written_map_explains_the_written_pixels(folder):
     config = settings("method=layercam", f"images={folder}/pictures", f"out={folder}/out", "target=2")
     torch.manual_seed(0)
     attribute_files(config)
@@ -52,7 +54,7 @@ def test_the_written_map_is_that_of_the_written_pixels(folder):
         assert line["mask_mean"] is None
 
 
-def test_a_repeated_command_explains_only_what_is_missing(folder, capsys):
+def test_the_same_command_explains_only_missing_images(folder, capsys):
     config = settings("method=gradcam", f"images={folder}/pictures", f"out={folder}/out")
     attribute_files(config)
     first = (folder / "out/explanations.jsonl").read_text()
@@ -61,7 +63,7 @@ def test_a_repeated_command_explains_only_what_is_missing(folder, capsys):
     assert "2 of 2 images are explained already" in capsys.readouterr().out
 
 
-def test_a_name_that_means_another_class_is_refused(folder):
+def test_a_class_name_with_a_new_index_is_refused(folder):
     def explain(*names):
         (folder / "names.txt").write_text("\n".join(names))
         words = [f"classifier.class_names={folder}/names.txt", "target=rust", f"out={folder}/out"]
@@ -75,7 +77,7 @@ def test_a_name_that_means_another_class_is_refused(folder):
     assert [line["target"] for line in lines] == [1, 1]
 
 
-def test_max_batch_bounds_every_pass_and_is_an_option_too(folder, monkeypatch):
+def test_max_batch_bounds_every_forward_pass(folder, monkeypatch):
     passes = []
     predict = Classifier.__call__
     monkeypatch.setattr(
@@ -98,7 +100,7 @@ def test_max_batch_bounds_every_pass_and_is_an_option_too(folder, monkeypatch):
         (["method=gradcam", "options.layer=3"], "'3' is not a module"),
     ],
 )
-def test_mistakes_stop_before_any_work(folder, words, text):
+def test_mistakes_are_refused_before_any_work(folder, words, text):
     with pytest.raises(InputError, match=text):
         attribute_files(settings(*words, f"images={folder}/pictures", f"out={folder}/out"))
     assert not (folder / "out").exists()

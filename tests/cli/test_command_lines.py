@@ -250,7 +250,7 @@ def test_another_network_in_the_same_folder_is_no_continuation(
         about = stored.metadata()
     save_file({name: value + 1 for name, value in load_file(tensors).items()}, tensors, metadata=about)
     assert finetune_words(place, *words) == 2
-    assert "holds explanations made with explainer_fingerprint=" in capfd.readouterr().err
+    assert "contains explanations made with explainer_fingerprint=" in capfd.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_other_weights_of_the_classifier(

@@ -26,7 +26,8 @@ from ltx.pretraining.callbacks import Overlays
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.run import pretrain
 from ltx.pretraining.settings import OptimiserConfig, TrainConfig
-from ltx.results.explanation import Explanation, overlay_grid
+from ltx.results.explanation import Explanation
+from ltx.results.pictures import overlay_grid
 from tests.support.small_inputs import write_photographs
 
 

@@ -1,4 +1,4 @@
-"""What an explanation writes, under which names, and that a killed process leaves nothing half-written."""
+"""Files that an explanation writes, their names, and their completeness after a kill."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx.results.explanation import Explanation, overlay, overlay_grid
+from ltx.results.explanation import Explanation
+from ltx.results.pictures import overlay, overlay_grid
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import finished, result_stems
 
@@ -39,7 +40,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "explanations.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_files_hold_the_very_pixels_map_and_mask(tmp_path: Path) -> None:
+def test_files_contain_the_exact_pixels_map_and_mask(tmp_path: Path) -> None:
     result = explanation(maps=torch.randn(2, 1, 12, 16), names=["in/a.jpg", "in/b.png"])
     written = result.save(tmp_path)
     assert written == [tmp_path / name for name in ("a.png", "a.npz", "b.png", "b.npz")]
@@ -55,7 +56,7 @@ def test_files_hold_the_very_pixels_map_and_mask(tmp_path: Path) -> None:
             assert picture.width > 2 * picture.height
 
 
-def test_what_is_saved_again_takes_nothing_away(tmp_path: Path) -> None:
+def test_saving_again_replaces_nothing(tmp_path: Path) -> None:
     first, second = explanation(), explanation(maps=torch.zeros(2, 1, 12, 16))
     first.save(tmp_path)
     assert [path.name for path in second.save(tmp_path)] == [
@@ -67,13 +68,13 @@ def test_what_is_saved_again_takes_nothing_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stems", [["a"], ["a", "a"], ["a", "b", "c"]])
-def test_stems_that_are_not_one_an_image_write_nothing(tmp_path: Path, stems: list[str]) -> None:
+def test_a_wrong_number_of_stems_writes_nothing(tmp_path: Path, stems: list[str]) -> None:
     with pytest.raises(InputError, match="for 2 images; give one for each, no two the same"):
         explanation().save(tmp_path / "out", stems)
     assert not (tmp_path / "out").exists()
 
 
-def test_record_is_the_contract(tmp_path: Path) -> None:
+def test_the_record_has_the_documented_keys(tmp_path: Path) -> None:
     result = explanation(names=["in/a.jpg", "in/é.png"])
     result.save(tmp_path)
     assert lines(tmp_path)[1] == {
@@ -93,7 +94,7 @@ def test_record_is_the_contract(tmp_path: Path) -> None:
     assert lines(tmp_path / "chosen")[0]["selected_by"] == "positive"
 
 
-def test_without_a_mask_its_numbers_are_null(tmp_path: Path) -> None:
+def test_the_numbers_of_a_missing_mask_are_null(tmp_path: Path) -> None:
     explanation(masked=False, maps=torch.zeros(2, 1, 12, 16)).save(tmp_path)
     line = lines(tmp_path)[0]
     assert [line[key] for key in ("probability_kept", "probability_removed", "mask_mean")] == [None] * 3
@@ -101,7 +102,7 @@ def test_without_a_mask_its_numbers_are_null(tmp_path: Path) -> None:
         assert sorted(stored) == ["image", "map"]
 
 
-def test_same_explanation_same_bytes(tmp_path: Path) -> None:
+def test_equal_explanations_write_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         explanation().save(tmp_path / name)
     for file in ("image_000.png", "image_000.npz", "explanations.jsonl"):
@@ -132,24 +133,24 @@ def test_stems_keep_folders_and_never_collide(names: list[str], root: str | None
     assert len(set(found)) == len(names)
 
 
-def test_stems_leave_the_results_of_other_images_alone() -> None:
+def test_stems_avoid_the_results_of_other_images() -> None:
     others = ["old/deep/cat.jpg", "old/dog.png"]
     names = ["in/cat.png", "in/deep/cat.jpg", "in/dog.png.jpg", "in/owl.jpg"]
     found = result_stems(names, "in", others)
-    assert found == result_stems(names, "in", others[::-1])  # the same after an interruption
+    assert found == result_stems(names, "in", others[::-1])  # independent of the order of the others
     assert len(set(found)) == 4
     assert found[3] == "owl"
     for stem, wanted in zip(found, ("cat_", "deep/cat_", "dog.png_"), strict=False):
         assert stem.startswith(wanted)
 
 
-def test_the_sweep_of_one_image_is_no_picture_of_another() -> None:
+def test_the_sweep_of_one_image_does_not_collide_with_another_image() -> None:
     plain, looks_like_a_sweep = result_stems(["in/x.jpg", "in/x.areas.png"], "in")
     assert plain == "x"
     assert looks_like_a_sweep.startswith("x.areas_")
 
 
-def test_stems_are_where_the_files_go(tmp_path: Path) -> None:
+def test_files_are_written_at_their_stems(tmp_path: Path) -> None:
     names = ["in/a/x.jpg", "in/b/x.jpg"]
     explanation(names=names).save(tmp_path, result_stems(names, "in"))
     assert (tmp_path / "a/x.png").is_file()
@@ -157,7 +158,7 @@ def test_stems_are_where_the_files_go(tmp_path: Path) -> None:
     assert finished(tmp_path) == set(names)
 
 
-def test_a_file_name_that_is_no_utf8_is_kept_as_it_is(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_valid_utf8_is_preserved(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     explanation(names=[name, "ü.jpg"]).save(tmp_path)
     assert set(finished(tmp_path)) == {name, "ü.jpg"}
@@ -167,7 +168,7 @@ def test_a_file_name_that_is_no_utf8_is_kept_as_it_is(tmp_path: Path) -> None:
 # -- interruption --------------------------------------------------------------------------------------------------
 
 
-def test_results_of_long_names_have_names_that_files_can_have(tmp_path: Path) -> None:
+def test_long_names_are_cut_to_valid_file_names(tmp_path: Path) -> None:
     names = [f"photos/{'ä' * 120}{end}.jpg" for end in ("a", "b")]
     stems = result_stems(names, "photos")
     assert len(set(stems)) == 2
@@ -177,7 +178,7 @@ def test_results_of_long_names_have_names_that_files_can_have(tmp_path: Path) ->
     assert stems == [*result_stems(names[:1], "photos"), *result_stems(names[1:], "photos")]
 
 
-def test_finished_cuts_off_a_torn_last_line(tmp_path: Path) -> None:
+def test_finished_removes_an_incomplete_last_line(tmp_path: Path) -> None:
     assert finished(tmp_path) == set()
     explanation(names=["a.jpg", "b.jpg"]).save(tmp_path)
     record = tmp_path / "explanations.jsonl"
@@ -187,11 +188,11 @@ def test_finished_cuts_off_a_torn_last_line(tmp_path: Path) -> None:
         assert set(finished(tmp_path)) == {"a.jpg"}
         assert record.read_bytes() == whole[: whole.index(b"\n") + 1]
     record.write_bytes(b'{"image": "' + b"x" * 9000)
-    explanation(names=["c.jpg", "d.jpg"]).save(tmp_path)  # goes on behind a torn line without finished()
+    explanation(names=["c.jpg", "d.jpg"]).save(tmp_path)  # resumes after an incomplete line without calling finished()
     assert set(finished(tmp_path)) == {"c.jpg", "d.jpg"}
 
 
-def test_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     explanation().save(tmp_path)
     record = tmp_path / "explanations.jsonl"
     record.write_text("{torn\n" + record.read_text())
@@ -200,7 +201,7 @@ def test_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", ["numpy.savez_compressed", "matplotlib.figure.Figure.savefig"])
-def test_process_killed_while_writing_leaves_no_result(
+def test_a_process_killed_while_writing_leaves_no_partial_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
     names = ["a.jpg", "b.jpg"]
@@ -238,7 +239,7 @@ def test_process_killed_while_writing_leaves_no_result(
 # -- pictures ------------------------------------------------------------------------------------------------------
 
 
-def test_overlay_keeps_colour_and_darkens_what_is_removed() -> None:
+def test_overlay_keeps_colours_and_darkens_removed_pixels() -> None:
     image = np.array([[[200, 100, 50], [200, 100, 50]]], np.uint8)
     shown = overlay(image, np.array([[1.0, 0.0]]))
     grey = round(0.25 * (0.299 * 200 + 0.587 * 100 + 0.114 * 50))
@@ -251,7 +252,7 @@ def test_overlay_keeps_colour_and_darkens_what_is_removed() -> None:
     ]
 
 
-def test_title_has_the_class_and_the_three_probabilities() -> None:
+def test_the_title_has_the_class_and_three_probabilities() -> None:
     figure = explanation(selected_by="positive").plot(0)
     text = " ".join(part.get_text() for part in figure.texts)
     for part in ("tabby $cat$", "whole 0.750", "kept 0.375", "removed 0.188", "25 steps", "selected by positive"):
@@ -260,7 +261,7 @@ def test_title_has_the_class_and_the_three_probabilities() -> None:
     assert "kept" not in " ".join(part.get_text() for part in bare.texts)
 
 
-def test_panels_show_image_map_with_its_scale_and_overlay() -> None:
+def test_panels_show_image_map_with_colour_bar_and_overlay() -> None:
     result = explanation()
     figure = result.plot(1)
     image, shown, over = (axis.images[0] for axis in (figure.axes[0], figure.axes[1], figure.axes[2]))
@@ -282,7 +283,7 @@ def test_plotting_keeps_no_figure_alive() -> None:
     assert matplotlib.pyplot.get_fignums() == []
 
 
-def test_grid_of_overlays() -> None:
+def test_a_grid_repeats_the_picture_of_a_single_pair() -> None:
     mask = torch.rand(3, 1, 16, 16)
     result = explanation(3, images=torch.rand(3, 3, 16, 16), maps=mask, mask=mask)
     grid = overlay_grid(result.images, result.maps, result.labels)
@@ -290,7 +291,7 @@ def test_grid_of_overlays() -> None:
     assert grid.dtype == np.uint8
     assert grid.shape == (2 * one.shape[0], 2 * one.shape[1], 3)
     unlike = np.abs(grid[: one.shape[0], : one.shape[1]].astype(int) - one).max(2) > 2
-    assert unlike.mean() < 0.1  # the same picture, but for edges and letters that fall between pixels
+    assert unlike.mean() < 0.1  # equal except for edges and letters that fall between pixels
 
 
 @pytest.mark.parametrize(
@@ -301,6 +302,6 @@ def test_grid_of_overlays() -> None:
         ({"labels": ["cat"]}, "1 labels for 2 images"),
     ],
 )
-def test_parts_that_do_not_belong_together(changes: dict[str, Any], text: str) -> None:
+def test_inconsistent_shapes_are_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         explanation(**changes)

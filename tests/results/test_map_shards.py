@@ -1,4 +1,4 @@
-"""Results of whole data sets: whatever a kill leaves, each image ends with one map and one line."""
+"""Results of whole data sets: after any kill and a restart, each image has exactly one map and one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def explanation(numbers: range) -> Explanation:
-    """Image i has the constant map i."""
+    """An explanation in which image i has the constant map i."""
     maps = torch.tensor(list(numbers)).float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     return Explanation(
         images=torch.zeros(len(numbers), 3, 4, 4),
@@ -47,7 +47,7 @@ def explanation(numbers: range) -> Explanation:
 
 
 def stored(out: Path) -> dict[str, np.ndarray]:
-    """Every map by its image, after checking that lines and members belong together and none is there twice."""
+    """Every map by its image; asserts that lines match members and that no image occurs twice."""
     found: dict[str, np.ndarray] = {}
     for place in sorted((out / "maps").glob("*.tar")):
         lines = [json.loads(line) for line in place.with_suffix(".jsonl").read_text().splitlines()]
@@ -57,12 +57,12 @@ def stored(out: Path) -> dict[str, np.ndarray]:
             for line, member in zip(lines, members, strict=True):
                 content = archive.extractfile(member)
                 assert content is not None
-                assert line["image"] not in found, "a result is there twice"
+                assert line["image"] not in found, "duplicate result"
                 found[line["image"]] = np.load(io.BytesIO(content.read()))
     return found
 
 
-def test_maps_and_lines_in_tars_of_a_given_size(tmp_path: Path) -> None:
+def test_maps_and_lines_are_written_in_tars_of_a_given_size(tmp_path: Path) -> None:
     with MapShards(tmp_path, rank=1, ranks=2, per_shard=2) as maps:
         maps.append(explanation(range(3)), ["0", "deep/1", "2"])
     assert sorted(file.name for file in (tmp_path / "maps").iterdir()) == [
@@ -74,13 +74,13 @@ def test_maps_and_lines_in_tars_of_a_given_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_torn_tar_is_cut_to_what_is_whole(tmp_path: Path, seed: int) -> None:
+def test_a_truncated_tar_is_cut_to_its_complete_entries(tmp_path: Path, seed: int) -> None:
     with MapShards(tmp_path, per_shard=10) as maps:
         maps.append(explanation(range(6)), [str(i) for i in range(6)])
     place = tmp_path / "maps" / "00000-000000.tar"
     lines = place.with_suffix(".jsonl").read_bytes()
     moment = random.Random(seed)
-    # Killed somewhere in a member after its forerunners' lines, or in a line.
+    # Killed within a member, after the lines of the previous ones, or within a line.
     whole = moment.randrange(6)
     ends = [0, *(end + 1 for end in range(len(lines)) if lines[end : end + 1] == b"\n")]
     torn = moment.randrange(ends[whole], ends[whole + 1])
@@ -97,7 +97,7 @@ def test_a_torn_tar_is_cut_to_what_is_whole(tmp_path: Path, seed: int) -> None:
     assert all((found[f"{i}.png"] == i).all() for i in range(6))
 
 
-def test_a_tar_killed_between_two_members_is_ended(tmp_path: Path) -> None:
+def test_a_tar_cut_between_two_members_gets_its_end(tmp_path: Path) -> None:
     with MapShards(tmp_path) as maps:
         maps.append(explanation(range(3)), ["0", "1", "2"])
     place = tmp_path / "maps" / "00000-000000.tar"
@@ -123,7 +123,7 @@ def test_a_tar_with_fewer_maps_than_lines_is_named(tmp_path: Path) -> None:
         MapShards(tmp_path)
 
 
-def test_a_name_may_hold_what_other_alphabets_end_lines_with(tmp_path: Path) -> None:
+def test_names_may_contain_unicode_line_separators(tmp_path: Path) -> None:
     names = ["caf\x85.jpg", "a\u2028b.jpg"]
     with MapShards(tmp_path, 0, 1) as maps:
         for index, name in enumerate(names):
@@ -141,7 +141,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("source", ["photos", "shards/{000000..000002}.tar"])
-def test_ranks_divide_the_work_and_another_number_goes_on(
+def test_ranks_divide_the_work_and_another_number_of_ranks_resumes(
     place: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = ClassifierConfig(
@@ -169,8 +169,8 @@ def test_ranks_divide_the_work_and_another_number_goes_on(
         explain(0, 2, tmp_path / "pictures", save="pictures")
 
 
-def test_other_images_of_a_name_replace_nothing(place: Path, tmp_path: Path) -> None:
-    """A later command for the folder above names its pictures otherwise, and may not take a name that is given."""
+def test_other_images_of_the_same_name_do_not_replace_results(place: Path, tmp_path: Path) -> None:
+    """A later command for the parent folder names its results differently and must not reuse existing names."""
     photos = tmp_path / "photos"
     (photos / "cats").mkdir(parents=True)
     for index, name in enumerate(("cats/a.jpg", "a.jpg", "b.jpg")):
@@ -189,17 +189,26 @@ def test_other_images_of_a_name_replace_nothing(place: Path, tmp_path: Path) -> 
     lines = [json.loads(line)["image"] for line in (tmp_path / "out" / "explanations.jsonl").read_text().splitlines()]
     assert sorted(lines) == sorted(str(photos / name) for name in ("cats/a.jpg", "a.jpg", "b.jpg"))
     settings.save, settings.method = "maps", "layercam"
-    with pytest.raises(InputError, match="holds explanations made with"):
+    with pytest.raises(InputError, match="contains explanations made with"):
         attribute_files(settings)
 
 
 @pytest.mark.slow
-def test_two_processes_killed_three_times_leave_one_result_each(place: Path, tmp_path: Path) -> None:
+def test_two_processes_killed_three_times_give_one_result_per_image(place: Path, tmp_path: Path) -> None:
     write_photographs(tmp_path / "photos", (f"{index:04d}.png" for index in range(2000)), (16, 16), seed=1)
     make(MakeConfig(images=str(tmp_path / "photos"), out=str(tmp_path / "shards"), per_shard=300))
     out = tmp_path / "out"
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ltx.attribute"),
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            "-m",
+            "ltx",
+            "attribute",
+        ),
         *("method=gradcam", "classifier.name=resnet10t", "classifier.num_classes=4", "classifier.input_size=64"),
         *(f"classifier.weights={place / 'weights.safetensors'}", f"images={tmp_path}/shards/{{000000..000006}}.tar"),
         *("save=maps", "device=cpu", "batch_size=8", f"out={out}"),

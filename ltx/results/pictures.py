@@ -1,0 +1,163 @@
+"""Pictures of explanations: overlays, grids, and the three panels of a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+COLOURS = "inferno"  # perceptually uniform, and black where nothing is kept
+
+
+def panels(image: np.ndarray, values: np.ndarray, mask: np.ndarray | None, heading: str, caption: str) -> Figure:
+    """Draw image, map with colour bar, and overlay side by side.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        values: the map, `[H, W]`.
+        mask: `[H, W]` in [0, 1]; None = the map, scaled to [0, 1].
+        heading: title.
+        caption: line below the title.
+    """
+    # Sizes in inches: three panels, a colour bar after the second, a margin of 0.05 around all.
+    panel, bar, title = 3.1, 0.62, 0.62
+    panel_height = panel * image.shape[0] / image.shape[1]
+    width, height = 3 * panel + bar + 0.2, panel_height + title + 0.05
+    figure = _figure(width, height)
+
+    def place(left: float, wide: float) -> Axes:
+        return figure.add_axes((left / width, 0.05 / height, wide / width, panel_height / height))
+
+    axes = [place(left, panel) for left in (0.05, 0.1 + panel, 0.15 + 2 * panel + bar)]
+    in_unit_range = mask is not None and values.min() >= 0 and values.max() <= 1
+    axes[0].imshow(image)
+    heat_map = axes[1].imshow(
+        values, cmap=COLOURS, vmin=0 if in_unit_range else None, vmax=1 if in_unit_range else None
+    )
+    figure.colorbar(heat_map, cax=place(0.17 + 2 * panel, 0.13)).ax.tick_params(labelsize=8)
+    if mask is None:
+        axes[2].imshow(overlay(image, _stretched(values)))
+    else:
+        _draw_overlay(axes[2], image, mask)
+    for axis in axes:
+        axis.set_axis_off()
+    figure.text(0.5, 1 - 0.08 / height, heading, ha="center", va="top", size=12, parse_math=False)
+    figure.text(0.5, 1 - 0.36 / height, caption, ha="center", va="top", size=9, color="0.35", parse_math=False)
+    return figure
+
+
+def overlay(image: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Show kept pixels unchanged, removed ones dark and grey.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        kept: mask in [0, 1], `[H, W]`.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    colours = image.astype(np.float32)
+    grey = colours @ np.array([0.299, 0.587, 0.114], np.float32)
+    weight = kept[..., None].clip(0, 1)
+    return np.asarray((weight * colours + (1 - weight) * (0.25 * grey[..., None])).round(), np.uint8)
+
+
+def overlay_grid(images: Tensor, masks: Tensor, titles: Sequence[str]) -> np.ndarray:
+    """Draw each image next to its overlay, two pairs per row.
+
+    Args:
+        images: `[B, 3, H, W]` in [0, 1].
+        masks: `[B, 1, H, W]` in [0, 1].
+        titles: one line above each pair.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    columns = min(2, len(images))
+    rows = math.ceil(len(images) / columns)
+    # Sizes in inches: 0.1 between pairs, 0.25 above each row for the title.
+    panel = 2.5
+    panel_height = panel * images.shape[-2] / images.shape[-1]
+    width, height = columns * (2 * panel + 0.15), rows * (panel_height + 0.3)
+    figure = _figure(width, height)
+    canvas = FigureCanvasAgg(figure)
+    for index, title in enumerate(titles):
+        row, column = divmod(index, columns)
+        left, bottom = column * (2 * panel + 0.15) + 0.05, height - (row + 1) * (panel_height + 0.3) + 0.05
+        pair = [
+            figure.add_axes((place / width, bottom / height, panel / width, panel_height / height))
+            for place in (left, left + panel + 0.05)
+        ]
+        image = pixels_of(images[index])
+        pair[0].imshow(image)
+        _draw_overlay(pair[1], image, plane_of(masks[index]))
+        for axis in pair:
+            axis.set_axis_off()
+        middle, above = (left + panel + 0.025) / width, (bottom + panel_height + 0.06) / height
+        figure.text(middle, above, title, ha="center", va="bottom", size=9, parse_math=False)
+    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves its canvases without annotations
+    return np.array(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # likewise
+
+
+def overlay_row(
+    image: Tensor, masks: Sequence[Tensor], titles: Sequence[str], last: tuple[Tensor, str] | None = None
+) -> Figure:
+    """Draw overlays of several masks of one image side by side.
+
+    Args:
+        image: `[3, H, W]` in [0, 1].
+        masks: `[1, H, W]` each, in [0, 1].
+        titles: one above each.
+        last: values in [0, 1], `[1, H, W]`, and the title of one more panel that shows them, low ones bright.
+    """
+    pixels = pixels_of(image)
+    panel, title = 1.6, 0.3  # inches
+    panel_height = panel * pixels.shape[0] / pixels.shape[1]
+    texts = [*titles, last[1]] if last else list(titles)
+    width, height = len(texts) * (panel + 0.05) + 0.05, panel_height + title + 0.05
+    figure = _figure(width, height)
+    for place, text in enumerate(texts):
+        left = place * (panel + 0.05) + 0.05
+        axis = figure.add_axes((left / width, 0.05 / height, panel / width, panel_height / height))
+        if place < len(masks):
+            _draw_overlay(axis, pixels, plane_of(masks[place]))
+        elif last is not None:
+            axis.imshow(plane_of(last[0]), cmap=f"{COLOURS}_r", vmin=0, vmax=1)
+        axis.set_axis_off()
+        middle, above = (left + panel / 2) / width, 1 - 0.06 / height
+        figure.text(middle, above, text, ha="center", va="top", size=8, parse_math=False)
+    return figure
+
+
+def pixels_of(image: Tensor) -> np.ndarray:
+    """Convert an image `[3, H, W]` in [0, 1] to uint8 `[H, W, 3]`."""
+    return np.asarray(image.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu())
+
+
+def plane_of(values: Tensor) -> np.ndarray:
+    """Convert a map `[1, H, W]` to float32 `[H, W]`."""
+    return np.asarray(values[0].detach().float().cpu())
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of this size in inches, without pyplot, which would keep every figure alive."""
+    figure = Figure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_overlay(axis: Axes, image: np.ndarray, kept: np.ndarray) -> None:
+    axis.imshow(overlay(image, kept))
+    if kept.min() < 0.5 < kept.max():
+        axis.contour(kept, levels=[0.5], colors="white", linewidths=1.0)
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Scale to [0, 1]; all ones for a constant map."""
+    low, high = float(values.min()), float(values.max())
+    return np.asarray((values - low) / (high - low)) if high > low else np.ones_like(values)
