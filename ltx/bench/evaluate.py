@@ -18,7 +18,7 @@ from ltx.bench.timing import median_ratio, medians, take_turns
 from ltx.classifier.classifier import Classifier
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images
-from ltx.evaluation.methods import random_map
+from ltx.evaluation.controls import random_map
 from ltx.metrics.perturbation import default_max_batch, min_max, predict
 from ltx.metrics.protocol import Batch, Settings
 from ltx.metrics.registry import PROTOCOLS

@@ -1,1 +1,1 @@
-"""Compare explanation methods under one protocol, resumable piece by piece, with confidence intervals."""
+"""Evaluation of explanation methods under common protocols, resumable, with confidence intervals."""

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: mean curves with confidence bands, and maps over images."""
+"""Figures of an evaluation: mean curves with confidence bands, and maps overlaid on images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ltx.evaluation.results import Results
 
 
 def draw_curves(results: Results) -> bytes:
-    """PNG: one panel for each metric that has a curve; mean over images and its 95 % band."""
+    """Draw a PNG with one panel for each metric that has a curve: the mean over images with its 95 % interval."""
     metrics = [metric for metric in results.metrics if metric.key in results.curves]
     columns = min(3, len(metrics))
     rows = math.ceil(len(metrics) / columns)
@@ -42,19 +42,19 @@ def draw_curves(results: Results) -> bytes:
 
 
 def draw_gallery(evaluation: Evaluation, results: Results) -> bytes:
-    """PNG: one row for each of the first images, the image and each method's map over it."""
-    shown = len(next(iter(results.maps.values())))
+    """Draw a PNG with one row for each of the first images: the image, then the map of each method over it."""
+    count = len(next(iter(results.maps.values())))
     images: list[np.ndarray] = []
     for chunk in range(len(evaluation.samples)):
-        if len(images) >= shown:
+        if len(images) >= count:
             break
         pixels = evaluation.samples.load(chunk).images.permute(0, 2, 3, 1)
         images += [image.numpy() for image in pixels]
     columns = 1 + len(results.maps)
     height, width = images[0].shape[:2]
-    figure = Figure(figsize=(1.7 * columns, 1.7 * shown * height / width + 0.5), layout="constrained")
-    axes = figure.subplots(shown, columns, squeeze=False)
-    for row in range(shown):
+    figure = Figure(figsize=(1.7 * columns, 1.7 * count * height / width + 0.5), layout="constrained")
+    axes = figure.subplots(count, columns, squeeze=False)
+    for row in range(count):
         label = evaluation.classifier.label(results.targets[row])
         axes[row, 0].imshow(images[row])
         axes[row, 0].set_title(f"{shortened(label, 24)} {results.probabilities[row]:.2f}", fontsize=7)
@@ -69,7 +69,7 @@ def draw_gallery(evaluation: Evaluation, results: Results) -> bytes:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, without its middle where it is longer: names of methods differ in their ends."""
+    """Shorten a text by cutting its middle, because names of methods often differ only at their ends."""
     half = length // 2
     return text if len(text) <= length else f"{text[: length - half - 1]}…{text[-half:]}"
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how far a score, or the difference of two methods, would move with other images."""
+"""Bootstrap intervals of scores and of differences between methods."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ import torch
 from torch import Tensor
 
 LEVEL = 0.95
-CELLS = 1 << 23  # numbers in one block of weights: 64 MiB
+CELLS = 1 << 23  # values in one block of weights: 64 MiB
 
 
 def weight_blocks(photographs: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each row counts, float64 `[r, n]`, in blocks that together hold all resamples.
+    """Yield bootstrap weights of the rows in blocks, float64 `[r, n]`, for `resamples` resamples in total.
 
-    Photographs are drawn, and with one all rows about it: the same photograph in several mosaics is no new evidence
-    (a cluster bootstrap, Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). Every method
-    and metric uses the same draws, so differences between methods are paired.
+    The bootstrap draws photographs, and each photograph brings all its rows, because several mosaics of one photograph
+    are not independent (a cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+    section 3.8). All methods and metrics use the same draws, so differences between methods are paired.
 
     Args:
-        photographs: `[n]`, equal numbers for rows about the same one.
+        photographs: `[n]`, the index of the photograph of each row.
+        resamples: number of resamples.
+        seed: random seed.
     """
     random = np.random.default_rng(seed)
-    different, place = photographs.unique(return_inverse=True)
+    distinct, place = photographs.unique(return_inverse=True)
     block = max(1, CELLS // max(1, len(photographs)))
     for start in range(0, resamples, block):
-        shape = min(block, resamples - start), len(different)
-        drawn = torch.from_numpy(random.integers(len(different), size=shape))
-        times = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(shape, dtype=torch.float64))
-        yield times[:, place]
+        shape = min(block, resamples - start), len(distinct)
+        draws = torch.from_numpy(random.integers(len(distinct), size=shape))
+        counts = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, draws, torch.ones(shape, dtype=torch.float64))
+        yield counts[:, place]
 
 
 def interval(resampled: Tensor) -> tuple[float, float]:
-    """The percentile interval of the resampled scores `[R]`; NaN where there are none."""
+    """The 95 % percentile interval of resampled scores `[R]`; NaN if none is finite."""
     finite = resampled[resampled.isfinite()]
     if not len(finite):
         return float("nan"), float("nan")

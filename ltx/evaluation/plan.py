@@ -1,4 +1,4 @@
-"""What an evaluation will do: settings checked, and the things they name built, before any work."""
+"""Plan of an evaluation: settings are checked, and the classifier, methods and samples built, before any work."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ltx.evaluation.methods import Method, build_methods
 from ltx.evaluation.pieces import Store
 from ltx.evaluation.samples import Mosaics, Photographs, Samples, find_labels, find_mask
 from ltx.evaluation.settings import EvaluationConfig
+from ltx.evaluation.sources import source_hash
 from ltx.metrics.mosaic import plan_mosaics
 from ltx.metrics.perturbation import default_max_batch
 from ltx.metrics.protocol import Protocol, Settings
@@ -23,16 +24,22 @@ from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError, suggest
 from ltx.runtime.progress import progress_bar
 
+HARNESS = ("ltx.evaluation.computation", "ltx.evaluation.samples")
+"""Modules that every piece depends on, with everything they import."""
+DISPATCH = ("ltx.evaluation.methods", "ltx.attribution.attribute")
+"""Modules that every piece depends on, but whose imports include other methods."""
+
 
 @dataclass
 class Evaluation:
     """Everything an evaluation needs, built and checked before any work.
 
     Attributes:
-        max_batch: the most images in one forward pass.
-        second: the classifier that judges what another one's maps keep, where a protocol asks it.
-        unreadable: files left out before the samples were made, with the reason.
-        determined_by: what every piece depends on, whatever its method and chunk.
+        second: the second classifier of the transfer check, if a protocol uses it.
+        max_batch: maximum number of images in one forward pass.
+        left_out: methods that do not support the classifier, with the reason.
+        unreadable: files that were skipped before the samples were built, with the reason.
+        determined_by: what all pieces depend on, regardless of method and chunk.
     """
 
     config: EvaluationConfig
@@ -50,23 +57,25 @@ class Evaluation:
 
     @property
     def target(self) -> str:
-        """The class explained, in words."""
+        """Description of the target class."""
         return "the class of one cell" if isinstance(self.samples, Mosaics) else self.config.target
 
     def piece_path(self, method: Method, chunk: int) -> Path:
-        """Where this method's result on this chunk is kept, named by all that determines it when it is first asked."""
+        """The path of this method's result for this chunk, fixed when it is first requested."""
         if (method.label, chunk) not in self._paths:
-            own = [method.text, method.identity, self.samples.identity(chunk)]
-            self._paths[method.label, chunk] = self.store.path(method.label, chunk, [*self.determined_by, *own])
+            modules = {*method.modules, *(type(protocol).__module__ for protocol in self.protocols), *HARNESS}
+            source = source_hash(modules, leaves=DISPATCH)
+            specific = [method.text, method.identity, self.samples.identity(chunk), source]
+            self._paths[method.label, chunk] = self.store.path(method.label, chunk, [*self.determined_by, *specific])
         return self._paths[method.label, chunk]
 
 
 def _determined_by(
     config: EvaluationConfig, max_batch: int, classifier: Classifier, second: Classifier | None
 ) -> list[object]:
-    """Versions, models and settings; batch sizes and threads too, because they change the last bits of a number."""
+    """Versions, models and settings; also batch sizes and threads, because they change the last bits of a result."""
     models = [[c.fingerprint(), c.precision, c.input_size] for c in (classifier, second) if c is not None]
-    # Which class a name means is a matter of the names that the classifier was given.
+    # The class index of a name depends on the class names of the classifier.
     target = config.target if config.target in ("predicted", "label") else classifier.class_index(config.target)
     settings = [config.protocol, config.fills, target, config.seed, config.batch_size, config.gallery]
     versions = [torch.__version__, timm.__version__]
@@ -77,20 +86,20 @@ def _determined_by(
 
 
 def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
-    """Check the settings and build what they name; nothing is explained yet.
+    """Check the settings and build the classifier, protocols, methods and samples; nothing is explained yet.
 
     Raises:
-        InputError: anything unknown, missing or impossible; one line.
+        InputError: an unknown name, a missing file or an impossible combination, in one line.
     """
     names = protocol_names(config)
     files = find_images(config.images, Path(config.out))
     masks = Path(config.masks) if config.masks is not None else None
     if config.labels is not None and not Path(config.labels).is_file():
         raise InputError(f"labels={config.labels} does not exist; give a .csv with the columns file and class_index")
-    # A folder of photographs may hold that of their masks, each of which is its own mask.
+    # The folder of masks may lie inside the folder of photographs. `find_mask` returns a mask file for itself.
     files = [file for file in files if masks is None or find_mask(masks, file) != file][: config.limit]
     if not files:
-        raise InputError(f"images={config.images} are the masks of masks={masks}; give the folder of the photographs")
+        raise InputError(f"images={config.images} contains only the masks of masks={masks}; give the photographs")
     device = pick_device(config.device)
     classifier = config.classifier.build().to(device).fold_norms()
     max_batch = config.max_batch or default_max_batch(device)
@@ -118,25 +127,27 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
 
 
 def protocol_names(config: EvaluationConfig) -> list[str]:
-    """The protocols of an evaluation, after a check of every setting that needs no file and no model.
+    """The names of an evaluation's protocols, after checking all settings that do not need files or models.
 
     Raises:
-        InputError: an unknown protocol, a combination that cannot be, or a number out of range.
+        InputError: an unknown protocol, an impossible combination or a number out of range.
     """
     names = [name.strip() for name in config.protocol.split("+")]
     for name in names:
         if name not in PROTOCOLS:
             raise InputError(f"protocol={name!r} is unknown{suggest(name, PROTOCOLS)}; allowed: {', '.join(PROTOCOLS)}")
     if len(set(names)) < len(names):
-        raise InputError(f"protocol={config.protocol} names one twice")
+        raise InputError(f"protocol={config.protocol} contains a protocol twice")
     if {"mosaic", "localisation"} <= set(names):
-        raise InputError(f"protocol={config.protocol}: mosaics have no object masks; evaluate them on their own")
+        raise InputError(f"protocol={config.protocol}: mosaics have no object masks; evaluate the two separately")
     if "mosaic" in names and config.target != "predicted":
-        raise InputError(f"target={config.target} does not go with protocol=mosaic, which explains the class of a cell")
+        raise InputError(
+            f"target={config.target} cannot be combined with protocol=mosaic, which explains a cell's class"
+        )
     if "localisation" in names and config.masks is None:
         raise InputError("protocol=localisation needs object masks; give masks=FOLDER")
     if config.masks is not None and not Path(config.masks).is_dir():
-        raise InputError(f"masks={config.masks} is no folder; give one with a mask NAME.png for each image NAME.jpg")
+        raise InputError(f"masks={config.masks} is not a folder; give one with a mask NAME.png for each image NAME.jpg")
     limits = {"batch_size": 1, "max_batch": 1, "resamples": 1, "mosaics": 1, "limit": 1, "gallery": 0, "seed": 0}
     for key, least in limits.items():
         value = getattr(config, key)
@@ -149,7 +160,7 @@ def protocol_names(config: EvaluationConfig) -> list[str]:
 def _mosaics(
     config: EvaluationConfig, max_batch: int, classifier: Classifier, files: list[Path], rank: int
 ) -> tuple[Mosaics, list[tuple[str, str]]]:
-    """Mosaics of the photographs, after one pass of the classifier over them."""
+    """Build mosaics of the photographs after one forward pass over them."""
     batches = ImageBatches(files, classifier.input_size, max_batch)
     readable: list[Path] = []
     classes: list[int] = []

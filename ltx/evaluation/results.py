@@ -1,4 +1,4 @@
-"""From rows to scores: every method's and metric's mean with its interval, and the paired differences."""
+"""Scores of an evaluation: the mean of each method and metric with its interval, and paired differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ltx.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Score:
-    """A score with its 95 % interval; NaN where every image was skipped."""
+    """A score with its 95 % interval; NaN if every image was skipped."""
 
     mean: float
     low: float
@@ -26,18 +26,18 @@ class Score:
 
 @dataclass
 class Results:
-    """Everything the reports show.
+    """Results of an evaluation, as shown in its files.
 
     Attributes:
-        names, targets, probabilities: of the `n` images.
-        skipped: files that were left out, with the reason.
+        names, targets, probabilities: name, target class and `p_y` of the `n` images.
+        skipped: files that were skipped, with the reason.
         metrics: in the order of the tables.
         rows: by method label and metric key, float64 `[n, C]`.
-        maps: by method label, of the first images, float16 `[G, H, W]`.
-        photographs: which photograph each row explains `[n]`; None = each another.
+        maps: by method label, maps of the first images, float16 `[G, H, W]`.
+        photographs: index of the photograph of each row `[n]`; None = every row has its own photograph.
         scores: by method label and metric key.
         differences: by metric key and pair of labels, the first minus the second.
-        curves: by metric key and method label, mean and interval float64 `[3, S]`, for metrics that have a curve.
+        curves: by metric key and method label, mean, low and high, float64 `[3, S]`, for metrics that have a curve.
     """
 
     names: list[str]
@@ -57,39 +57,18 @@ class Results:
         return len(self.names)
 
     def counted(self, metric: PerImageMetric) -> int:
-        """How many images a metric's own rules leave in; the same for every method."""
+        """Number of images that a metric does not skip; the same for every method."""
         return int(metric.scores(next(iter(self.rows.values()))[metric.key]).isfinite().sum())
 
 
 def gather(evaluation: Evaluation) -> Results:
-    """Read every piece and compute scores, intervals and differences.
+    """Read all pieces and compute scores, intervals and differences.
 
     Raises:
-        InputError: not one image could be read, one could for some methods and not for others, or a piece is gone.
+        InputError: no readable image, an image that is readable for some methods only, or a missing piece.
     """
-    chunks = range(len(evaluation.samples))
-    paths = [evaluation.piece_path(method, chunk) for method in evaluation.methods for chunk in chunks]
-    gone = [path for path in paths if not path.is_file()]
-    if gone:
-        raise InputError(
-            f"{len(gone)} of {len(paths)} pieces, such as {gone[0]}, are not there: their images changed in the "
-            "meantime, or somebody removed them; the same command makes them again"
-        )
-    by_method: dict[str, list[Piece]] = {
-        method.label: [evaluation.store.load(evaluation.piece_path(method, chunk)) for chunk in chunks]
-        for method in evaluation.methods
-    }
+    by_method = _read_pieces(evaluation)
     some = next(iter(by_method.values()))
-    for label, pieces in by_method.items():
-        for chunk, (piece, first) in enumerate(zip(pieces, some, strict=True)):
-            if (piece.names, piece.targets) != (first.names, first.targets):
-                for method in evaluation.methods:
-                    evaluation.piece_path(method, chunk).unlink(missing_ok=True)
-                odd, other = next(iter({*piece.names} ^ {*first.names}), first.names[0]), next(iter(by_method))
-                raise InputError(
-                    f"{odd} was read for one of {other} and {label} and not for the other: it changed, or its disk "
-                    "failed; the same command makes these scores again"
-                )
     skipped = evaluation.unreadable + [entry for piece in some for entry in piece.skipped]
     names = [name for piece in some for name in piece.names]
     if not names:
@@ -119,6 +98,34 @@ def gather(evaluation: Evaluation) -> Results:
     )
     _bootstrap(results, evaluation.config.resamples, evaluation.config.seed)
     return results
+
+
+def _read_pieces(evaluation: Evaluation) -> dict[str, list[Piece]]:
+    """The pieces of all chunks, by method label; all methods have the same images."""
+    chunks = range(len(evaluation.samples))
+    paths = [evaluation.piece_path(method, chunk) for method in evaluation.methods for chunk in chunks]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(paths)} pieces, such as {missing[0]}, are missing: their images changed during "
+            "the evaluation, or the files were removed; run the same command again to recompute them"
+        )
+    by_method: dict[str, list[Piece]] = {
+        method.label: [evaluation.store.load(evaluation.piece_path(method, chunk)) for chunk in chunks]
+        for method in evaluation.methods
+    }
+    reference, some = next(iter(by_method.items()))
+    for label, pieces in by_method.items():
+        for chunk, (piece, first) in enumerate(zip(pieces, some, strict=True)):
+            if (piece.names, piece.targets) != (first.names, first.targets):
+                for method in evaluation.methods:
+                    evaluation.piece_path(method, chunk).unlink(missing_ok=True)
+                name = next(iter({*piece.names} ^ {*first.names}), first.names[0])
+                raise InputError(
+                    f"{name} was read for one of {reference} and {label} but not for the other: the file changed or "
+                    "its disk failed; run the same command again to recompute these scores"
+                )
+    return by_method
 
 
 def _join_maps(parts: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is explained: photographs or mosaics of them, in chunks that are the same however the work is divided."""
+"""Samples of an evaluation: photographs or mosaics, in chunks that do not depend on how ranks divide the work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ltx.data.reading import default_workers, opened, read_image, resize
 from ltx.metrics.mosaic import Mosaic, assemble
 from ltx.runtime.errors import InputError
 
-TOLERANCE = 15  # pixels of the original picture, as in the pointing game's paper
+TOLERANCE = 15  # pixels of the original picture, as in the paper of the pointing game
 LOSSY = (".jpg", ".jpeg")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", *LOSSY)
 
@@ -30,13 +30,13 @@ class Loaded:
     """A chunk on the CPU.
 
     Attributes:
-        names: one an image.
+        names: one name for each image.
         images: `[B, 3, H, W]` in [0, 1]; B may be 0.
-        labels: class indices, or None where no listing gives them.
+        labels: class indices, or None without a listing.
         objects, near_objects: bool `[B, 1, H, W]`, or None without masks.
-        cells: `[B]` for mosaics, else None.
-        classes: the classes to explain, where the samples decide them (mosaics), else None.
-        skipped: files that were left out, with the reason.
+        cells: `[B]` for mosaics, otherwise None.
+        classes: target classes `[B]` if the samples determine them (mosaics), otherwise None.
+        skipped: files that were skipped, with the reason.
     """
 
     names: list[str]
@@ -50,33 +50,34 @@ class Loaded:
 
 
 class Samples(Interface):
-    """Something to explain, in numbered chunks."""
+    """Images to explain, in numbered chunks."""
 
     def __len__(self) -> int:
-        """How many chunks."""
+        """Number of chunks."""
 
     def load(self, chunk: int) -> Loaded:
         """Read a chunk."""
 
     def identity(self, chunk: int) -> list[object]:
-        """What determines a chunk, without reading it."""
+        """Values that identify the content of a chunk, without reading it."""
 
     def sizes(self) -> list[int]:
-        """How many images each chunk has, if none is broken."""
+        """Number of images in each chunk, including unreadable ones."""
 
     def photographs(self) -> Tensor | None:
-        """Which photograph each sample explains `[n]`; None = each another."""
+        """Index of the photograph of each sample `[n]`; None = every sample has its own photograph."""
 
 
 class Photographs:
-    """Image files, with labels and object masks where asked for.
+    """Image files, optionally with labels and object masks.
 
     Args:
-        files: as `find_images` gives them.
-        size: height and width the classifier takes; pictures are squashed to it, never cropped.
-        batch_size: images in a chunk.
+        files: files as returned by `find_images`.
+        size: height and width of the classifier's input. Pictures are resized to it without cropping.
+        batch_size: number of images in a chunk.
         labels: class index by file, see `find_labels`; None = not needed.
-        masks: folder of object masks: `NAME.png` for the image `NAME.jpg`; non-zero = object, in a JPEG above 127.
+        masks: folder of object masks, `NAME.png` for the image `NAME.jpg`. Non-zero pixels (in a JPEG: above 127) are
+            the object.
     """
 
     def __init__(
@@ -102,13 +103,13 @@ class Photographs:
         return None
 
     def identity(self, chunk: int) -> list[object]:
-        known: list[object] = [[str(file), *_stamp(file)] for file in self.chunks[chunk]]
+        values: list[object] = [[str(file), *_stamp(file)] for file in self.chunks[chunk]]
         if self.masks is not None:
             masks = [find_mask(self.masks, file) for file in self.chunks[chunk]]
-            known.append([TOLERANCE, *[[str(mask), *_stamp(mask)] for mask in masks if mask is not None]])
+            values.append([TOLERANCE, *[[str(mask), *_stamp(mask)] for mask in masks if mask is not None]])
         if self.labels is not None:
-            known.append([self.labels.get(_real(file)) for file in self.chunks[chunk]])
-        return known
+            values.append([self.labels.get(_real(file)) for file in self.chunks[chunk]])
+        return values
 
     def load(self, chunk: int) -> Loaded:
         files = self.chunks[chunk]
@@ -128,7 +129,7 @@ class Photographs:
         )
 
     def _read(self, file: Path) -> tuple[Tensor, Tensor] | str:
-        """Image and stacked masks `[2, 1, H, W]`, or why the file is left out."""
+        """Read an image and its stacked masks `[2, 1, H, W]`, or return the reason why the file is skipped."""
         if self.labels is not None and _real(file) not in self.labels:
             return f"{file} has no label in the listing"
         try:
@@ -146,10 +147,10 @@ class Photographs:
 
 def _stamp(file: Path) -> tuple[int, int, int]:
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return (0, 0, 0)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last: who may read it has changed
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns  # ctime changes with permissions
 
 
 def _real(file: Path) -> Path:
@@ -157,33 +158,39 @@ def _real(file: Path) -> Path:
 
 
 def find_mask(folder: Path, image: Path) -> Path | None:
-    """The mask with the image's name, in the sub-folder of `folder` named as the image's own folder, or in `folder`.
+    """Find the mask with the name of an image; None if there is none.
 
-    A file that is found so itself is given back as it is: a mask is its own mask.
+    The sub-folder of `folder` with the name of the image's own folder is searched first, then `folder`. For an image
+    that is itself one of the masks, the image is returned.
     """
-    for where in (folder / image.parent.name, folder):
+    for parent in (folder / image.parent.name, folder):
         for suffix in MASK_SUFFIXES:
-            mask = where / (image.stem + suffix)
+            mask = parent / (image.stem + suffix)
             if mask.is_file():
                 return image if mask.resolve() == image.resolve() else mask
     return None
 
 
 def read_masks(file: Path, picture: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The object, and the object with the pointing game's tolerance, bool `[1, H, W]` at `size`.
+    """Read an object mask, and the mask enlarged by the tolerance of the pointing game, bool `[1, H, W]` each.
 
-    A pixel at `size` is near the object where its centre, carried back to the original picture, is within 15 px of it.
+    A pixel of the enlarged mask is true if its centre, mapped to the original picture, is within 15 px of the object.
+
+    Args:
+        file: the mask.
+        picture: width and height of the picture that it belongs to.
+        size: height and width of the result.
 
     Raises:
-        InputError: a mask without object (at either size), unreadable, or of another size than its picture's `(width,
-            height)`.
+        InputError: an unreadable mask, a mask without an object (at either size), or one with another size than its
+            picture.
     """
-    # What was exactly 0 is not so any more beside an edge that JPEG has stored.
-    least = 127 if file.suffix.lower() in LOSSY else 0
+    # JPEG compression changes values next to edges, so that background is not exactly 0.
+    threshold = 127 if file.suffix.lower() in LOSSY else 0
     with opened(file) as stored:
-        mask = np.asarray(stored.convert("L")) > least
+        mask = np.asarray(stored.convert("L")) > threshold
     if mask.shape[::-1] != picture:
-        raise InputError(f"{file} is {mask.shape[1]}x{mask.shape[0]} and its picture {picture[0]}x{picture[1]}")
+        raise InputError(f"{file} is {mask.shape[1]}x{mask.shape[0]}, but its picture is {picture[0]}x{picture[1]}")
     if not mask.any():
         raise InputError(f"{file} marks no object")
     height, width = size
@@ -191,16 +198,21 @@ def read_masks(file: Path, picture: tuple[int, int], size: tuple[int, int]) -> t
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
     if not shrunk.getbbox():
-        raise InputError(f"{file} marks an object that has no pixel left at {width}x{height}")
+        raise InputError(f"{file} marks an object that vanishes at {width}x{height}")
     near = distance_transform_edt(~mask)[rows][:, columns] <= TOLERANCE
     return torch.from_numpy(np.array(shrunk) > 0)[None], torch.from_numpy(near)[None]
 
 
 def find_labels(files: Sequence[Path], listing: str | None, roots: Sequence[str]) -> dict[Path, int]:
-    """Class index by resolved path, from `listing` or else from each `labels.csv` beside or above the images.
+    """Read class indices by resolved path.
+
+    Args:
+        files: the images.
+        listing: a `.csv` file; None = use each `labels.csv` in the folders of the images and in two folders above.
+        roots: the paths from which the images were found.
 
     Raises:
-        InputError: no listing, or none of the images in it.
+        InputError: no listing, or a listing that contains none of the images.
     """
     listings = [Path(listing)] if listing else []
     if not listings:
@@ -209,19 +221,21 @@ def find_labels(files: Sequence[Path], listing: str | None, roots: Sequence[str]
         listings = list(dict.fromkeys(place / "labels.csv" for place in places if (place / "labels.csv").is_file()))
     if not listings:
         raise InputError("target=label needs labels; give labels=FILE.csv with the columns file and class_index")
-    labels = {_real(file): index for found in listings for file, index in read_labels(found).items()}
+    labels = {_real(file): index for path in listings for file, index in read_labels(path).items()}
     if not any(_real(file) in labels for file in files):
-        raise InputError(f"labels={', '.join(map(str, listings))} names none of the {len(files)} images")
+        raise InputError(f"labels={', '.join(map(str, listings))} contains none of the {len(files)} images")
     return labels
 
 
 class Mosaics:
-    """2×2 mosaics of photographs; each explains the class of one of its cells.
+    """2×2 mosaics of photographs; the target of each mosaic is the class of one of its cells.
 
     Args:
         files: the photographs, all readable.
-        classes: their predicted classes.
-        plan: see `ltx.metrics.mosaic.plan_mosaics`.
+        classes: predicted class of each photograph.
+        plan: mosaics drawn by `ltx.metrics.mosaic.plan_mosaics`.
+        size: height and width of the classifier's input.
+        batch_size: number of mosaics in a chunk.
     """
 
     def __init__(
@@ -255,17 +269,17 @@ class Mosaics:
 
     def load(self, chunk: int) -> Loaded:
         mosaics = [mosaic for _, mosaic in self.chunks[chunk]]
-        wanted = [self.files[i] for mosaic in mosaics for i in mosaic.photographs]
+        files = [self.files[i] for mosaic in mosaics for i in mosaic.photographs]
         with ThreadPoolExecutor(default_workers()) as pool:
-            pictures = list(pool.map(lambda file: resize(read_image(file), self.size), wanted))
+            pictures = list(pool.map(lambda file: resize(read_image(file), self.size), files))
         photographs = torch.stack(pictures).float().div_(255).unflatten(0, (len(mosaics), 4))
-        chosen = [mosaic.photographs[mosaic.cell] for mosaic in mosaics]
+        explained = [mosaic.photographs[mosaic.cell] for mosaic in mosaics]
         return Loaded(
             names=[
                 f"mosaic {number:04d} ({self.files[i].name})"
-                for (number, _), i in zip(self.chunks[chunk], chosen, strict=True)
+                for (number, _), i in zip(self.chunks[chunk], explained, strict=True)
             ],
             images=assemble(photographs),
             cells=torch.tensor([mosaic.cell for mosaic in mosaics]),
-            classes=torch.tensor([self.classes[i] for i in chosen]),
+            classes=torch.tensor([self.classes[i] for i in explained]),
         )

@@ -17,11 +17,11 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.file_names import TEXT
 
-LISTED = 20  # skipped files that scores.md names
+LISTED = 20  # maximum number of skipped files listed in scores.md
 
 
 def write_report(evaluation: Evaluation) -> dict[str, Any]:
-    """Write every file from the finished pieces; returns what `scores.json` holds."""
+    """Write all files of an evaluation from its finished pieces; returns the content of `scores.json`."""
     results = gather(evaluation)
     out = Path(evaluation.config.out)
     scores = as_json(evaluation, results)
@@ -34,7 +34,7 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     }
     for name, figure in figures.items():
         if figure is None:
-            (out / name).unlink(missing_ok=True)  # of an earlier command, with other scores
+            (out / name).unlink(missing_ok=True)  # remove the figure of an earlier evaluation
         else:
             write_atomically(out / name, figure)
     return scores
@@ -44,7 +44,7 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def as_json(evaluation: Evaluation, results: Results) -> dict[str, Any]:
-    """The content of `scores.json`; no times, so that equal work gives equal bytes."""
+    """The content of `scores.json`, without times, so that equal evaluations give equal bytes."""
     config = evaluation.config
     return {
         "protocol": config.protocol,
@@ -85,7 +85,7 @@ def _second(classifier: Classifier) -> dict[str, Any]:
 
 
 def _score(score: Score) -> dict[str, float | None]:
-    # Six decimals are far below any interval, and above the noise of a sum's order.
+    # Six decimals are far finer than any interval and coarser than rounding errors of summation.
     return {
         name: None if math.isnan(value) else round(value, 6)
         for name, value in (("mean", score.mean), ("low", score.low), ("high", score.high))
@@ -96,7 +96,7 @@ def _score(score: Score) -> dict[str, float | None]:
 
 
 def per_image_csv(evaluation: Evaluation, results: Results) -> str:
-    """One line for each image and method: the class, its probability, and every metric; empty = skipped by it."""
+    """One line for each image and method: target class, probability and all metrics; empty if the metric skips it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "method", "target", "label", "probability", *[metric.key for metric in results.metrics]])
@@ -106,10 +106,10 @@ def per_image_csv(evaluation: Evaluation, results: Results) -> str:
     }
     for index, name in enumerate(results.names):
         target = results.targets[index]
-        about = [target, evaluation.classifier.label(target), f"{results.probabilities[index]:.6g}"]
+        prediction = [target, evaluation.classifier.label(target), f"{results.probabilities[index]:.6g}"]
         for label, values in columns.items():
             cells = [f"{column[index]:.6g}" if math.isfinite(column[index]) else "" for column in values]
-            writer.writerow([name, label, *about, *cells])
+            writer.writerow([name, label, *prediction, *cells])
     return text.getvalue()
 
 
@@ -117,22 +117,25 @@ def per_image_csv(evaluation: Evaluation, results: Results) -> str:
 
 
 def best_methods(evaluation: Evaluation, results: Results, metric: PerImageMetric) -> list[str]:
-    """The labels with the best score; controls, and maps that a metric chose, only compete if there is nothing else."""
+    """Labels with the best score.
+
+    Controls, and methods whose maps were selected by a metric, compete only if there are no other methods.
+    """
     fair = [m.label for m in evaluation.methods if not m.control and not m.selected_by]
-    rivals = fair or [m.label for m in evaluation.methods]
+    candidates = fair or [m.label for m in evaluation.methods]
     sign = 1 if metric.higher_is_better else -1
-    scored = [label for label in rivals if not math.isnan(results.scores[label][metric.key].mean)]
+    scored = [label for label in candidates if not math.isnan(results.scores[label][metric.key].mean)]
     best = max((sign * results.scores[label][metric.key].mean for label in scored), default=math.nan)
     return [label for label in scored if sign * results.scores[label][metric.key].mean == best]
 
 
 def as_markdown(evaluation: Evaluation, results: Results) -> str:
-    """The table, the differences to the best method, and all that a reader needs to judge them."""
+    """The content of `scores.md`: scores, differences to the best method, and the conditions."""
     best = {metric.key: best_methods(evaluation, results, metric) for metric in results.metrics}
     fills = ", ".join(f"{protocol.name}: {protocol.fill}" for protocol in evaluation.protocols)
     config, second = evaluation.config, evaluation.second
     explained = results.photographs
-    drawn = "images" if explained is None else f"{len(explained.unique())} photographs explained"
+    units = "images" if explained is None else f"{len(explained.unique())} photographs explained"
     lines = [
         f"# {evaluation.classifier.name}, {config.protocol} protocol",
         "",
@@ -140,8 +143,8 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         f"classifier in {evaluation.classifier.precision}; seed {config.seed}; weights: "
         f"{evaluation.classifier.weights or 'default'}."
         + ("" if second is None else f" Second classifier: {second.name}, {second.weights or 'default'} weights."),
-        f"Means with 95 % bootstrap intervals ({config.resamples} resamples of the {drawn}); bold = best method "
-        "(controls and maps chosen by a metric do not compete).",
+        f"Means with 95 % bootstrap intervals ({config.resamples} resamples of the {units}); bold = best method "
+        "(controls and maps selected by a metric do not compete).",
         "",
         *_table(
             ["method", *[f"{metric.key} {metric.arrow}" for metric in results.metrics]],
@@ -157,7 +160,7 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         lines += [
             "## Difference to the best method",
             "",
-            "Paired over images; `*` = the interval excludes 0, so other images would hardly turn it round.",
+            "Paired over images; `*` = the interval excludes 0.",
             "",
             *_table(
                 ["method", *[f"{metric.key} {metric.arrow}" for metric in results.metrics]],
@@ -170,11 +173,11 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         ]
     lines += ["## Metrics", ""]
     for metric in results.metrics:
-        left_out = results.n - results.counted(metric)
-        skips = f" Skips {left_out} of {results.n} images by its own rule." if left_out else ""
+        skipped = results.n - results.counted(metric)
+        skips = f" Its definition skips {skipped} of {results.n} images." if skipped else ""
         lines.append(f"- **{metric.key}** {metric.arrow} {metric.meaning} ({metric.citation}).{skips}")
     if any(method.selected_by for method in evaluation.methods):
-        lines += ["", "† This method's maps were chosen by a metric of the same kind as those reported."]
+        lines += ["", "† The maps of this method were selected by a metric of the same kind as those reported."]
     if evaluation.left_out:
         lines += ["", "## Methods left out", "", *[f"- {label}: {why}" for label, why in evaluation.left_out.items()]]
     if results.skipped:
@@ -204,7 +207,7 @@ def _difference(results: Results, metric: PerImageMetric, label: str, best: list
     if score is None:
         reverse = pairs[best[0], label]
         score = Score(-reverse.mean, -reverse.high, -reverse.low)
-    several = results.counted(metric) > 1  # one image says nothing of others
+    several = results.counted(metric) > 1  # one image does not give an interval
     star = " *" if several and (score.low > 0 or score.high < 0) else ""
     mean, low, high = (_number(value, metric.decimals, "+") for value in (score.mean, score.low, score.high))
     return f"{mean} [{low}, {high}]{star}"

@@ -11,17 +11,17 @@ from ltx.config.options import option
 
 @dataclass
 class SecondClassifierConfig(ClassifierConfig):
-    """The classifier of the transfer check."""
+    """The second classifier of the transfer check."""
 
-    name: str = option("", "timm model name of a classifier no method has seen; empty = none")
+    name: str = option("", "timm model name of a classifier that no method has seen; empty = none")
 
 
 @dataclass
 class EvaluationConfig:
-    """What is compared, on which images, by which protocol."""
+    """Settings of an evaluation."""
 
     classifier: ClassifierConfig = option(ClassifierConfig, "the explained model")
-    second: SecondClassifierConfig = option(SecondClassifierConfig, "the classifier of protocol=transfer")
+    second: SecondClassifierConfig = option(SecondClassifierConfig, "the second classifier of protocol=transfer")
     methods: list[str] = option(
         ["iia", "gradcam", "random", "gaussian", "constant"],
         "attribution names, ltx:FOLDER, and the controls random, gaussian, constant, ground_truth; options as "
@@ -32,22 +32,22 @@ class EvaluationConfig:
         "ltx",
         "ltx, standard, information, localisation, mosaic, sensitivity, stability, transfer; several as ltx+standard",
     )
-    target: str = option("predicted", "the class explained: predicted, label, or one class by index or name for all")
-    labels: str | None = option(None, ".csv with file and class_index; null = the labels.csv beside the images")
-    masks: str | None = option(None, "folder of object masks named as the images, for protocol=localisation")
+    target: str = option("predicted", "target class: predicted, label, or one class for all images by index or name")
+    labels: str | None = option(None, ".csv with file and class_index; null = the labels.csv next to the images")
+    masks: str | None = option(None, "folder of object masks named like the images, for protocol=localisation")
     fills: list[str] = option(
         ["black", "mean", "blur"],
-        "what protocol=standard replaces pixels with, side by side",
+        "fills for removed pixels in protocol=standard",
         choices=("black", "mean", "blur", "noise"),
     )
-    mosaics: int = option(200, "how many mosaics protocol=mosaic builds")
+    mosaics: int = option(200, "number of mosaics for protocol=mosaic")
     batch_size: int = option(16, "images explained at once")
     max_batch: int | None = option(
-        None, "images in one forward pass, at most; bounds memory; null = 8 on a CPU, 256 on a GPU"
+        None, "maximum number of images in one forward pass; bounds memory; null = 8 on a CPU, 256 on a GPU"
     )
-    limit: int | None = option(None, "the first so many images only")
-    seed: int = option(0, "of every random draw")
+    limit: int | None = option(None, "use only the first images, up to this number; null = all")
+    seed: int = option(0, "random seed")
     resamples: int = option(1000, "bootstrap resamples of the 95 % intervals")
     gallery: int = option(6, "images shown in gallery.png; 0 = none")
     device: str = option("auto", "auto, cpu, cuda, …")
-    out: str = option("out/evaluate", "folder for the results; the same command goes on with what it finds there")
+    out: str = option("out/evaluate", "folder for the results; the same command resumes an interrupted evaluation")

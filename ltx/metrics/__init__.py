@@ -1,1 +1,1 @@
-"""How good a map is: faithfulness, localisation and sanity, one family a file."""
+"""Metrics of explanations: faithfulness, localisation and sanity checks, one family per file."""

@@ -1,4 +1,4 @@
-"""Does the map point at the object? Against masks, without any forward pass."""
+"""Localisation metrics: compare maps with object masks, without a forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHEFER = "Chefer et al., Transformer Interpretability Beyond Attention Visualiza
 
 
 class LocalisationProtocol(Protocol):
-    """Maps beside object masks: segmentation and pointing."""
+    """Compare maps with object masks: segmentation and pointing metrics."""
 
     name = "localisation"
 
@@ -44,8 +44,8 @@ class LocalisationProtocol(Protocol):
 
 
 def predicted_object(maps: Tensor) -> Tensor:
-    """Pixels above their own map's mean, bool, of maps `[B, 1, H, W]`; none for a constant map."""
-    stretched = min_max(maps).double()  # the mean of equal values is that value only where the sum is exact
+    """Pixels above the mean of their map, bool `[B, 1, H, W]`; none for a constant map."""
+    stretched = min_max(maps).double()  # in float32 the mean of equal values may differ from the value
     return stretched > stretched.mean((2, 3), keepdim=True)
 
 
@@ -58,10 +58,10 @@ def counts(predicted: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 
 
 class PixelAccuracy(PerImageMetric):
-    """Share of pixels on the right side of the map's mean, pooled over all images, %."""
+    """Share of pixels that the map's mean classifies correctly, pooled over all images, %."""
 
     name = "PixAcc"
-    meaning = "pixels classified rightly by the map's mean, pooled, %"
+    meaning = "pixels classified correctly by the map's mean, pooled, %"
     protocol = "localisation"
     citation = CHEFER
     higher_is_better = True
@@ -76,8 +76,9 @@ class PixelAccuracy(PerImageMetric):
         return 100 * rows[:, 0] / rows[:, 1]
 
     def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
-        right, every = (weights @ rows).T
-        return 100 * right / every
+        correct, total = (weights @ rows).T
+        ratio: Tensor = 100 * correct / total
+        return ratio
 
 
 class MeanIntersectionOverUnion(PerImageMetric):
@@ -103,13 +104,13 @@ class MeanIntersectionOverUnion(PerImageMetric):
 
 
 def _mean_iou(sums: Tensor) -> Tensor:
-    # Where both masks are empty (an image that is all object) there is nothing to miss: IoU 1.
+    # If both masks are empty (for the background: an image that is all object), define the IoU as 1.
     ratios = [torch.where(sums[:, i + 1] > 0, sums[:, i] / sums[:, i + 1].clamp_min(1), 1.0) for i in (0, 2)]
     return 50 * (ratios[0] + ratios[1])
 
 
 class AveragePrecision(PerImageMetric):
-    """Average precision of the map as a pixel classifier, for each image, averaged, %."""
+    """Average precision of the map as a pixel classifier, mean over images, %."""
 
     name = "AP"
     meaning = "average precision over pixels, mean over images, %"
@@ -123,20 +124,28 @@ class AveragePrecision(PerImageMetric):
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
-    """`Σ (R_n - R_{n-1}) P_n` over distinct thresholds `[B]`, of scores and labels `[B, N]`; NaN without a positive."""
+    """Average precision `Σ (R_n - R_{n-1}) P_n` over distinct thresholds.
+
+    Args:
+        scores: `[B, N]`, higher = more likely positive.
+        positive: labels `[B, N]`.
+
+    Returns:
+        Float64 `[B]`; NaN for a row without a positive.
+    """
     values, order = scores.sort(dim=1, descending=True, stable=True)
-    found = positive.double().gather(1, order)
+    hits = positive.double().gather(1, order)
     places = torch.arange(values.shape[1], device=values.device)
-    precision = found.cumsum(1) / (places + 1)
+    precision = hits.cumsum(1) / (places + 1)
     # Equal scores share one threshold: each positive counts with the precision at the end of its run of ties.
     last = torch.ones_like(values, dtype=torch.bool)
     last[:, :-1] = values[:, 1:] != values[:, :-1]
     ends = torch.where(last, places, values.shape[1]).flip(1).cummin(1).values.flip(1)
-    return (found * precision.gather(1, ends)).sum(1) / found.sum(1)
+    return (hits * precision.gather(1, ends)).sum(1) / hits.sum(1)
 
 
 class F1(PerImageMetric):
-    """F1 of the pixels above the map's mean, for each image, averaged, %."""
+    """F1 score of the pixels above the map's mean, mean over images, %."""
 
     name = "F1"
     meaning = "F1 of the pixels above the map's mean, mean over images, %"
@@ -151,9 +160,10 @@ class F1(PerImageMetric):
 
 
 class PointingGame(PerImageMetric):
-    """Share of images whose highest pixel (the first of equals, row-major) is on the object, averaged over classes, %.
+    """Share of images whose highest pixel lies on the object, mean over classes, %.
 
-    15 px of tolerance at the picture's original scale are in `near_objects`.
+    Of several equal maxima the first in row-major order counts. `near_objects` includes the tolerance of 15 px at the
+    original scale of the picture.
     """
 
     name = "Pointing"
@@ -164,7 +174,7 @@ class PointingGame(PerImageMetric):
     columns = 2
 
     def update(self, maps: Tensor, near_objects: Tensor, targets: Tensor) -> None:
-        """Add maps and tolerant masks `[B, 1, H, W]`, and the class of each object `[B]`."""
+        """Add maps and masks with tolerance `[B, 1, H, W]`, and the class of each object `[B]`."""
         flat = maps.flatten(1)
         places = torch.arange(flat.shape[1], device=flat.device)
         first = torch.where(flat == flat.amax(1, keepdim=True), places, flat.shape[1]).amin(1, keepdim=True)
@@ -194,7 +204,7 @@ class EnergyPointingGame(PerImageMetric):
 
 
 def positive_share(maps: Tensor, inside: Tensor) -> Tensor:
-    """Share of `max(map, 0)` inside a mask `[B]`; a map without a positive part counts as constant."""
+    """Share of `max(map, 0)` inside a mask `[B]`; a map without a positive part is treated as constant."""
     positive = maps.clamp_min(0).flatten(1).double()
     positive = torch.where(positive.amax(1, keepdim=True) > 0, positive, torch.ones_like(positive))
     return (positive * inside.flatten(1)).sum(1) / positive.sum(1)

@@ -1,7 +1,8 @@
 """The `ltx` protocol: POS, NEG, DEL, INS, ADP and PIC as the LTX and IIA papers compute them.
 
-Black fill in pixel space; p ∈ {0, .1, …, .9} of the pixels removed; trapezoid over 0…0.9, not divided by 0.9, × 100,
-so that the most is 90. Nine forward passes for each order, one for the masked image, and the unmasked one.
+Removed pixels are black. The fraction removed is 0, 0.1, …, 0.9. Areas are trapezoids over 0…0.9, not divided by 0.9,
+times 100, so that the maximum is 90. The protocol needs nine forward passes for each order, one for the masked image
+and the unmasked forward pass.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CHATTOPADHAY = "Chattopadhay et al., Grad-CAM++, WACV 2018; as used by Barkan et
 
 
 class LtxProtocol(Protocol):
-    """Both perturbation orders with black fill, and the image under the min–max normalised soft map."""
+    """Classify images perturbed in both orders with black fill, and masked by the min–max normalised map."""
 
     name = "ltx"
     fill = "black"
@@ -43,7 +44,7 @@ class LtxProtocol(Protocol):
     ) -> Measured:
         background = Fill(self.fill)(batch.images)
         size = self.settings.max_batch
-        found = curves(
+        predictions = curves(
             classifier,
             batch.images,
             maps,
@@ -55,11 +56,16 @@ class LtxProtocol(Protocol):
             names=batch.names,
         )
         masked = predict(classifier, keep(batch.images, min_max(maps), background), batch.targets, size)
-        return {"highest": found["highest"], "lowest": found["lowest"], "unmasked": batch.unmasked, "masked": masked}
+        return {
+            "highest": predictions["highest"],
+            "lowest": predictions["lowest"],
+            "unmasked": batch.unmasked,
+            "masked": masked,
+        }
 
 
 class CurveMetric(PerImageMetric):
-    """The area under a curve over 0 to 90 % removed, 0…90."""
+    """Area under a curve over 0 to 90 % of the pixels removed, 0…90."""
 
     protocol = "ltx"
     columns = len(FRACTIONS)
@@ -70,7 +76,7 @@ class CurveMetric(PerImageMetric):
 
 
 class PositivePerturbation(CurveMetric):
-    """Top-1 accuracy for `y` as the highest pixels are removed first, 0…90."""
+    """Top-1 accuracy for `y` with the highest pixels removed first, 0…90."""
 
     name = "POS"
     meaning = "accuracy, highest pixels removed first; area over 0-90 % removed, 0...90"
@@ -78,12 +84,12 @@ class PositivePerturbation(CurveMetric):
     higher_is_better = False
 
     def update(self, highest: Prediction) -> None:
-        """Add the predictions `[B, 10]` of the highest-first order."""
+        """Add the predictions `[B, 10]` with the highest pixels removed first."""
         self.append(highest.correct)
 
 
 class NegativePerturbation(CurveMetric):
-    """Top-1 accuracy for `y` as the lowest pixels are removed first, 0…90."""
+    """Top-1 accuracy for `y` with the lowest pixels removed first, 0…90."""
 
     name = "NEG"
     meaning = "accuracy, lowest pixels removed first; area over 0-90 % removed, 0...90"
@@ -91,12 +97,12 @@ class NegativePerturbation(CurveMetric):
     higher_is_better = True
 
     def update(self, lowest: Prediction) -> None:
-        """Add the predictions `[B, 10]` of the lowest-first order."""
+        """Add the predictions `[B, 10]` with the lowest pixels removed first."""
         self.append(lowest.correct)
 
 
 class Deletion(CurveMetric):
-    """`p_y` as the highest pixels are removed first, 0…90."""
+    """`p_y` with the highest pixels removed first, 0…90."""
 
     name = "DEL"
     meaning = "p_y, highest pixels removed first; area over 0-90 % removed, 0...90"
@@ -104,12 +110,12 @@ class Deletion(CurveMetric):
     higher_is_better = False
 
     def update(self, highest: Prediction) -> None:
-        """Add the predictions `[B, 10]` of the highest-first order."""
+        """Add the predictions `[B, 10]` with the highest pixels removed first."""
         self.append(highest.probability)
 
 
 class Insertion(CurveMetric):
-    """`p_y` as the lowest pixels are removed first (insertion as the LTX and IIA papers define it), 0…90."""
+    """`p_y` with the lowest pixels removed first (insertion as the LTX and IIA papers define it), 0…90."""
 
     name = "INS"
     meaning = "p_y, lowest pixels removed first; area over 0-90 % removed, 0...90"
@@ -117,7 +123,7 @@ class Insertion(CurveMetric):
     higher_is_better = True
 
     def update(self, lowest: Prediction) -> None:
-        """Add the predictions `[B, 10]` of the lowest-first order."""
+        """Add the predictions `[B, 10]` with the lowest pixels removed first."""
         self.append(lowest.probability)
 
 
@@ -125,13 +131,13 @@ class AverageDropPercentage(PerImageMetric):
     """`100 · mean(max(0, p_y(x) - p_y(x·m)) / p_y(x))`, 0…100."""
 
     name = "ADP"
-    meaning = "average drop of p_y under the soft map, %"
+    meaning = "average drop of p_y under the map as a mask, %"
     protocol = "ltx"
     citation = CHATTOPADHAY
     higher_is_better = False
 
     def update(self, unmasked: Prediction, masked: Prediction) -> None:
-        """Add the predictions `[B]` for the images and for the images under their soft maps."""
+        """Add the predictions `[B]` for the full images and for the images multiplied by their maps."""
         drop = (unmasked.probability - masked.probability).clamp_min(0)
         self.append(100 * drop / unmasked.probability.clamp_min(torch.finfo(torch.float32).tiny))
 
@@ -140,11 +146,11 @@ class PercentageIncreaseConfidence(PerImageMetric):
     """`100 · mean[p_y(x·m) > p_y(x)]`, 0…100."""
 
     name = "PIC"
-    meaning = "images whose p_y rises under the soft map, %"
+    meaning = "images whose p_y rises under the map as a mask, %"
     protocol = "ltx"
     citation = CHATTOPADHAY
     higher_is_better = True
 
     def update(self, unmasked: Prediction, masked: Prediction) -> None:
-        """Add the predictions `[B]` for the images and for the images under their soft maps."""
+        """Add the predictions `[B]` for the full images and for the images multiplied by their maps."""
         self.append(100.0 * (masked.probability > unmasked.probability))

@@ -1,4 +1,4 @@
-"""The grid pointing game: localisation without masks, on 2×2 mosaics of photographs of different classes."""
+"""The grid pointing game: localisation without object masks, on 2×2 mosaics of photographs of different classes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ CELLS = 4
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four photographs by number, row by row, and the cell whose class is explained."""
+    """Indices of four photographs in row-major order, and the cell whose class is explained."""
 
     photographs: tuple[int, ...]
     cell: int
 
 
 def plan_mosaics(classes: Sequence[int], count: int, seed: int) -> list[Mosaic]:
-    """`count` seeded mosaics of photographs whose predicted classes are `classes`, four different ones in each.
+    """Draw mosaics of photographs with four different predicted classes each.
 
-    The classes of a mosaic are drawn without replacement and one photograph of each, then the explained cell.
+    For each mosaic, draw four classes without replacement, one photograph of each, and the cell to explain.
+
+    Args:
+        classes: the predicted class of each photograph.
+        count: number of mosaics.
+        seed: random seed.
 
     Raises:
         InputError: fewer than four classes.
@@ -41,7 +46,7 @@ def plan_mosaics(classes: Sequence[int], count: int, seed: int) -> list[Mosaic]:
         by_class.setdefault(label, []).append(index)
     if len(by_class) < CELLS:
         raise InputError(
-            f"protocol=mosaic needs photographs of {CELLS} different predicted classes; these have {len(by_class)}"
+            f"protocol=mosaic needs photographs of {CELLS} different predicted classes; the images have {len(by_class)}"
         )
     known = sorted(by_class)
     random = np.random.default_rng(seed)
@@ -54,7 +59,7 @@ def plan_mosaics(classes: Sequence[int], count: int, seed: int) -> list[Mosaic]:
 
 
 def assemble(photographs: Tensor) -> Tensor:
-    """Mosaics `[B, 3, H, W]` of photographs `[B, 4, 3, H, W]`, each shrunk to its quarter."""
+    """Assemble photographs `[B, 4, 3, H, W]` into mosaics `[B, 3, H, W]`, each photograph resized to one quarter."""
     rows, _, channels, height, width = photographs.shape
     top, left = height // 2, width // 2
     boxes = [(0, 0), (0, left), (top, 0), (top, left)]
@@ -67,14 +72,14 @@ def assemble(photographs: Tensor) -> Tensor:
 
 
 def cell_masks(cells: Tensor, height: int, width: int) -> Tensor:
-    """Bool `[B, 1, H, W]`, true in the given cell `[B]` of each mosaic."""
+    """Masks of the cells `[B]` of mosaics, bool `[B, 1, H, W]`."""
     down = (torch.arange(height, device=cells.device) >= height // 2).view(1, 1, -1, 1)
     right = (torch.arange(width, device=cells.device) >= width // 2).view(1, 1, 1, -1)
     return (2 * down + right) == cells.view(-1, 1, 1, 1)
 
 
 class MosaicProtocol(Protocol):
-    """Mosaics beside the cell of the explained class; no forward pass."""
+    """Compare maps of mosaics with the cell of the target class; no forward pass."""
 
     name = "mosaic"
 
@@ -85,13 +90,13 @@ class MosaicProtocol(Protocol):
         self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
     ) -> Measured:
         if batch.cells is None:
-            raise InputError("protocol=mosaic scores mosaics; these are single photographs")
+            raise InputError("protocol=mosaic needs mosaics, but the batch contains single photographs")
         check_maps(batch.images, maps, batch.names)
         return {"maps": maps, "cells": batch.cells}
 
 
 class GridPointing(PerImageMetric):
-    """Share of the map's positive part in the target's cell, %; 25 for a map that knows nothing."""
+    """Share of the map's positive part in the target's cell, %; 25 for an uninformative map."""
 
     name = "GridPG"
     meaning = "share of the map's positive part in the target's cell of a 2x2 mosaic, %"
@@ -100,15 +105,15 @@ class GridPointing(PerImageMetric):
     higher_is_better = True
 
     def update(self, maps: Tensor, cells: Tensor) -> None:
-        """Add maps `[B, 1, H, W]` and the target's cell `[B]`, counted row by row."""
+        """Add maps `[B, 1, H, W]` and the index of the target's cell `[B]`, in row-major order."""
         self.append(100 * positive_share(maps, cell_masks(cells, *maps.shape[-2:])))
 
 
 class GridAveragePrecision(PerImageMetric):
-    """Average precision of the map as a classifier of the target cell's pixels, %; 25 for a map that knows nothing.
+    """Average precision of the map as a classifier of the target cell's pixels, %; 25 for an uninformative map.
 
-    It reads the map's order alone. The share of its positive part also depends on where its zero lies: a mask in
-    [0, 1] keeps a little everywhere, a map of signed evidence next to nothing, and neither says what is found first.
+    It depends only on the order of the pixels. GridPG also depends on the map's zero: a mask in [0, 1] is slightly
+    positive everywhere, while a map of signed evidence is not.
     """
 
     name = "GridAP"
@@ -118,6 +123,6 @@ class GridAveragePrecision(PerImageMetric):
     higher_is_better = True
 
     def update(self, maps: Tensor, cells: Tensor) -> None:
-        """Add maps `[B, 1, H, W]` and the target's cell `[B]`, counted row by row."""
+        """Add maps `[B, 1, H, W]` and the index of the target's cell `[B]`, in row-major order."""
         inside = cell_masks(cells, *maps.shape[-2:])
         self.append(100 * average_precision(maps.flatten(1), inside.flatten(1)))

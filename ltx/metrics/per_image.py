@@ -1,4 +1,4 @@
-"""What every metric is: one row of numbers for each image, and a score of any weighted set of images."""
+"""Base class of all metrics: one row of numbers for each image, and a score for any weighted set of images."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Inputs = Tensor | Prediction
 class PerImageMetric(Metric):
     """A metric whose state is one row for each image, gathered over ranks by `sync`.
 
-    Keeping rows rather than sums is what makes bootstrap intervals and paired differences possible afterwards.
-    A metric defines `update`, whose parameter names are entries of what its protocol measures, and, where its score
-    is no plain mean over images, `scores` and `aggregate`.
+    The rows allow bootstrap intervals and paired differences to be computed afterwards; sums would not. A subclass
+    defines `update`. The parameter names of `update` are keys of the dictionary that the protocol's `measure` returns.
+    If the score is not the mean over images, the subclass also defines `scores` and `aggregate`.
 
     Attributes:
-        name: as the tables print it.
-        meaning: one line: what is on the axes, which range.
-        protocol: the entry of `ltx.metrics.PROTOCOLS` that measures what it reads.
-        citation: where it is defined.
+        name: the name in tables.
+        meaning: one line that describes the axes and the range.
+        protocol: the key in `ltx.metrics.registry.PROTOCOLS` of the protocol that computes the inputs of `update`.
+        citation: the paper that defines the metric.
         higher_is_better: the direction.
-        decimals: how many a table shows.
-        columns: how many numbers a row has.
-        steps: for curves, the x-axis: the share of pixels removed (or inserted) at each column; else None.
+        decimals: number of decimals in tables.
+        columns: number of values in a row.
+        steps: for curves, the x-axis: the fraction of pixels removed (or inserted) at each column; otherwise None.
     """
 
     name: ClassVar[str]
@@ -49,7 +49,7 @@ class PerImageMetric(Metric):
 
     @property
     def key(self) -> str:
-        """The name of this instance: `name`, with the fill where a metric comes in several."""
+        """The name of this instance: `name`, followed by the fill for metrics that are computed with several fills."""
         return self.name
 
     @property
@@ -57,22 +57,22 @@ class PerImageMetric(Metric):
         return "↑" if self.higher_is_better else "↓"
 
     def append(self, *columns: Tensor) -> None:
-        """Add `B` rows, given as columns `[B]` or blocks of columns `[B, C]`."""
+        """Add `B` rows, passed as columns `[B]` or blocks of columns `[B, C]`."""
         blocks = [column.detach().float().reshape(column.shape[0], -1) for column in columns]
         self.rows.append(torch.cat(blocks, 1))
 
     def sync(self, *arguments: Any, **options: Any) -> None:
-        """As `Metric.sync`; a rank without images takes part with a block of no rows, not with a tensor of no shape."""
+        """Gather rows over ranks like `Metric.sync`; a rank without images contributes an empty `[0, C]` block."""
         if not len(self.rows):
             self.rows.append(torch.empty(0, self.columns, device=self.device))
         super().sync(*arguments, **options)
 
     def all_rows(self) -> Tensor:
-        """Every row so far `[n, C]`; after `sync`, those of all ranks."""
+        """All rows so far `[n, C]`; after `sync`, the rows of all ranks."""
         return dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, self.columns, device=self.device)
 
     def scores(self, rows: Tensor) -> Tensor:
-        """The score of each image `[n]`, from rows `[n, C]`; NaN = this image is skipped by the metric's definition."""
+        """The score of each image `[n]`, from rows `[n, C]`; NaN if the metric's definition skips the image."""
         return rows[:, 0]
 
     def curve(self, rows: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class PerImageMetric(Metric):
         return rows[:, -len(self.steps or []) :]
 
     def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """The score of `R` weighted sets of images `[R]`, from rows `[n, C]` and weights `[R, n]`, both float64."""
+        """Scores `[R]` of `R` weighted sets of images, from rows `[n, C]` and weights `[R, n]`, both float64."""
         values = self.scores(rows)
         counted = values.isfinite()
         return (weights[:, counted] @ values[counted]) / weights[:, counted].sum(1)
@@ -92,5 +92,5 @@ class PerImageMetric(Metric):
 
     @property
     def skipped(self) -> int:
-        """How many of the images so far the metric's definition leaves out."""
+        """Number of images so far that the metric's definition skips."""
         return int(self.scores(self.all_rows()).isnan().sum())

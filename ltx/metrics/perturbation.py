@@ -1,8 +1,8 @@
-"""Perturbation curves: what the classifier says as pixels are removed in the order of a map.
+"""Perturbation curves: the classifier's predictions as pixels are removed in the order of a map.
 
-The order, stated once for every metric: pixels are ranked by a stable sort, the highest value first, and equal values
-in row-major order (left to right, then top to bottom). "Lowest first" is that same order read backwards. So one sort
-serves every curve, and maps with ties, constant ones included, have one defined answer on every device.
+All metrics use the same order. Pixels are ranked by a stable sort, highest value first, with ties in row-major order
+(left to right, then top to bottom). "Lowest first" is the same order reversed. One sort therefore serves every curve,
+and maps with ties, including constant maps, have one defined result on every device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ORDERS: tuple[Order, ...] = ("highest", "lowest")
 
 
 class Prediction(NamedTuple):
-    """What the classifier says of the target class `y`; any shape, the same for both.
+    """The classifier's prediction for the target class `y`; both tensors have the same, arbitrary shape.
 
     Attributes:
         probability: `p_y`, float32.
-        correct: whether `y` is the answer: the highest logit, or for sigmoid heads `p_y >= 0.5`. bool.
+        correct: bool, whether `y` has the highest logit or, for sigmoid heads, `p_y >= 0.5`.
     """
 
     probability: Tensor
@@ -33,65 +33,67 @@ class Prediction(NamedTuple):
 
 
 def default_max_batch(device: torch.device) -> int:
-    """Images in one forward pass where nobody says: few enough on a CPU for activations to stay in its caches."""
+    """Default number of images in one forward pass: 256 on a GPU, 8 on a CPU so that activations stay in its caches."""
     return 8 if device.type == "cpu" else 256
 
 
 def check_maps(images: Tensor, maps: Tensor, names: Sequence[str] | None = None) -> None:
-    """Refuse maps that no metric can read.
+    """Check the shape and the values of maps.
 
     Raises:
-        InputError: maps that are not `[B, 1, H, W]` at the images' size, or that hold NaN or infinity; the text
-            says which image (`names`, else its number).
+        InputError: maps that are not `[B, 1, H, W]` at the images' size, or that contain NaN or infinity. The message
+            names the images (`names`, otherwise their indices).
     """
-    wanted = (images.shape[0], 1, *images.shape[-2:])
-    if tuple(maps.shape) != wanted:
-        raise InputError(f"maps have shape {tuple(maps.shape)}; these images take {wanted}")
+    expected = (images.shape[0], 1, *images.shape[-2:])
+    if tuple(maps.shape) != expected:
+        raise InputError(f"maps have shape {tuple(maps.shape)}; the images require {expected}")
     bad = (~maps.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
         which = ", ".join(str(names[i]) if names is not None else f"number {i}" for i in bad[:3])
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise InputError(f"the map of image {which}{more} holds NaN or infinity and cannot be ranked; mend the method")
+        raise InputError(
+            f"the map of image {which}{more} contains NaN or infinity and cannot be ranked; fix the method"
+        )
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map `[B, 1, H, W]` stretched to [0, 1]; a constant map, for which that is 0/0, becomes 0.5 everywhere."""
-    maps = maps / 2  # the difference of two finite numbers may not be finite
+    """Scale each map `[B, 1, H, W]` to [0, 1]; a constant map becomes 0.5 everywhere."""
+    maps = maps / 2  # the difference of two finite numbers may overflow
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     stretched = (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
     return torch.where(high > low, stretched, torch.full_like(maps, 0.5)).clamp(0, 1)
 
 
 def rank_pixels(maps: Tensor) -> Tensor:
-    """Rank of every pixel `[B, H·W]`, int32, of maps `[B, 1, H, W]`: 0 is the highest, ties in row-major order."""
+    """Rank of every pixel, int32 `[B, H·W]`, of maps `[B, 1, H, W]`: 0 is the highest; ties in row-major order."""
     order = maps.flatten(1).sort(dim=1, descending=True, stable=True).indices
     places = torch.arange(order.shape[1], device=maps.device, dtype=torch.int32).expand_as(order)
     return torch.empty_like(places.contiguous()).scatter_(1, order, places)
 
 
 def counts_removed(fractions: Sequence[float], pixels: int) -> list[int]:
-    """How many of `pixels` each fraction removes: rounded down, as in the released LTX code."""
+    """Number of pixels that each fraction removes, rounded down as in the released LTX code."""
     for fraction in fractions:
         if not 0 <= fraction <= 1:
-            raise InputError(f"fraction={fraction} of pixels removed; fractions lie in [0, 1]")
+            raise InputError(f"fraction={fraction} of pixels removed; fractions must lie in [0, 1]")
     return [int(fraction * pixels + 1e-6) for fraction in fractions]  # 0.29 * 100 is 28.999… in floating point
 
 
 def read_logits(classifier: Classifier, logits: Tensor, targets: Tensor) -> Prediction:
-    """The `Prediction` `[B]` for logits `[B, K]` and targets `[B]`."""
-    chosen = targets.to(logits.device)
-    probability = classifier.log_probability(logits, chosen).exp()
+    """Convert logits `[B, K]` and targets `[B]` to a `Prediction` `[B]`."""
+    targets = targets.to(logits.device)
+    probability = classifier.log_probability(logits, targets).exp()
     if classifier.head == "sigmoid":
         return Prediction(probability, probability >= 0.5)
-    return Prediction(probability, logits.argmax(1) == chosen)
+    return Prediction(probability, logits.argmax(1) == targets)
 
 
 @torch.no_grad()
 def predict(classifier: Classifier, images: Tensor, targets: Tensor, max_batch: int = 64) -> Prediction:
-    """The `Prediction` `[B]` for images `[B, 3, H, W]`, at most `max_batch` in one forward pass."""
+    """Classify images `[B, 3, H, W]`, at most `max_batch` in one forward pass; returns a `Prediction` `[B]`."""
     parts = [
-        read_logits(classifier, classifier(part), chosen)
-        for part, chosen in zip(images.split(max_batch), targets.split(max_batch), strict=True)
+        read_logits(classifier, classifier(part), classes)
+        for part, classes in zip(images.split(max_batch), targets.split(max_batch), strict=True)
     ]
     return Prediction(torch.cat([p.probability for p in parts]), torch.cat([p.correct for p in parts]))
 
@@ -112,53 +114,54 @@ def curves(
 ) -> dict[Order, Prediction]:
     """Predictions as a growing fraction of the pixels is replaced, in the order of each image's map.
 
-    All fractions, orders and images share one sort of the maps and one queue of forward passes. A fraction that
-    removes nothing is the full image and one that removes everything is the background, both the same for every
-    map: they are read from `unmasked` and `removed`, which the caller computes once for all methods.
+    All fractions, orders and images share one sort of the maps and one queue of forward passes. Removing nothing gives
+    the full image and removing everything gives the background. Both are the same for every map, so the caller
+    computes `unmasked` and `removed` once for all methods.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
         maps: `[B, 1, H, W]`, any range; higher = more important.
         targets: class indices `[B]`.
-        fractions: share of pixels removed at each of `S` steps, in [0, 1].
-        background: `[B, 3, H, W]`, what stands where pixels were removed.
+        fractions: fraction of pixels removed at each of `S` steps, in [0, 1].
+        background: `[B, 3, H, W]`, replaces removed pixels.
         orders: `highest` removes the most important pixels first, `lowest` the least important ones.
-        unmasked, removed: predictions `[B]` for the untouched images and for `background`; None = computed if needed.
-        max_batch: the most images made and classified at once: bounds memory, changes no result.
-        names: the images' names, for errors.
+        unmasked, removed: predictions `[B]` for the full images and for `background`; None = computed if needed.
+        max_batch: maximum number of images perturbed and classified at once. Bounds memory; does not change results.
+        names: the images' names, for error messages.
 
     Returns:
-        For each order a `Prediction` of shape `[B, S]`.
+        A `Prediction` of shape `[B, S]` for each order.
 
     Raises:
-        InputError: maps of another shape or not finite, a fraction outside [0, 1], `max_batch` below 1.
+        InputError: maps with the wrong shape or non-finite values, a fraction outside [0, 1], `max_batch` below 1.
     """
     check_maps(images, maps, names)
     if max_batch < 1:
-        raise InputError(f"max_batch={max_batch}; give a number of images from 1 up")
+        raise InputError(f"max_batch={max_batch}; must be 1 or more")
     pixels = images.shape[-2] * images.shape[-1]
-    gone = counts_removed(fractions, pixels)
-    if unmasked is None and 0 in gone:
+    counts = counts_removed(fractions, pixels)
+    if unmasked is None and 0 in counts:
         unmasked = predict(classifier, images, targets, max_batch)
-    if removed is None and pixels in gone:
+    if removed is None and pixels in counts:
         removed = predict(classifier, background, targets, max_batch)
-    inner = sorted({count for count in gone if 0 < count < pixels})
-    # Both orders are intervals of the one ranking: highest first keeps [count, pixels), lowest [0, pixels - count).
+    inner = sorted({count for count in counts if 0 < count < pixels})
+    # Both orders are intervals of one ranking: highest first keeps [count, pixels), lowest first [0, pixels - count).
     kept = [(count, pixels) if order == "highest" else (0, pixels - count) for order in orders for count in inner]
-    made = _predict_kept(classifier, images, rank_pixels(maps), targets, background, kept, max_batch) if kept else None
-    found: dict[Order, Prediction] = {}
+    ranks = rank_pixels(maps)
+    masked = _predict_kept(classifier, images, ranks, targets, background, kept, max_batch) if kept else None
+    result: dict[Order, Prediction] = {}
     for place, order in enumerate(orders):
-        columns: dict[int, tuple[Tensor, Tensor]] = {}
+        columns: dict[int, Prediction] = {}
         if unmasked is not None:
-            columns[0] = (unmasked.probability, unmasked.correct)
+            columns[0] = unmasked
         if removed is not None:
-            columns[pixels] = (removed.probability, removed.correct)
-        for step, count in enumerate(inner):
-            assert made is not None
-            columns[count] = tuple(values[:, place * len(inner) + step] for values in made)  # type: ignore[assignment]
-        probability, correct = (torch.stack([columns[count][i] for count in gone], 1) for i in (0, 1))
-        found[order] = Prediction(probability, correct)
-    return found
+            columns[pixels] = removed
+        if masked is not None:
+            for column, count in enumerate(inner, start=place * len(inner)):
+                columns[count] = Prediction(masked.probability[:, column], masked.correct[:, column])
+        probability = torch.stack([columns[count].probability for count in counts], 1)
+        result[order] = Prediction(probability, torch.stack([columns[count].correct for count in counts], 1))
+    return result
 
 
 def _predict_kept(
@@ -170,12 +173,12 @@ def _predict_kept(
     kept: list[tuple[int, int]],
     max_batch: int,
 ) -> Prediction:
-    """Predictions `[B, len(kept)]`, where entry `[b, s]` keeps the pixels of image b ranked in `[low_s, high_s)`."""
+    """Predictions `[B, len(kept)]`; entry `[b, s]` keeps the pixels of image b ranked in `[low_s, high_s)`."""
     low, high = torch.tensor(kept, device=images.device, dtype=torch.int32).T.unsqueeze(-1)
     ranks = ranks.view(images.shape[0], 1, *images.shape[-2:])
-    every = torch.arange(images.shape[0] * len(kept), device=images.device)
+    pairs = torch.arange(images.shape[0] * len(kept), device=images.device)
     parts = []
-    for chunk in every.split(max_batch):
+    for chunk in pairs.split(max_batch):
         rows, steps = chunk // len(kept), chunk % len(kept)
         rank = ranks[rows]
         keeps = (rank >= low[steps].view(-1, 1, 1, 1)) & (rank < high[steps].view(-1, 1, 1, 1))

@@ -1,4 +1,4 @@
-"""A protocol: everything that one family of metrics needs to know of a batch and its maps, measured once."""
+"""A protocol computes once, for a batch and its maps, everything that one family of metrics needs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from ltx.metrics.perturbation import Prediction
 from ltx.runtime.private_api import accepted_arguments
 
 Explain = Callable[[Classifier, Tensor, Tensor], Tensor]
-"""`(classifier, images [B, 3, H, W], targets [B]) -> maps [B, 1, H, W]`: one method, as sanity checks call it again."""
+"""`(classifier, images [B, 3, H, W], targets [B]) -> maps [B, 1, H, W]`: one method; sanity checks call it again."""
 
 Measured = dict[str, Any]
 
 
 @dataclass
 class Batch:
-    """Images and what is known of them before any map.
+    """A batch of images and the data about them that does not depend on a map.
 
     Attributes:
-        names: one an image, for errors and for seeds.
+        names: one name for each image, used in errors and for random seeds.
         images: `[B, 3, H, W]` in [0, 1], on the classifier's device.
-        targets: the classes explained `[B]`.
-        unmasked: the classifier's prediction for the unmasked images `[B]`.
-        objects: masks of the explained object `[B, 1, H, W]`, bool; None where there are none.
-        near_objects: as `objects`, with the pointing game's tolerance around them.
-        cells: `[B]`, the cell of a 2×2 mosaic that shows the target; None for photographs.
+        targets: target classes `[B]`.
+        unmasked: the classifier's prediction for the full images `[B]`.
+        objects: masks of the target object, bool `[B, 1, H, W]`; None without object masks.
+        near_objects: `objects` enlarged by the tolerance of the pointing game.
+        cells: `[B]`, the cell of a 2×2 mosaic that shows the target class; None for photographs.
     """
 
     names: list[str]
@@ -48,19 +48,19 @@ class Batch:
 
     @property
     def seed_names(self) -> list[str]:
-        """What an image's random draws depend on: its file's name, wherever the file is."""
+        """The file name of each image without its folder, which seeds the image's random draws."""
         return [PurePath(name).name for name in self.names]
 
 
 @dataclass
 class Settings:
-    """What protocols may depend on.
+    """Settings of protocols.
 
     Attributes:
-        max_batch: the most images in one forward pass.
-        seed: of every random draw.
-        fills: what replaces removed pixels, for protocols that compare fills.
-        second: a classifier that no method has seen, for the transfer check.
+        max_batch: maximum number of images in one forward pass.
+        seed: random seed.
+        fills: fills for removed pixels, for protocols that compare fills.
+        second: the second classifier of the transfer check.
     """
 
     max_batch: int = 64
@@ -70,11 +70,11 @@ class Settings:
 
 
 class Protocol(ABC):
-    """Measures a batch once for all metrics of a family.
+    """Computes the inputs of all metrics of a family from a batch and its maps.
 
     Attributes:
-        name: its entry in `ltx.metrics.PROTOCOLS`.
-        fill: what it replaces pixels with, for the tables.
+        name: its key in `ltx.metrics.registry.PROTOCOLS`.
+        fill: the fill for removed pixels, shown in tables.
     """
 
     name: ClassVar[str]
@@ -88,34 +88,34 @@ class Protocol(ABC):
         """New, empty metrics of this family."""
 
     def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
-        """What does not depend on the map: computed once for an image, whatever the number of methods."""
+        """Compute everything that does not depend on the map; called once for a batch and shared by all methods."""
         return {}
 
     @abstractmethod
     def measure(
         self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
     ) -> Measured:
-        """What the metrics' `update` read, by the names of their parameters, for maps `[B, 1, H, W]`.
+        """Compute the inputs of the metrics' `update` methods for maps `[B, 1, H, W]`, keyed by parameter name.
 
         Args:
             prepared: the result of `prepare` for this batch.
-            explain: the method that made the maps, for protocols that explain altered images or classifiers.
+            explain: the method that computed the maps, for protocols that explain modified images or classifiers.
         """
 
     def collection(self) -> MetricCollection:
-        """The family as a `MetricCollection`: `collection.update(**measured)`.
+        """The family as a `MetricCollection`, to be called as `collection.update(**measured)`.
 
-        Compute groups are off: torchmetrics would merge metrics whose first batch happens to have equal states.
+        Compute groups are disabled because torchmetrics would merge metrics whose states are equal after one batch.
         """
         return MetricCollection({metric.key: metric for metric in self.metrics()}, compute_groups=False)
 
 
 def update(metric: PerImageMetric, measured: Mapping[str, Any]) -> None:
-    """Give a metric those entries of `measured` that its `update` names."""
+    """Update a metric with the entries of `measured` that its `update` method takes."""
     metric.update(**accepted_arguments(metric, measured))
 
 
 def generator(*words: object) -> torch.Generator:
-    """A CPU generator that depends on nothing but `words`, so that an image's draws do not depend on its batch."""
+    """A CPU generator seeded by `words` only, so that the draws for an image do not depend on its batch."""
     digest = hashlib.sha256("|".join(map(str, words)).encode(errors="surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,6 +1,6 @@
-"""How good a map is: faithfulness, localisation and sanity.
+"""All protocols by name.
 
-A new family of metrics is one file here and one line in `PROTOCOLS`.
+To add a family of metrics, add one file to this folder and one line to `PROTOCOLS`.
 """
 
 from ltx.metrics.information import InformationProtocol

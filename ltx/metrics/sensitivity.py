@@ -1,4 +1,4 @@
-"""Sanity checks: a map must change when the classifier, or the class it is asked about, does.
+"""Sanity checks: a map must change with the classifier's parameters and with the target class.
 
 Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018; Sixt et al., When Explanations Lie, ICML 2020.
 """
@@ -22,7 +22,7 @@ STAGES = 4
 
 
 class SensitivityProtocol(Protocol):
-    """Maps of the classifier with more and more of its layers randomised from the top, and of another class."""
+    """Compare maps with maps of a classifier whose layers are randomised from the top, and of another class."""
 
     name = "sensitivity"
 
@@ -39,25 +39,26 @@ class SensitivityProtocol(Protocol):
             check_maps(batch.images, changed, batch.names)
             similarity.append(rank_correlation(maps, changed))
         others = other_classes(batch.targets, classifier.num_classes, self.settings.seed, batch.seed_names)
-        asked = explain(classifier, batch.images, others)
-        check_maps(batch.images, asked, batch.names)
-        return {"cascade": torch.stack(similarity, 1), "random_logit": rank_correlation(maps, asked)}
+        changed = explain(classifier, batch.images, others)
+        check_maps(batch.images, changed, batch.names)
+        return {"cascade": torch.stack(similarity, 1), "random_logit": rank_correlation(maps, changed)}
 
 
 def cascade(classifier: Classifier, stages: int, seed: int) -> Iterator[Classifier]:
-    """Copies of a classifier with 1/stages, 2/stages, … all of its layers randomised, the output first.
+    """Yield a copy of a classifier with 1/stages, 2/stages, … all of its layers randomised, starting at the output.
 
-    A layer is a module with parameters of its own. Each of its parameters is shuffled by a seeded permutation: it loses
-    what it learned and keeps its scale, so that activations and gradients stay finite through any depth. It is one
-    copy that changes from step to step: use each before asking for the next.
+    A layer is a module that directly owns parameters. Each of its parameters is shuffled by a seeded permutation. This
+    destroys what the layer learned but keeps its scale, so that activations and gradients stay finite at any depth.
+
+    The same copy is modified at each step: use it before requesting the next one.
     """
     changed = copy.copy(classifier)  # the same preprocessing and names around another model
     changed.model = copy.deepcopy(classifier.model)
-    changed._folded = None  # it would run what the classifier has learned
+    changed._folded = None  # the folded model still contains the trained parameters
     layers = [
         (name, module) for name, module in changed.model.named_modules() if any(True for _ in module.parameters(False))
     ]
-    # The root's own tensors (position embeddings, class tokens) belong to the input and are registered first.
+    # Parameters of the root module (position embeddings, class tokens) belong to the input and come first.
     layers.reverse()
     done = 0
     for stage in range(1, stages + 1):
@@ -65,28 +66,32 @@ def cascade(classifier: Classifier, stages: int, seed: int) -> Iterator[Classifi
         for name, module in layers[done:upto]:
             shuffle(module, name, seed)
         done = upto
-        changed.model.train().eval()  # some (LeViT) keep what they made of a parameter until they are trained
+        changed.model.train().eval()  # LeViT caches tensors derived from parameters until it enters training mode
         yield changed
 
 
 @torch.no_grad()
 def shuffle(module: nn.Module, name: str, seed: int) -> None:
-    """Permute the entries of each of a module's own parameters."""
+    """Permute the entries of each parameter that the module directly owns."""
     for key, parameter in module.named_parameters(recurse=False):
         order = torch.randperm(parameter.numel(), generator=generator(seed, name, key)).to(parameter.device)
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
 def other_classes(targets: Tensor, count: int, seed: int, names: list[str]) -> Tensor:
-    """A random class `[B]` for each image that is not its target; the draw depends on the image's name."""
+    """Draw a random class `[B]` other than the target for each image; the draw depends on the image's name.
+
+    Raises:
+        InputError: the classifier has only one class.
+    """
     if count < 2:
-        raise InputError("protocol=sensitivity asks about another class, and the classifier has one; leave it out")
+        raise InputError("protocol=sensitivity explains a second class, but the classifier has one; leave it out")
     draws = [int(torch.randint(count - 1, (1,), generator=generator(seed, "logit", name))) for name in names]
     return (targets + 1 + torch.tensor(draws, device=targets.device)) % count
 
 
 class CascadingRandomisation(PerImageMetric):
-    """Mean rank correlation of the map with those of the randomised classifiers, -1…1."""
+    """Mean rank correlation of the map with the maps of the randomised classifiers, -1…1."""
 
     name = "Cascade"
     meaning = "rank correlation with maps of the randomised classifier, mean over a cascade, -1...1"
@@ -97,7 +102,7 @@ class CascadingRandomisation(PerImageMetric):
     columns = STAGES
 
     def update(self, cascade: Tensor) -> None:
-        """Add rank correlations `[B, 4]`, with more layers randomised from column to column."""
+        """Add rank correlations `[B, 4]`; the number of randomised layers grows from column to column."""
         self.append(cascade)
 
     def scores(self, rows: Tensor) -> Tensor:
@@ -105,7 +110,7 @@ class CascadingRandomisation(PerImageMetric):
 
 
 class RandomLogit(PerImageMetric):
-    """Rank correlation of the map with that of another, random class, -1…1."""
+    """Rank correlation of the map with the map of a random other class, -1…1."""
 
     name = "RandomLogit"
     meaning = "rank correlation with the map of a random other class, -1...1"

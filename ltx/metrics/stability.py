@@ -1,4 +1,4 @@
-"""Stability: does the map stay when the image hardly changes?"""
+"""Stability of maps under small noise in the image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ltx.metrics.perturbation import check_maps
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
 from ltx.metrics.rank_correlation import rank_correlation
 
-NOISE = 0.02  # standard deviation in [0, 1] pixels: five grey levels, hardly visible
+NOISE = 0.02  # standard deviation for pixels in [0, 1]: five grey levels, barely visible
 DRAWS = 2
 
 
 class StabilityProtocol(Protocol):
-    """Maps of the same class for noisy copies of each image."""
+    """Compare maps with maps of noisy copies of each image, for the same target class."""
 
     name = "stability"
 
@@ -46,7 +46,7 @@ class StabilityProtocol(Protocol):
 
 
 class NoiseStability(PerImageMetric):
-    """Mean rank correlation of the map with those of noisy copies (σ = 0.02), -1…1; a constant map has 1."""
+    """Mean rank correlation of the map with the maps of noisy copies (σ = 0.02), -1…1; 1 for constant maps."""
 
     name = "Stability"
     meaning = "rank correlation with maps of noisy copies (sigma 0.02), -1...1"
@@ -59,7 +59,7 @@ class NoiseStability(PerImageMetric):
     columns = DRAWS
 
     def update(self, stability: Tensor) -> None:
-        """Add rank correlations `[B, 2]`, one for each noisy copy."""
+        """Add rank correlations `[B, 2]`, one column for each noisy copy."""
         self.append(stability)
 
     def scores(self, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The `standard` protocol: deletion and insertion with both ends, over the actual fraction, several fills."""
+"""The `standard` protocol: deletion and insertion from 0 % to 100 %, with several fills."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Curves = dict[Order, Prediction]
 
 
 class StandardProtocol(Protocol):
-    """Curves from 0 % to 100 % removed in 20 steps, once for each fill of the settings."""
+    """Perturbation curves from 0 % to 100 % in 20 steps, one pair for each fill of the settings."""
 
     name = "standard"
 
@@ -30,9 +30,9 @@ class StandardProtocol(Protocol):
         super().__init__(settings)
         for fill in self.settings.fills:
             if fill not in FILLS:
-                raise InputError(f"fills={fill!r} is unknown; allowed: {', '.join(FILLS)}")
+                raise InputError(f"fills={fill!r} is not a valid fill; allowed: {', '.join(FILLS)}")
         if not self.settings.fills:
-            raise InputError(f"fills is an empty list; give some of {', '.join(FILLS)}")
+            raise InputError(f"fills is an empty list; give one or more of {', '.join(FILLS)}")
         self.fill = ", ".join(self.settings.fills)
 
     def metrics(self) -> list[PerImageMetric]:
@@ -84,18 +84,18 @@ class _NormalisedCurve(PerImageMetric):
         return f"{self.name} {self.fill}"
 
     def update(self, by_fill: dict[str, Curves], pixels: int) -> None:
-        """Add the predictions `[B, 21]` of this metric's fill and order, for images of so many pixels."""
+        """Add the predictions `[B, 21]` of this metric's fill and order, for images with `pixels` pixels."""
         probability = by_fill[self.fill][self.order].probability
-        # 5 % of the pixels is no whole number of them: the area is taken over the fraction that was really removed.
+        # 5 % of the pixels is rarely a whole number. Integrate over the fraction that was actually removed.
         removed = torch.tensor(counts_removed(FRACTIONS, pixels), device=probability.device) / pixels
         self.append(torch.trapezoid(probability, removed.to(probability.dtype), dim=1), probability)
 
 
 class NormalisedDeletion(_NormalisedCurve):
-    """Mean `p_y` from the whole image to the bare fill, the highest pixels removed first, 0…1.
+    """Mean `p_y` from the full image to the fill, with the highest pixels removed first, 0…1.
 
     Args:
-        fill: what stands where pixels were removed.
+        fill: fill for removed pixels.
     """
 
     name = "deletion"
@@ -105,12 +105,12 @@ class NormalisedDeletion(_NormalisedCurve):
 
 
 class NormalisedInsertion(_NormalisedCurve):
-    """Mean `p_y` from the bare fill to the whole image, the highest pixels inserted first, 0…1.
+    """Mean `p_y` from the fill to the full image, with the highest pixels inserted first, 0…1.
 
-    Read backwards it removes the lowest pixels first, which is how it is computed; the area is the same.
+    It is computed by removing the lowest pixels first, which is the same curve reversed and has the same area.
 
     Args:
-        fill: where the insertion starts from.
+        fill: the image from which the insertion starts.
     """
 
     name = "insertion"

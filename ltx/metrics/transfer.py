@@ -1,7 +1,7 @@
-"""The transfer check: does what a mask keeps convince a second classifier that its explainer never saw?
+"""The transfer check: classify masked images with a second classifier that the explainer never saw.
 
-A mask can be an adversarial pattern: its kept pixels move the explained classifier by being cut out in a certain way,
-not by what they show. Such a pattern rarely moves another classifier, evidence does.
+A mask can be an adversarial pattern: the shape of the cut, rather than the visible content, changes the prediction of
+the explained classifier. Such patterns rarely transfer to another classifier, while evidence does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRANSFER = "defined in ltx/metrics/transfer.py; no paper"
 
 
 class TransferProtocol(Protocol):
-    """The kept image, and the lowest-first curve, under `settings.second`; black fill, the same class index."""
+    """Masked images and the lowest-first curve under `settings.second`, with black fill and the same class index."""
 
     name = "transfer"
     fill = "black"
@@ -38,7 +38,7 @@ class TransferProtocol(Protocol):
     def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
         if classifier.num_classes != self.second.num_classes:
             raise InputError(
-                f"second.name={self.second.name} has {self.second.num_classes} classes and {classifier.name} "
+                f"second.name={self.second.name} has {self.second.num_classes} classes, but {classifier.name} has "
                 f"{classifier.num_classes}; the transfer check needs the same classes"
             )
         images = self._resize(batch.images)
@@ -50,7 +50,7 @@ class TransferProtocol(Protocol):
         images, maps = prepared["images"], self._resize(maps)
         background = Fill(self.fill)(images)
         size = self.settings.max_batch
-        found = curves(
+        predictions = curves(
             self.second,
             images,
             maps,
@@ -63,7 +63,7 @@ class TransferProtocol(Protocol):
             names=batch.names,
         )
         kept = predict(self.second, keep(images, min_max(maps), background), batch.targets, size)
-        return {"transfer_unmasked": prepared["unmasked"], "transfer_kept": kept, "transfer_lowest": found["lowest"]}
+        return {"transfer_kept": kept, "transfer_lowest": predictions["lowest"]}
 
     def _resize(self, tensor: Tensor) -> Tensor:
         if tuple(tensor.shape[-2:]) == self.second.input_size:
@@ -72,21 +72,21 @@ class TransferProtocol(Protocol):
 
 
 class TransferKept(PerImageMetric):
-    """`100 · p_y(x·m)` of the second classifier; a mask of ones keeps everything, so read it beside ADP."""
+    """`100 · p_y(x·m)` of the second classifier; a mask of ones keeps everything, so read it together with ADP."""
 
     name = "KEPT2"
-    meaning = "p_y of the image under the soft map, by the second classifier, %"
+    meaning = "p_y of the image under the map as a mask, by the second classifier, %"
     protocol = "transfer"
     citation = TRANSFER
     higher_is_better = True
 
     def update(self, transfer_kept: Prediction) -> None:
-        """Add the second classifier's predictions `[B]` for the images under their soft maps."""
+        """Add the second classifier's predictions `[B]` for the images multiplied by their maps."""
         self.append(100 * transfer_kept.probability)
 
 
 class TransferInsertion(CurveMetric):
-    """INS of the `ltx` protocol under the second classifier: every map keeps the same areas."""
+    """INS of the `ltx` protocol under the second classifier; every map keeps the same areas."""
 
     name = "INS2"
     meaning = "p_y by the second classifier, lowest pixels removed first; area over 0-90 % removed, 0...90"
@@ -95,5 +95,5 @@ class TransferInsertion(CurveMetric):
     higher_is_better = True
 
     def update(self, transfer_lowest: Prediction) -> None:
-        """Add the second classifier's predictions `[B, 10]` of the lowest-first order."""
+        """Add the second classifier's predictions `[B, 10]` with the lowest pixels removed first."""
         self.append(transfer_lowest.probability)

@@ -1,4 +1,4 @@
-"""What the evaluations' tests share."""
+"""Fixtures shared by the tests of evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluations of bad input, and of little."""
+"""Evaluations with invalid input, and with very few images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ltx import InputError
+from ltx.evaluation.controls import CONTROLS
 from ltx.evaluation.figures import shortened
-from ltx.evaluation.methods import CONTROLS
 from ltx.evaluation.plan import build
 from ltx.evaluation.run import evaluate
 from tests.support.small_evaluations import settings
@@ -31,23 +31,23 @@ def test_broken_files_are_skipped_and_named(place: Path, tmp_path: Path):
         evaluate(settings(place, tmp_path / "none", images=str(images), methods=["random"]))
 
 
-def test_a_nan_map_is_refused_with_method_and_image(place: Path, tmp_path: Path, monkeypatch):
+def test_a_nan_map_raises_an_error_with_method_and_image(place: Path, tmp_path: Path, monkeypatch):
     def broken(classifier, images, targets, batch):
         maps = torch.rand(len(images), 1, 64, 64)
         maps[-1, 0, 3, 3] = float("nan")
         return maps
 
     monkeypatch.setitem(CONTROLS, "constant", broken)
-    with pytest.raises(InputError, match=r"method constant: the map of image .*1\.png holds NaN"):
+    with pytest.raises(InputError, match=r"method constant: the map of image .*1\.png contains NaN"):
         evaluate(settings(place, tmp_path, methods=["constant"]))
 
 
-def test_one_image_says_nothing_of_others(place: Path, tmp_path: Path):
+def test_one_image_gives_no_significant_difference(place: Path, tmp_path: Path):
     evaluate(settings(place, tmp_path, methods=["gradcam", "gaussian"], limit=1, gallery=0))
     assert " *" not in (tmp_path / "scores.md").read_text().split("## Metrics")[0].replace("**", "")
 
 
-def test_long_names_differ_in_figures():
+def test_shortened_names_stay_distinct():
     names = [f"ltx:checkpoints/tf_efficientnet_lite0{end}@steps=25" for end in ("", "_inr")]
     assert len({shortened(name, 40) for name in names}) == 2
     assert all(len(shortened(name, 30)) == 30 for name in names)
@@ -62,22 +62,22 @@ def test_long_names_differ_in_figures():
         ({"protocol": "mosaic+localisation"}, "no object masks"),
         ({"protocol": "localisation"}, "masks=FOLDER"),
         ({"protocol": "transfer"}, r"second\.name=MODEL"),
-        ({"masks": "/nowhere"}, "masks=/nowhere is no folder"),
+        ({"masks": "/nowhere"}, "masks=/nowhere is not a folder"),
         ({"methods": []}, "empty list"),
         ({"methods": ["gradcamm"]}, "did you mean gradcam"),
         ({"methods": ["gradcam", "gradcam"]}, "twice"),
-        ({"methods": ["iia2@variant=released,steps=5"]}, "join them by @"),
+        ({"methods": ["iia2@variant=released,steps=5"]}, "join them with @"),
         ({"methods": ["iia2@variant=released", "steps=5"]}, "@option=value@option=value"),
         ({"methods": ["gradcam@layr=2"]}, "no option 'layr'"),
         ({"methods": ["random@seed=2"]}, "no option 'seed'"),
         ({"methods": ["integrated_gradients@steps=half"]}, "steps='half' is not a valid integer"),
         ({"methods": ["PLACE@steps=five"]}, "steps='five' is not a valid integer"),
         ({"methods": ["PLACE@steps=2@lr=fast"]}, "lr='fast' is not a valid number"),
-        ({"methods": ["PLACE@select_by=positive"]}, "options take steps, as @steps=25"),
-        ({"protocol": "mosaic", "target": "3"}, "target=3 does not go with protocol=mosaic"),
+        ({"methods": ["PLACE@select_by=positive"]}, "options require steps, as in @steps=25"),
+        ({"protocol": "mosaic", "target": "3"}, "target=3 cannot be combined with protocol=mosaic"),
         ({"seed": -1}, "seed=-1; give 0 or more"),
-        ({"methods": ["ltx:/nowhere"]}, "/nowhere holds no explainer.safetensors"),
-        ({"methods": ["gae"]}, "none of them works here"),
+        ({"methods": ["ltx:/nowhere"]}, "/nowhere does not contain explainer.safetensors"),
+        ({"methods": ["gae"]}, "none of them supports this classifier"),
         ({"images": "/nowhere"}, "/nowhere does not exist"),
         ({"target": "zebra"}, "zebra"),
         ({"target": "label", "labels": "/nowhere.csv"}, "/nowhere.csv does not exist"),
@@ -85,7 +85,7 @@ def test_long_names_differ_in_figures():
         ({"limit": 0}, "limit=0"),
     ],
 )
-def test_one_line_for_each_mistake(place: Path, tmp_path: Path, changes, text):
+def test_each_mistake_raises_a_one_line_error(place: Path, tmp_path: Path, changes, text):
     if "methods" in changes:
         changes = {"methods": [name.replace("PLACE", f"ltx:{place}/checkpoint") for name in changes["methods"]]}
     with pytest.raises(InputError, match=text) as error:

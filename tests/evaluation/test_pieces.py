@@ -1,4 +1,4 @@
-"""The pieces of an evaluation: interruptions, ranks, and what makes a piece another one."""
+"""Pieces of an evaluation: interruption, ranks, and the names of pieces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,27 @@ from ltx.evaluation.score_files import write_report
 from ltx.evaluation.settings import EvaluationConfig
 from tests.support.small_evaluations import settings, small_classifier
 
+KILLED_AT_THE_THIRD_PIECE = """
+import os, signal, sys
+from ltx.config.command_line import parse
+from ltx.evaluation.pieces import Store
+from ltx.evaluation.run import evaluate
+from ltx.evaluation.settings import EvaluationConfig
 
-def test_a_killed_run_goes_on_to_the_same_bytes(place: Path, tmp_path: Path):
+save, saved = Store.save, []
+
+def counted(store, path, piece):
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    saved.append(path)
+    save(store, path, piece)
+
+Store.save = counted
+evaluate(parse(EvaluationConfig, sys.argv[1:], "evaluate", ""))
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(place: Path, tmp_path: Path):
     config = settings(place, tmp_path / "killed", methods=["layercam", "gradcam", "random"], batch_size=1)
     words = [
         "classifier.name=resnet10t",
@@ -44,26 +62,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes(place: Path, tmp_path: Path):
         f"out={tmp_path}/killed",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    started = subprocess.Popen(
-        [sys.executable, "-m", "ltx.evaluate", *words],
-        env=environment,
-        cwd=Path(__file__).parent.parent.parent,
-        stderr=subprocess.PIPE,
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_THE_THIRD_PIECE, *words], env=environment, capture_output=True, timeout=300
     )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     partial = tmp_path / "killed" / "partial"
-    deadline = time.monotonic() + 300
-    while len(list(partial.glob("*.npz"))) < 2:
-        assert started.poll() is None, started.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    started.send_signal(signal.SIGKILL)
-    started.wait()
     finished = {file: file.stat().st_mtime_ns for file in partial.glob("*.npz")}
-    assert 2 <= len(finished) < 18, "it was not killed in the middle"
+    assert len(finished) == 2
     assert not (tmp_path / "killed" / "scores.json").exists()
     evaluate(config)
     assert len(list(partial.glob("*.npz"))) == 18
-    assert all(file.stat().st_mtime_ns == then for file, then in finished.items()), "finished work was done again"
+    assert all(file.stat().st_mtime_ns == mtime for file, mtime in finished.items()), "finished work was repeated"
     evaluate(replace(config, out=str(tmp_path / "whole")))
     for name in ("scores.json", "per_image.csv", "scores.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -81,30 +90,30 @@ def on_a_rank(rank: int, config: EvaluationConfig, port: int):
     assert (evaluate(config) is None) == (rank == 1)
 
 
-def test_two_ranks_write_what_one_does(place: Path, tmp_path: Path):
+def test_two_ranks_write_the_same_scores_as_one(place: Path, tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = settings(place, tmp_path / "two", gallery=0)
     multiprocessing.start_processes(on_a_rank, args=(config, port), nprocs=2, start_method="fork")
     evaluate(replace(config, out=str(tmp_path / "one")))
-    found = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("two", "one")]
-    # A forked rank runs on one thread, and a sum's rounding depends on the number of threads.
-    two, one = (flat(scores) for scores in found)
+    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("two", "one")]
+    # A forked rank uses one thread, and rounding of sums depends on the number of threads.
+    two, one = map(flat, scores)
     assert two.keys() == one.keys()
     for key, value in one.items():
         assert two[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
 
 
 def flat(scores: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted keys."""
+    """Flatten a nested mapping to dotted keys."""
     if not isinstance(scores, dict):
         return {prefix: scores}
     return {key: value for name, part in scores.items() for key, value in flat(part, f"{prefix}.{name}").items()}
 
 
-def test_methods_that_saw_other_images_are_not_compared(place: Path, tmp_path: Path):
-    """As where one process could read a file and the other could not."""
+def test_methods_with_different_images_are_not_compared(place: Path, tmp_path: Path):
+    """This happens if one process can read a file and another cannot."""
     config = settings(place, tmp_path, methods=["random", "constant"], gallery=0)
     first = evaluate(config)
     odd = next((tmp_path / "partial").glob("00001-constant-*"))
@@ -114,13 +123,13 @@ def test_methods_that_saw_other_images_are_not_compared(place: Path, tmp_path: P
     about["names"] = [about["names"][0], "another.png"]
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     np.savez(odd, **arrays)
-    with pytest.raises(InputError, match="was read for one of random and constant and not for the other"):
+    with pytest.raises(InputError, match="was read for one of random and constant but not for the other"):
         evaluate(config)
     assert not list((tmp_path / "partial").glob("00001-*"))
     assert evaluate(config) == first
 
 
-def test_a_name_that_means_another_class_is_another_piece(place: Path, tmp_path: Path):
+def test_a_class_name_with_another_index_gives_another_piece(place: Path, tmp_path: Path):
     def named(*names: str) -> list[str]:
         classifier = replace(small_classifier(place), class_names=list(names))
         evaluate(settings(place, tmp_path, classifier=classifier, methods=["constant"], target="rust", gallery=0))
@@ -131,12 +140,12 @@ def test_a_name_that_means_another_class_is_another_piece(place: Path, tmp_path:
     assert named("a", "b", "c", "rust") == ["3"] * 6
 
 
-def test_images_that_are_touched_in_the_meantime(place: Path, tmp_path: Path):
+def test_images_that_change_during_the_evaluation(place: Path, tmp_path: Path):
     shutil.copytree(place / "images", tmp_path / "images")
     config = settings(place, tmp_path / "out", images=str(tmp_path / "images"), methods=["constant"], gallery=0)
     evaluation = build(config)
     work(evaluation)
     os.link(tmp_path / "images" / "0.png", tmp_path / "another name")
-    assert write_report(evaluation)["n"] == 6, "of what was read"
-    with pytest.raises(InputError, match=r"1 of 3 pieces, such as .* are not there"):
+    assert write_report(evaluation)["n"] == 6, "the images as they were read"
+    with pytest.raises(InputError, match=r"1 of 3 pieces, such as .* are missing"):
         write_report(build(config))

@@ -1,4 +1,4 @@
-"""An evaluation from files to files: methods by name, and what is written."""
+"""Complete evaluations: method specifications, and the files that are written."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.support.small_evaluations import settings, small_classifier
 METRICS = ["POS", "NEG", "DEL", "INS", "ADP", "PIC"]
 
 
-# -- what is written -----------------------------------------------------------------------------------------------
+# -- written files -----------------------------------------------------------------------------------------------
 
 
-def test_scores_files_and_their_agreement(place: Path, tmp_path: Path):
+def test_score_files_agree_with_each_other(place: Path, tmp_path: Path):
     scores = evaluate(settings(place, tmp_path))
     assert scores == json.loads((tmp_path / "scores.json").read_text())
     assert list(scores)[:5] == ["protocol", "classifier", "n", "skipped", "methods"]
@@ -33,9 +33,9 @@ def test_scores_files_and_their_agreement(place: Path, tmp_path: Path):
     assert list(scores["methods"]) == ["gradcam", "random", "constant"]
     rows = list(csv.DictReader((tmp_path / "per_image.csv").open()))
     assert len(rows) == 6 * 3
-    for method, found in scores["methods"].items():
-        assert list(found) == METRICS
-        for key, score in found.items():
+    for method, metrics in scores["methods"].items():
+        assert list(metrics) == METRICS
+        for key, score in metrics.items():
             assert score["low"] <= score["mean"] <= score["high"]
             mean = np.mean([float(row[key]) for row in rows if row["method"] == method])
             assert score["mean"] == pytest.approx(mean, abs=1e-3)
@@ -43,7 +43,7 @@ def test_scores_files_and_their_agreement(place: Path, tmp_path: Path):
     means = [scores["methods"][method]["POS"]["mean"] for method in ("random", "constant")]
     assert difference["mean"] == pytest.approx(means[0] - means[1], abs=1e-5)
     table = (tmp_path / "scores.md").read_text()
-    assert "| gradcam | **" in table, "the only method that competes is the best"
+    assert "| gradcam | **" in table, "the only method that competes must be the best"
     assert "POS ↓" in table
     assert "random (control)" in table
     assert "n = 6 images" in table
@@ -52,11 +52,11 @@ def test_scores_files_and_their_agreement(place: Path, tmp_path: Path):
             assert min(picture.size) > 100
     other = settings(place, tmp_path, methods=["gradcam"], protocol="sensitivity", gallery=0)
     evaluate(replace(other, limit=2))
-    assert not (tmp_path / "curves.png").exists(), "of other scores"
+    assert not (tmp_path / "curves.png").exists(), "left over from other scores"
     assert not (tmp_path / "gallery.png").exists()
 
 
-def test_the_second_classifier_is_told(place: Path, tmp_path: Path):
+def test_the_second_classifier_is_reported(place: Path, tmp_path: Path):
     config = settings(
         place, tmp_path, methods=["random"], protocol="transfer", second=small_classifier(place), gallery=0
     )
@@ -65,7 +65,7 @@ def test_the_second_classifier_is_told(place: Path, tmp_path: Path):
     assert f"Second classifier: resnet10t, {weights} weights." in (tmp_path / "scores.md").read_text()
 
 
-def test_the_same_settings_give_the_same_bytes_and_another_seed_other_ones(place: Path, tmp_path: Path):
+def test_results_depend_on_the_settings_and_the_seed_only(place: Path, tmp_path: Path):
     def scores(seed: int, out: str) -> bytes:
         evaluate(settings(place, tmp_path / out, methods=["random"], seed=seed, gallery=0))
         return (tmp_path / out / "scores.json").read_bytes()
@@ -75,25 +75,25 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_other_ones(place
 
 
 def test_batches_do_not_change_scores(place: Path, tmp_path: Path):
-    found = [
+    results = [
         evaluate(settings(place, tmp_path / f"{size}", batch_size=size, max_batch=limit, gallery=0))
         for size, limit in ((1, 3), (6, 64))
     ]
-    for method, scores in found[0]["methods"].items():
+    for method, scores in results[0]["methods"].items():
         for key, score in scores.items():
-            assert score["mean"] == pytest.approx(found[1]["methods"][method][key]["mean"], abs=2e-2)
+            assert score["mean"] == pytest.approx(results[1]["methods"][method][key]["mean"], abs=2e-2)
 
 
-def test_the_least_forwards(place: Path, tmp_path: Path, monkeypatch):
+def test_number_of_forward_passes(place: Path, tmp_path: Path, monkeypatch):
     seen = []
     forward = Classifier.__call__
     monkeypatch.setattr(Classifier, "__call__", lambda self, images: seen.append(len(images)) or forward(self, images))
     evaluate(settings(place, tmp_path, methods=["random", "constant", "gaussian"], gallery=0))
-    begun = 1  # does the input size that was given go through?
-    assert sum(seen) == begun + 6 * (1 + 3 * (9 + 9 + 1)), "one unmasked pass for all methods; then 9 + 9 + 1 for each"
+    checks = 1  # the classifier checks its input size with one image
+    assert sum(seen) == checks + 6 * (1 + 3 * (9 + 9 + 1)), "one unmasked pass for all methods, then 9 + 9 + 1 each"
 
 
-def test_equal_methods_differ_by_exactly_nothing(place: Path, tmp_path: Path):
+def test_equal_methods_differ_by_exactly_zero(place: Path, tmp_path: Path):
     scores = evaluate(settings(place, tmp_path, methods=["a=random", "b=random"], gallery=0))
     for pairs in scores["differences"].values():
         assert pairs == {"a - b": {"mean": 0.0, "low": 0.0, "high": 0.0}}
@@ -102,7 +102,7 @@ def test_equal_methods_differ_by_exactly_nothing(place: Path, tmp_path: Path):
 # -- methods -------------------------------------------------------------------------------------------------------
 
 
-def test_method_names():
+def test_method_specifications():
     plain = parse_name("gae")
     assert (plain.label, plain.name, plain.options) == ("gae", "gae", {})
     tuned = parse_name("tuned=ltx:runs/a b@steps=25@lr=1e-4@select_by=positive")
@@ -122,10 +122,10 @@ def test_explainers_with_finetuning_and_selection(place: Path, tmp_path: Path):
     assert scores["methods"]["plain"] != scores["methods"]["tuned"]
     assert scores["selected_by"] == {"chosen": "positive"}
     assert "chosen †" in (tmp_path / "scores.md").read_text()
-    assert -1 <= scores["methods"]["plain"]["Cascade"]["mean"] < 1, "the explainer follows the randomised classifier"
+    assert -1 <= scores["methods"]["plain"]["Cascade"]["mean"] < 1, "the explainer reads the randomised classifier"
 
 
-def test_methods_that_do_not_fit_are_left_out_with_a_reason(place: Path, tmp_path: Path):
+def test_unsupported_methods_are_left_out_with_a_reason(place: Path, tmp_path: Path):
     scores = evaluate(settings(place, tmp_path, methods=["attention_rollout", "ground_truth", "random"], gallery=0))
     assert set(scores["methods"]) == {"random"}
     assert "attention" in scores["left_out_methods"]["attention_rollout"]
@@ -159,7 +159,7 @@ def test_results_and_masks_in_the_folder_of_the_photographs_are_not_evaluated(pl
     assert (first["n"], first["skipped"]) == (6, 0)
     assert (tmp_path / "images/results/gallery.png").is_file()
     assert evaluate(config) == first
-    with pytest.raises(InputError, match="are the masks of masks="):
+    with pytest.raises(InputError, match="contains only the masks of masks="):
         build(replace(config, images=str(tmp_path / "images/masks")))
     with pytest.raises(InputError, match="is where the images are; choose another folder for the results"):
         build(replace(config, out=str(tmp_path)))

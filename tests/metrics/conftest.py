@@ -1,4 +1,4 @@
-"""A classifier whose curves can be worked out by hand."""
+"""A classifier with closed-form perturbation curves."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from ltx.metrics.protocol import Batch
 
 
 class RedSum(nn.Module):
-    """Two classes with logits (sum of the red channel, 0): `p_0 = sigmoid(sum)`; counts the images it is given."""
+    """Two classes with logits (sum of the red channel, 0): `p_0 = sigmoid(sum)`; counts the images it receives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class RedSum(nn.Module):
 
 @pytest.fixture
 def red_sum() -> Classifier:
-    """`RedSum` at 2×5 pixels."""
+    """`RedSum` for images of 2×5 pixels."""
     classifier = Classifier(RedSum(), num_classes=2, input_size=(2, 5))
     classifier.model.seen = classifier.model.largest = 0
     return classifier
@@ -42,16 +42,16 @@ def red() -> Tensor:
 
 @pytest.fixture
 def red_image(red: Tensor) -> Tensor:
-    """An image `[1, 3, 2, 5]` with that red channel and nothing else."""
+    """An image `[1, 3, 2, 5]` with that red channel; green and blue are 0."""
     return torch.cat([red, torch.zeros(1, 2, 2, 5)], 1)
 
 
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
-    """`make_batch(classifier, images, targets, **known)`: a batch with its prediction for the full image."""
+    """`make_batch(classifier, images, targets, **fields)`: a batch with its unmasked prediction."""
 
-    def make(classifier: Classifier, images: Tensor, targets: Tensor, **known: Tensor) -> Batch:
+    def make(classifier: Classifier, images: Tensor, targets: Tensor, **fields: Tensor) -> Batch:
         names = [f"{i}.png" for i in range(len(images))]
-        return Batch(names, images, targets, predict(classifier, images, targets), **known)
+        return Batch(names, images, targets, predict(classifier, images, targets), **fields)
 
     return make

@@ -1,4 +1,4 @@
-"""SIC and AIC: the pieces by hand, and the whole beside PAIR's `saliency`."""
+"""SIC and AIC: closed-form parts, and agreement with PAIR's `saliency`."""
 
 import math
 
@@ -12,8 +12,8 @@ from ltx.metrics.information import THRESHOLDS, information_area, reconstruct, s
 from ltx.metrics.registry import PROTOCOLS
 
 
-def test_area_by_hand():
-    # Half the bytes bring back 0.6 of the score, then a fall that the running maximum ignores.
+def test_area_in_closed_form():
+    # Half the bytes recover 0.6 of the score. The running maximum ignores the following drop.
     area = information_area(np.array([150, 160.0]), np.array([0.58, 0.3]), np.array([100, 200]), np.array([0.1, 0.9]))
     # (0, 0) → (0.5, 0.6) → (0.6, 0.6) → (1, 1)
     assert area == pytest.approx(0.5 * 0.6 / 2 + 0.1 * 0.6 + 0.4 * 0.8, abs=1e-3)
@@ -22,13 +22,13 @@ def test_area_by_hand():
 @pytest.mark.parametrize(
     ("sizes", "scores"),
     [((100, 200), (0.1, 0.49)), ((100, 200), (0.9, 0.9)), ((200, 200), (0.1, 0.9))],
-    ids=["unsure", "blur is no worse", "blur is no smaller"],
+    ids=["low probability", "seed image scores as high", "seed image is as large"],
 )
-def test_images_that_are_skipped(sizes, scores):
+def test_skipped_images(sizes, scores):
     assert math.isnan(information_area(np.array([150.0]), np.array([0.5]), np.array(sizes), np.array(scores)))
 
 
-def test_reconstruction_of_a_linear_ramp_is_exact_from_its_corners():
+def test_a_linear_ramp_is_reconstructed_exactly_from_its_corners():
     rows, columns = np.mgrid[:9, :9]
     ramp = np.stack([10 * rows, 10 * columns, 5 * (rows + columns)], -1).astype(np.uint8)
     mask = seed_mask((9, 9), 0, "ramp")
@@ -37,18 +37,18 @@ def test_reconstruction_of_a_linear_ramp_is_exact_from_its_corners():
     assert webp_size(ramp) < webp_size(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
 
 
-def test_top_count_is_numpys_quantile():
+def test_top_count_agrees_with_numpy_quantile():
     values = np.random.default_rng(0).permutation(224 * 224).astype(float)
     for threshold in THRESHOLDS:
         assert top_count(threshold, values.size) == (values >= np.quantile(values, 1 - threshold)).sum()
 
 
 def pair_scores(classifier, images, maps, targets, seeds):
-    """SIC and AIC `[n]` by PAIR's own code, NaN where it skips."""
+    """SIC and AIC `[n]` computed by PAIR's code; NaN for images it skips."""
     pic = pytest.importorskip("saliency.metrics.pic")
-    if not hasattr(np, "trapz"):  # removed in NumPy 2.4, still called by saliency 0.2
+    if not hasattr(np, "trapz"):  # removed in NumPy 2.4 but still called by saliency 0.2
         np.trapz = np.trapezoid
-    found = []
+    scores = []
     for image, map_, target, seed in zip(to_bytes(images), maps[:, 0].numpy(), targets.tolist(), seeds, strict=True):
 
         def probabilities(pixels):
@@ -63,10 +63,10 @@ def pair_scores(classifier, images, maps, targets, seeds):
 
         for score in (softmax, accuracy):
             try:
-                found.append(pic.compute_pic_metric(image, map_, seed, score, THRESHOLDS, min_pred_value=0.5).auc)
+                scores.append(pic.compute_pic_metric(image, map_, seed, score, THRESHOLDS, min_pred_value=0.5).auc)
             except pic.ComputePicMetricError:
-                found.append(math.nan)
-    return np.array(found).reshape(-1, 2).T
+                scores.append(math.nan)
+    return np.array(scores).reshape(-1, 2).T
 
 
 def our_scores(classifier, batch, maps):
@@ -80,21 +80,21 @@ def our_scores(classifier, batch, maps):
 
 
 def smooth_noise(count, size):
-    """Maps without ties: bilinear noise and a little of its own for each pixel."""
+    """Maps without ties: bilinear noise plus small noise for each pixel."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.nn.functional.interpolate(torch.rand(count, 1, 7, 7, generator=generator), size, mode="bilinear")
     return coarse + 1e-3 * torch.rand(count, 1, *size, generator=generator)
 
 
 class Detail(nn.Module):
-    """Class 0 is as likely as neighbouring pixels differ: interpolated images lose it."""
+    """The logit of class 0 grows with the contrast of neighbouring pixels, which interpolation removes."""
 
     def forward(self, images):
         change = images.diff(dim=3).abs().mean((1, 2, 3))
         return torch.stack([200 * (change - 0.03), torch.zeros_like(change)], 1)
 
 
-def test_beside_pair(make_batch):
+def test_agreement_with_pair(make_batch):
     from skimage.data import chelsea
 
     image = torch.from_numpy(chelsea()[100:164:2, 100:164:2].copy()).permute(2, 0, 1)[None] / 255
@@ -108,7 +108,7 @@ def test_beside_pair(make_batch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 50])
-def test_beside_pair_on_real_images(make_batch, lite0, shared_data, count, capsys):
+def test_agreement_with_pair_on_photographs(make_batch, lite0, shared_data, count, capsys):
     from ltx.data.finding import find_images
     from ltx.data.reading import load_images
 
@@ -124,6 +124,6 @@ def test_beside_pair_on_real_images(make_batch, lite0, shared_data, count, capsy
     with capsys.disabled():
         largest = np.nanmax(difference, 1)
         print(f"\nPAIR, {count} images: largest difference SIC {largest[0]:.1e}, AIC {largest[1]:.1e}")
-    # What remains: a grid point at which several sizes coincide (PAIR and NumPy take different ends of the jump), and a
-    # picture on the edge between two batch sizes' last bits.
+    # Remaining differences: grid points where several sizes coincide (PAIR and NumPy take different ends of the jump),
+    # and rounding that depends on the batch size.
     assert np.nanmax(difference) < 2e-3

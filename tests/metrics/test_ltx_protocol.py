@@ -1,4 +1,4 @@
-"""POS, NEG, DEL, INS, ADP and PIC on a classifier whose curves are known."""
+"""POS, NEG, DEL, INS, ADP and PIC of a classifier with closed-form curves."""
 
 import pytest
 import torch
@@ -29,28 +29,32 @@ def area(values):
 
 def test_the_suite_in_closed_form(measured, red_sum, red_image, red):
     k = torch.arange(10.0)
-    highest = torch.sigmoid((9 - k) * (10 - k) / 20)  # what is left of 0.9 + 0.8 + … when the k highest are gone
+    highest = torch.sigmoid((9 - k) * (10 - k) / 20)  # 0.9 + 0.8 + … without the k highest
     lowest = torch.sigmoid(4.5 - k * (k - 1) / 20)
-    found = measured(red_sum, red_image, red, torch.tensor([0]))
-    assert found["DEL"] == pytest.approx(area(highest), abs=1e-4)
-    assert found["INS"] == pytest.approx(area(lowest), abs=1e-4)
-    assert found["POS"] == pytest.approx(90.0)  # with nothing left the logits are equal and argmax takes the first
-    assert found["NEG"] == pytest.approx(90.0)
+    scores = measured(red_sum, red_image, red, torch.tensor([0]))
+    assert scores["DEL"] == pytest.approx(area(highest), abs=1e-4)
+    assert scores["INS"] == pytest.approx(area(lowest), abs=1e-4)
+    assert scores["POS"] == pytest.approx(
+        90.0
+    )  # with every pixel removed the logits are equal and argmax returns the first class
+    assert scores["NEG"] == pytest.approx(90.0)
     # The map is its own red channel stretched to 0…1: the kept red is Σ r²/0.9 = 2.85/0.9.
     kept, unmasked = torch.sigmoid(torch.tensor([2.85 / 0.9, 4.5]))
-    assert found["ADP"] == pytest.approx(float(100 * (unmasked - kept) / unmasked), abs=1e-3)
-    assert found["PIC"] == 0.0
+    assert scores["ADP"] == pytest.approx(float(100 * (unmasked - kept) / unmasked), abs=1e-3)
+    assert scores["PIC"] == 0.0
 
 
-def test_accuracy_counts_the_steps_at_which_the_class_is_the_answer(measured, red_sum, red_image, red):
-    found = measured(red_sum, 0 * red_image + torch.tensor([-1.0, 0, 0]).view(1, 3, 1, 1) * red, red, torch.tensor([1]))
-    # Class 1 wins while any (negative) red is left. The pixel with red 0 is the lowest: highest first leaves nothing
-    # but it after 9, so only p = 0.9 fails; lowest first keeps the strongest pixel to the end.
-    assert found["POS"] == pytest.approx(85.0)
-    assert found["NEG"] == pytest.approx(90.0)
+def test_accuracy_counts_the_steps_at_which_the_class_is_predicted(measured, red_sum, red_image, red):
+    scores = measured(
+        red_sum, 0 * red_image + torch.tensor([-1.0, 0, 0]).view(1, 3, 1, 1) * red, red, torch.tensor([1])
+    )
+    # Class 1 wins while any (negative) red remains. With the highest pixels removed first, after nine pixels only the
+    # pixel with red 0 remains, so the last step fails. With the lowest removed first, the strongest pixel remains.
+    assert scores["POS"] == pytest.approx(85.0)
+    assert scores["NEG"] == pytest.approx(90.0)
 
 
-def test_a_better_order_scores_better_and_the_direction_says_so(measured, red_sum, red_image, red):
+def test_a_better_order_scores_better_in_the_stated_direction(measured, red_sum, red_image, red):
     good = measured(red_sum, red_image, red, torch.tensor([0]))
     bad = measured(red_sum, red_image, -red, torch.tensor([0]))
     for metric in PROTOCOLS["ltx"]().metrics():
@@ -58,18 +62,19 @@ def test_a_better_order_scores_better_and_the_direction_says_so(measured, red_su
             assert (good[metric.key] > bad[metric.key]) == metric.higher_is_better
 
 
-def test_twenty_forwards_and_no_more(measured, red_sum, red_image, red):
+def test_number_of_forward_passes(measured, red_sum, red_image, red):
     measured(red_sum, red_image, red, torch.tensor([0]))
-    assert red_sum.model.seen == 9 + 9 + 1  # and the prediction for the full image, that the batch brings along
+    assert red_sum.model.seen == 9 + 9 + 1  # the batch already contains the unmasked prediction
 
 
-def test_constant_maps_are_defined(measured, red_sum, red_image):
-    found = measured(red_sum, red_image, torch.zeros(1, 1, 2, 5), torch.tensor([0]))
-    # Ties go in row-major order, here from the reddest pixel on; the soft map keeps half of everything.
+def test_constant_maps_have_a_defined_score(measured, red_sum, red_image):
+    scores = measured(red_sum, red_image, torch.zeros(1, 1, 2, 5), torch.tensor([0]))
+    # Ties are removed in row-major order, here starting at the reddest pixel. As a mask the map keeps half of each
+    # pixel.
     kept, unmasked = torch.sigmoid(torch.tensor([2.25, 4.5]))
-    assert found["ADP"] == pytest.approx(float(100 * (unmasked - kept) / unmasked), abs=1e-3)
+    assert scores["ADP"] == pytest.approx(float(100 * (unmasked - kept) / unmasked), abs=1e-3)
     k = torch.arange(10.0)
-    assert found["DEL"] == pytest.approx(area(torch.sigmoid((9 - k) * (10 - k) / 20)), abs=1e-4)
+    assert scores["DEL"] == pytest.approx(area(torch.sigmoid((9 - k) * (10 - k) / 20)), abs=1e-4)
 
 
 def test_adp_and_pic_from_probabilities():
@@ -80,4 +85,4 @@ def test_adp_and_pic_from_probabilities():
     adp.update(unmasked=unmasked, masked=masked)
     pic.update(unmasked=unmasked, masked=masked)
     assert adp.compute() == pytest.approx((50 + 0 + 0 + 100) / 4)
-    assert pic.compute() == pytest.approx(25.0)  # an equal probability is no increase
+    assert pic.compute() == pytest.approx(25.0)  # an equal probability does not count as an increase

@@ -1,4 +1,4 @@
-"""Mosaics: how they are drawn and put together, and what is measured on them."""
+"""Mosaics: drawing, assembly and metrics."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from ltx import InputError
 from ltx.metrics.mosaic import GridAveragePrecision, GridPointing, assemble, cell_masks, plan_mosaics
 
 
-def test_classes_differ_and_the_seed_decides():
+def test_classes_differ_and_the_draw_depends_on_the_seed():
     classes = [0, 0, 1, 2, 2, 3, 4, 4]
     plan = plan_mosaics(classes, 50, seed=1)
     assert all(len({classes[i] for i in mosaic.photographs}) == 4 for mosaic in plan)
@@ -16,8 +16,8 @@ def test_classes_differ_and_the_seed_decides():
     assert plan != plan_mosaics(classes, 50, seed=2)
 
 
-def test_four_classes_are_needed():
-    with pytest.raises(InputError, match="4 different predicted classes; these have 3"):
+def test_fewer_than_four_classes_raise_an_error():
+    with pytest.raises(InputError, match="4 different predicted classes; the images have 3"):
         plan_mosaics([0, 1, 2, 2], 1, seed=0)
 
 
@@ -32,7 +32,7 @@ def test_each_photograph_fills_its_cell(size):
     assert torch.stack([cell_masks(torch.tensor([c]), *size) for c in range(4)]).sum(0).eq(1).all()
 
 
-def test_grid_pointing_by_hand():
+def test_grid_pointing_in_closed_form():
     maps = torch.zeros(3, 1, 4, 4)
     maps[0, 0, 0, 3] = 2.0  # upper right
     maps[0, 0, 3, 0] = 6.0  # lower left
@@ -43,17 +43,17 @@ def test_grid_pointing_by_hand():
     assert metric.scores(metric.all_rows()).tolist() == pytest.approx([75.0, 25.0, 25.0])
 
 
-def test_grid_average_precision_by_hand():
+def test_grid_average_precision_in_closed_form():
     maps = torch.zeros(3, 1, 4, 4)
-    maps[0, 0, :2, :2] = torch.tensor([[4.0, 3.0], [2.0, 1.0]])  # all of the target's cell, before anything else
-    maps[1, 0, 0, 3], maps[1, 0, 3, 0] = 2.0, 1.0  # first another cell, then the target's, then the other 14 as one
+    maps[0, 0, :2, :2] = torch.tensor([[4.0, 3.0], [2.0, 1.0]])  # the whole target cell ranks first
+    maps[1, 0, 0, 3], maps[1, 0, 3, 0] = 2.0, 1.0  # another cell, then the target's cell, then 14 ties
     metric = GridAveragePrecision()
     metric.update(maps=maps, cells=torch.tensor([0, 2, 1]))
     expected = [100.0, 100 * (1 / 2 + 3 * 4 / 16) / 4, 25.0]
     assert metric.scores(metric.all_rows()).tolist() == pytest.approx(expected)
 
 
-def test_only_the_order_decides_the_grid_average_precision():
+def test_grid_average_precision_depends_only_on_the_order():
     maps, cells = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(4)
     metric, shifted = GridAveragePrecision(), GridAveragePrecision()
     metric.update(maps=maps, cells=cells)

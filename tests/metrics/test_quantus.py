@@ -1,13 +1,13 @@
-"""The same maps of the same real images through Quantus.
+"""Agreement with Quantus for the same maps of the same photographs.
 
-What has to be set for the two to agree, and why:
+The two agree with the following settings:
 
-- PixelFlipping removes *features* (pixel × channel): a map with one channel only alters the first channel. The map is
-  repeated over the channels, and a step is a whole number of pixels × 3 (so 192×192 pixels, which 9 and 3 divide).
-- Its curve starts after the first step (no value for the full image) and goes to 100 %; ours takes those fractions.
-- Its "black" is the image's darkest value, which is not always 0: the baseline is given as the number 0.
-- It sorts with an unstable sort: maps without ties.
-- Its PointingGame has no tolerance, and asks whether any of the highest features lies on the mask.
+- PixelFlipping removes *features* (pixel × channel): a map with one channel only changes the first channel. The
+  map is repeated over the channels, and a step is a whole number of pixels × 3 (192×192 pixels are divisible by 9).
+- Its curve starts after the first step and ends at 100 %; ours uses the same fractions.
+- Its "black" is the darkest value of the image, which is not always 0: the baseline is the number 0.
+- Its sort is not stable: the maps have no ties.
+- Its PointingGame has no tolerance and checks whether any of the highest features lies on the mask.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ from ltx.metrics.perturbation import curves
 
 @pytest.fixture(scope="module")
 def lite0_192():
-    return Classifier(input_size=192)  # 192·192 is divisible by 3·3: Quantus's steps are whole pixels
+    return Classifier(input_size=192)  # divisible by 9, so that Quantus's steps are whole pixels
 
 
 def tie_free(count, side):
@@ -46,8 +46,8 @@ def test_pixel_flipping(lite0_192, shared_data, count, capsys):
     theirs = quantus_curves(lite0_192, images, maps, targets)
     fractions = [(step + 1) / steps for step in range(steps)]
     ours = curves(lite0_192, images, maps, targets, fractions, torch.zeros_like(images), max_batch=8)
-    for order, wanted in theirs.items():
-        difference = np.abs(ours[order].probability.numpy() - wanted).max()
+    for order, expected in theirs.items():
+        difference = np.abs(ours[order].probability.numpy() - expected).max()
         with capsys.disabled():
             print(f"\nQuantus PixelFlipping, {order} first, {count} images, {steps} steps: largest {difference:.1e}")
         assert difference < 1e-4
@@ -62,7 +62,7 @@ def test_pointing_game(shared_data, lite0_192, count):
     loaded = Photographs(find_images(folder / "images")[:count], (192, 192), count, masks=folder / "masks").load(0)
     maps = tie_free(count, 192)
     ours = PointingGame()
-    ours.update(maps=maps, near_objects=loaded.objects, targets=torch.zeros(count))  # the bare object: no tolerance
+    ours.update(maps=maps, near_objects=loaded.objects, targets=torch.zeros(count))  # without tolerance
     metric = quantus.PointingGame(abs=False, normalise=False, disable_warnings=True, display_progressbar=False)
     theirs = metric(
         model=lite0_192.model,
@@ -73,7 +73,7 @@ def test_pointing_game(shared_data, lite0_192, count):
         channel_first=True,
     )
     assert (ours.all_rows()[:, 0] > 0).tolist() == [bool(value) for value in theirs]
-    # With the tolerance some near misses become hits, and no hit is lost.
+    # With tolerance some near misses become hits and no hit is lost.
     near = PointingGame()
     near.update(maps=maps, near_objects=loaded.near_objects, targets=torch.zeros(count))
     assert (near.all_rows()[:, 0] >= ours.all_rows()[:, 0]).all()

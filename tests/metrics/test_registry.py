@@ -21,7 +21,7 @@ def every_metric():
 
 
 @pytest.mark.parametrize(("protocol", "metric"), every_metric(), ids=lambda x: getattr(x, "key", ""))
-def test_each_says_what_it_is(protocol, metric):
+def test_metadata_is_complete(protocol, metric):
     assert isinstance(metric, PerImageMetric)
     assert metric.protocol == protocol.name
     assert type(metric).higher_is_better in (True, False)
@@ -35,7 +35,7 @@ def test_names_are_unique():
     assert len(set(keys)) == len(keys)
 
 
-def test_an_empty_metric_is_nan():
+def test_an_empty_metric_returns_nan():
     assert math.isnan(Deletion().compute())
 
 
@@ -43,7 +43,7 @@ def prediction(values):
     return Prediction(torch.as_tensor(values), torch.as_tensor(values) > 0.5)
 
 
-def test_batches_add_up_and_reset_forgets():
+def test_batches_accumulate_and_reset_clears_them():
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(7, 10, generator=generator)
     whole, parts = Deletion(), Deletion()
@@ -56,7 +56,7 @@ def test_batches_add_up_and_reset_forgets():
 
 
 def shares(rank):
-    """Different amounts on each rank: 3 and 2 images; pooled sums and class means are no means over ranks."""
+    """3 images on rank 0 and 2 on rank 1; pooled sums and class means differ from means over ranks."""
     generator = torch.Generator().manual_seed(0)
     rows = slice(0, 3) if rank == 0 else slice(3, 5)
     maps = torch.rand(5, 1, 6, 6, generator=generator)
@@ -75,26 +75,26 @@ def add(metrics, share):
 def on_a_rank(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = []
-    for parts_of_ranks in ([[0], [1]], [[0, 1], []]):  # uneven shares; one rank without an image
+    scores = []
+    for parts_of_ranks in ([[0], [1]], [[0, 1], []]):  # uneven shares; then one rank without images
         metrics = [Deletion(), MeanIntersectionOverUnion(), PointingGame()]
         for part in parts_of_ranks[rank]:
             add(metrics, shares(part))
-        found.append([float(metric.compute()) for metric in metrics])
+        scores.append([float(metric.compute()) for metric in metrics])
         assert sum(len(metric.all_rows()) for metric in metrics[:1]) == sum(
             (3, 2)[part] for part in parts_of_ranks[rank]
         )
     distributed.destroy_process_group()
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    (folder / f"{rank}.json").write_text(json.dumps(scores))
 
 
-def test_two_ranks_are_one(tmp_path):
+def test_two_ranks_give_the_result_of_one(tmp_path):
     alone = [Deletion(), MeanIntersectionOverUnion(), PointingGame()]
     for rank in range(2):
         add(alone, shares(rank))
-    wanted = [float(metric.compute()) for metric in alone]
-    # Forked, so that the ranks need not import everything again.
+    expected = [float(metric.compute()) for metric in alone]
+    # Fork so that the ranks do not import everything again.
     multiprocessing.start_processes(on_a_rank, args=(tmp_path,), nprocs=2, start_method="fork")
     for rank in range(2):
-        for found in json.loads((tmp_path / f"{rank}.json").read_text()):
-            assert found == pytest.approx(wanted)
+        for scores in json.loads((tmp_path / f"{rank}.json").read_text()):
+            assert scores == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Sanity checks and stability, with explainers whose answers are known."""
+"""Sanity checks and stability of methods with known behaviour."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def gradient(classifier, images, targets):
 
 
 def edges(classifier, images, targets):
-    return images.sum(1, keepdim=True)  # a "method" that never looks at the classifier
+    return images.sum(1, keepdim=True)  # a method that ignores the classifier
 
 
 @pytest.fixture
@@ -46,36 +46,36 @@ def scores(make_batch):
 
 
 def test_a_method_that_ignores_the_classifier_fails_the_sanity_checks(scores, layered):
-    found = scores("sensitivity", layered, edges)
-    assert found["Cascade"] == pytest.approx(1.0)
-    assert found["RandomLogit"] == pytest.approx(1.0)
+    result = scores("sensitivity", layered, edges)
+    assert result["Cascade"] == pytest.approx(1.0)
+    assert result["RandomLogit"] == pytest.approx(1.0)
 
 
-def test_gradients_pass_them(scores, layered):
-    found = scores("sensitivity", layered, gradient)
-    assert abs(found["Cascade"]) < 0.6
-    assert found["RandomLogit"] < 0.6
+def test_gradients_pass_the_sanity_checks(scores, layered):
+    result = scores("sensitivity", layered, gradient)
+    assert abs(result["Cascade"]) < 0.6
+    assert result["RandomLogit"] < 0.6
 
 
-def test_the_cascade_goes_from_the_output_to_the_input_and_leaves_the_original_alone(layered):
+def test_the_cascade_starts_at_the_output_and_does_not_change_the_original(layered):
     before = {key: value.clone() for key, value in layered.model.state_dict().items()}
-    touched = []
+    changed = []
     for randomised in cascade(layered, 3, seed=0):
         now = randomised.model.state_dict()
-        touched.append([key for key in before if key.endswith("weight") and not torch.equal(now[key], before[key])])
-        for key, value in before.items():  # shuffled, not redrawn: the same numbers at other places
+        changed.append([key for key in before if key.endswith("weight") and not torch.equal(now[key], before[key])])
+        for key, value in before.items():  # shuffled, not redrawn: the same values in another order
             assert torch.equal(now[key].flatten().sort().values, value.flatten().sort().values)
-    assert touched == [["5.weight"], ["3.weight", "5.weight"], ["0.weight", "3.weight", "5.weight"]]
+    assert changed == [["5.weight"], ["3.weight", "5.weight"], ["0.weight", "3.weight", "5.weight"]]
     assert all(torch.equal(value, before[key]) for key, value in layered.model.state_dict().items())
 
 
-def test_attention_biases_that_a_model_keeps_are_randomised_too():
+def test_cached_attention_biases_are_randomised():
     torch.manual_seed(0)
     classifier = Classifier("levit_128s", weights="random", num_classes=5)
     biases = [module for module in classifier.model.modules() if hasattr(module, "attention_bias_cache")]
     for module in biases:
         torch.nn.init.normal_(module.attention_biases)
-    classifier(torch.rand(1, 3, 224, 224))  # fills what is kept
+    classifier(torch.rand(1, 3, 224, 224))  # fills the cache
     (changed,) = cascade(classifier, 1, seed=0)
     changed(torch.rand(1, 3, 224, 224))
     after = [module for module in changed.model.modules() if hasattr(module, "attention_bias_cache")]
@@ -86,7 +86,7 @@ def test_attention_biases_that_a_model_keeps_are_randomised_too():
         assert not torch.equal(now.attention_biases, before.attention_biases)
 
 
-def test_a_folded_classifier_is_randomised_too():
+def test_folded_classifiers_are_randomised():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
     classifier, images = Classifier(model, num_classes=5, input_size=8).fold_norms(), torch.rand(2, 3, 8, 8)
@@ -95,7 +95,7 @@ def test_a_folded_classifier_is_randomised_too():
     torch.testing.assert_close(classifier(images), before)
 
 
-def test_the_other_class_is_never_the_target():
+def test_the_other_class_differs_from_the_target():
     targets = torch.tensor([0, 1, 2, 3] * 50)
     others = other_classes(targets, 4, 0, [str(i) for i in range(200)])
     assert (others != targets).all()
@@ -113,12 +113,12 @@ def test_stability_of_smooth_and_of_random_methods(scores, layered):
     assert scores("stability", layered, noise)["Stability"] < 0.5
 
 
-def test_rank_correlation_beside_scipy_and_on_constant_maps():
+def test_rank_correlation_agrees_with_scipy_and_is_defined_for_constant_maps():
     generator = torch.Generator().manual_seed(0)
     first = torch.rand(4, 1, 8, 8, generator=generator)
     second = (first + torch.rand(4, 1, 8, 8, generator=generator)).mul(4).round()  # many ties
-    wanted = [spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(first, second, strict=True)]
-    assert rank_correlation(first, second).tolist() == pytest.approx(wanted, abs=1e-9)
+    expected = [spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(first, second, strict=True)]
+    assert rank_correlation(first, second).tolist() == pytest.approx(expected, abs=1e-9)
     constant = torch.full((1, 1, 2, 2), 3.0)
     varied = torch.arange(4.0).view(1, 1, 2, 2)
     assert rank_correlation(constant, constant).item() == 1

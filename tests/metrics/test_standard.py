@@ -1,4 +1,4 @@
-"""Normalised deletion and insertion: both ends, the actual fraction, several fills."""
+"""Normalised deletion and insertion: end points, actual fractions and several fills."""
 
 import pytest
 import torch
@@ -23,29 +23,29 @@ def measure(make_batch):
     return run
 
 
-def test_closed_form_over_the_fraction_that_was_removed(measure, red_sum, red_image, red):
-    # 5 % of 10 pixels round down to the tenth below: each count appears twice, and the area is that over tenths.
-    found = measure(red_sum, red_image, red, torch.tensor([0]), ["black"])
+def test_closed_form_over_the_removed_fraction(measure, red_sum, red_image, red):
+    # 5 % of 10 pixels rounds down to whole pixels: each count appears twice, and the area equals that over tenths.
+    scores = measure(red_sum, red_image, red, torch.tensor([0]), ["black"])
     k = torch.arange(11.0)
     highest = torch.sigmoid((9 - k) * (10 - k) / 20)
     lowest = torch.sigmoid(4.5 - k * (k - 1) / 20)
-    assert found["deletion black"] == pytest.approx(float(torch.trapezoid(highest, dx=0.1)), abs=1e-5)
-    assert found["insertion black"] == pytest.approx(float(torch.trapezoid(lowest, dx=0.1)), abs=1e-5)
+    assert scores["deletion black"] == pytest.approx(float(torch.trapezoid(highest, dx=0.1)), abs=1e-5)
+    assert scores["insertion black"] == pytest.approx(float(torch.trapezoid(lowest, dx=0.1)), abs=1e-5)
 
 
-def test_a_fill_that_changes_nothing_gives_the_clean_probability(measure, red_sum):
+def test_a_fill_equal_to_the_image_gives_the_unmasked_probability(measure, red_sum):
     grey = torch.full((1, 3, 2, 5), 0.2)
-    found = measure(red_sum, grey, torch.rand(1, 1, 2, 5), torch.tensor([0]), ["mean"])
-    assert found["deletion mean"] == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))), abs=1e-5)
-    assert found["insertion mean"] == pytest.approx(found["deletion mean"], abs=1e-5)
+    scores = measure(red_sum, grey, torch.rand(1, 1, 2, 5), torch.tensor([0]), ["mean"])
+    assert scores["deletion mean"] == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))), abs=1e-5)
+    assert scores["insertion mean"] == pytest.approx(scores["deletion mean"], abs=1e-5)
 
 
-def test_the_ends_cost_nothing(measure, red_sum, red_image, red):
+def test_the_end_points_need_no_forward_passes(measure, red_sum, red_image, red):
     measure(red_sum, red_image, red, torch.tensor([0]), ["black", "mean"])
-    assert red_sum.model.seen == 2 * 2 * 9  # two fills, two orders; 0 % and 100 % are known
+    assert red_sum.model.seen == 2 * 2 * 9  # two fills, two orders; 0 % and 100 % are already computed
 
 
-def test_curves_are_kept_beside_the_area(make_batch, red_sum, red_image, red):
+def test_rows_contain_the_curve_and_its_area(make_batch, red_sum, red_image, red):
     batch = make_batch(red_sum, red_image, torch.tensor([0]))
     protocol = PROTOCOLS["standard"](Settings(fills=["black"]))
     measured = protocol.measure(red_sum, batch, red, protocol.prepare(red_sum, batch), lambda *_: red)
@@ -58,6 +58,6 @@ def test_curves_are_kept_beside_the_area(make_batch, red_sum, red_image, red):
 
 
 @pytest.mark.parametrize("fills", [["pink"], []])
-def test_unknown_fills_are_named(fills):
+def test_invalid_fills_raise_an_error(fills):
     with pytest.raises(InputError, match="fills"):
         PROTOCOLS["standard"](Settings(fills=fills))
