@@ -20,7 +20,8 @@ from ltx.classifier.feature_maps import Features, feature_shapes, features, supp
 from ltx.explainers.conditioning import ClassEvidence
 from ltx.masking.fill import Fill
 from ltx.results.explanation import Explanation
-from ltx.results.masks_by_area import AreaMasks, Ask, probability_kept
+from ltx.results.masked_probabilities import MaskedProbabilities
+from ltx.results.masks_by_area import AreaMasks, Ask
 from ltx.runtime.errors import InputError, suggest
 
 SCOPES = ("head", "decoder", "all")
@@ -191,7 +192,8 @@ class MaskNetwork(nn.Module):
     ) -> Explanation:
         """Explain images `[B, 3, H, W]` in [0, 1] in one forward pass of the network.
 
-        `probability_kept` and `probability_removed` take one more pass of the classifier over both masked images.
+        `probability_kept` and `probability_removed` are computed when first read, by one pass of the classifier over
+        the kept and the removed pixels.
 
         Args:
             targets: the classes asked about; None = predicted.
@@ -261,11 +263,13 @@ def describe(
         max_batch: masked images of one pass of the classifier, at most.
     """
     shown = (fill if isinstance(fill, Fill) else Fill(fill)).first()
-    background = shown(images, torch.Generator().manual_seed(0), shared=True)
     probability = classifier.probabilities(logits).gather(1, targets[:, None])[:, 0]
-    by_area = None if ask is None else AreaMasks(classifier, images, background, targets, probability, ask, max_batch)
+    by_area: AreaMasks | None = None
+    if ask is not None:
+        background = shown(images, torch.Generator().manual_seed(0), shared=True)
+        by_area = AreaMasks(classifier, images, background, targets, probability, ask, max_batch)
     mask = maps if by_area is None else by_area(AREA)
-    kept = probability_kept(classifier, images, torch.cat([mask, 1 - mask], 1), background, targets, max_batch)
+    masked = MaskedProbabilities(classifier, images, mask, shown, targets, max_batch)
     return Explanation(
         images=images,
         maps=maps,
@@ -273,8 +277,8 @@ def describe(
         targets=targets,
         labels=[classifier.label(index) for index in targets.tolist()],
         probability=probability,
-        probability_kept=kept[:, 0],
-        probability_removed=kept[:, 1],
+        probability_kept=masked.kept,
+        probability_removed=masked.removed,
         method=method,
         steps=steps,
         seconds=seconds,

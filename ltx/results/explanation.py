@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ltx.results.masked_probabilities import ReadOnce
 from ltx.results.masks_by_area import AreaMasks
 from ltx.results.pictures import overlay_row, panels, pixels_of, plane_of
 from ltx.runtime.atomic_files import atomic_write
@@ -33,7 +35,7 @@ class Explanation:
         method: name of the method.
         mask: `[B, 1, H, W]` in [0, 1], 1 = keep; None for methods without masks.
         probability_kept: probability of the target class with only the pixels that the mask keeps, `[B]`; None
-            without a mask.
+            without a mask. Given as a function without arguments, it is computed when first read.
         probability_removed: the same with only the other pixels.
         steps: optimisation steps on these images; 0 = one forward pass.
         seconds: wall time per image.
@@ -51,8 +53,8 @@ class Explanation:
     probability: Tensor
     method: str
     mask: Tensor | None = None
-    probability_kept: Tensor | None = None
-    probability_removed: Tensor | None = None
+    probability_kept: ReadOnce = ReadOnce()  # noqa: RUF009  a descriptor, no shared value
+    probability_removed: ReadOnce = ReadOnce()  # noqa: RUF009  a descriptor, no shared value
     steps: int = 0
     seconds: float = 0.0
     names: list[str] | None = None
@@ -87,7 +89,7 @@ class Explanation:
         mask = by_area(area.view(-1, 1) if isinstance(area, Tensor) and area.ndim else area)
         if mask.shape[1] != 1:
             raise InputError(f"area={area}; give one for all images, or a tensor with one for each")
-        kept, removed = (by_area.kept(part)[:, 0] for part in (mask, 1 - mask))
+        kept, removed = (partial(_probability, by_area, part) for part in (mask, 1 - mask))
         return replace(self, mask=mask, probability_kept=kept, probability_removed=removed)
 
     def record(self, index: int) -> dict[str, Any]:
@@ -218,16 +220,18 @@ class Explanation:
 
     def on_cpu(self) -> Explanation:
         """Move all tensors to the CPU: one transfer per tensor instead of one per image and number."""
-        tensors: dict[str, Any] = {
-            name: value.detach().cpu() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **tensors)
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return replace(self, **{name: value.detach().cpu() for name, value in values if isinstance(value, Tensor)})
 
 
 def _free(out: Path, stem: str) -> str:
     """The stem, numbered from 2 on if `out` already contains results of that name."""
     names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
     return next(name for name in names if not any((out / f"{name}{end}").exists() for end in (".png", ".npz")))
+
+
+def _probability(by_area: AreaMasks, mask: Tensor) -> Tensor:
+    return by_area.kept(mask)[:, 0]
 
 
 def _number(values: Tensor | None, index: int) -> float | None:

@@ -263,7 +263,7 @@ def test_no_image_is_an_error():
 def test_max_batch_bounds_every_pass(monkeypatch: pytest.MonkeyPatch):
     explainer, rows = small(), []
     explainer.classifier.model.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
-    finetune(explainer, pictures(3), 0, steps=0, max_batch=1)
+    assert finetune(explainer, pictures(3), 0, steps=0, max_batch=1).probability_kept is not None
     assert set(rows) == {1}
 
 
