@@ -221,7 +221,8 @@ class Explanation:
     def on_cpu(self) -> Explanation:
         """Move all tensors to the CPU: one transfer per tensor instead of one per image and number."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return replace(self, **{name: value.detach().cpu() for name, value in values if isinstance(value, Tensor)})
+        tensors: dict[str, Any] = {name: value.detach().cpu() for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 def _free(out: Path, stem: str) -> str:
