@@ -25,9 +25,9 @@ from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
 TRAINING = (
-    "from ltx.config.command_line import parse; from ltx.pretraining.run import pretrain; "
+    "from ltx.config.command_line import parse; from ltx.pretraining.run import run_pretraining; "
     "from ltx.pretraining.settings import TrainConfig; import sys; "
-    "pretrain(parse(TrainConfig, sys.argv[1:], 'train.py', ''))"
+    "run_pretraining(parse(TrainConfig, sys.argv[1:], 'train.py', ''))"
 )
 PACE = re.compile(r"([\d.]+) images/s in training, ([\d.]+)% of the time waiting for data, peak memory ([\d.]+) GiB")
 

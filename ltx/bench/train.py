@@ -49,9 +49,9 @@ def step_and_parts(
     adamw = torch.optim.AdamW(parameters, lr=1e-6)
     images = torch.rand(batch_size, 3, *classifier.input_size, device=device)
     with torch.no_grad():
-        judged, verdict = module.judge(images, torch.Generator().manual_seed(0))
+        masked, verdict = module.evaluate_objective(images, torch.Generator().manual_seed(0))
         unmasked_logits, found = explainer.predict_and_encode(images)
-        gradient = torch.ones_like(judged.mask) / judged.mask.numel()
+        gradient = torch.ones_like(masked.mask) / masked.mask.numel()
     targets = unmasked_logits.argmax(1)
     masked_images = torch.rand(len(verdict.logits) * len(images), 3, *classifier.input_size, device=device)
 
@@ -61,7 +61,7 @@ def step_and_parts(
         adamw.zero_grad()
 
     def step() -> None:
-        _, verdict = module.judge(images, torch.Generator().manual_seed(0))
+        _, verdict = module.evaluate_objective(images, torch.Generator().manual_seed(0))
         verdict.loss.mean().backward()
         update()
 

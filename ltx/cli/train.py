@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ltx.pretraining.run import pretrain
+from ltx.pretraining.run import run_pretraining
 from ltx.pretraining.settings import TrainConfig
 
 
 def train(config: TrainConfig) -> None:
-    """Train, and print where the checkpoint is.
+    """Train, and print the folder of the checkpoint.
 
     Raises:
-        InputError: see `ltx.pretraining.run.pretrain`.
+        InputError: see `ltx.pretraining.run.run_pretraining`.
     """
-    print(f"done: {pretrain(config)}")
+    print(f"done: {run_pretraining(config)}")

@@ -1,4 +1,4 @@
-"""The settings of a training."""
+"""Settings of a training."""
 
 from __future__ import annotations
 
@@ -23,27 +23,38 @@ if TYPE_CHECKING:
 
 @dataclass
 class DataConfig:
-    """Which images train and validate, and how they are cropped."""
+    """Training and validation images, and how they are cropped."""
 
     images: Any = option(
         "scikit-image", help="training images: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image"
     )
     shards: Any = option(
-        None, help="training images in webdataset shards instead: paths or URLs as {000000..001281}.tar, or a list"
+        None, help="training images in webdataset shards instead: paths or URLs such as {000000..001281}.tar, or a list"
     )
-    manifest: str | None = option(None, help="counts of the shards; null = manifest.json beside them, else counted")
-    shuffle: int = option(1000, help="images that each worker holds for shuffling, where they come from shards")
-    val_images: Any = option(None, help="validation images (or shards); null = hold out val_share of the training's")
-    val_share: float = option(0.2, help="share (of images, or of whole shards) held out where val_images is null")
-    batch_size: int = option(16, help="images for each device and micro-batch")
-    workers: int | None = option(None, help="loading processes of each device; null = one a core, 8 at most")
-    crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop")
-    flip: bool = option(True, help="mirror half of the training images")
-    crops: int | None = option(None, help="crops of an image, which come again in turn; null = always another one")
+    manifest: str | None = option(
+        None, help="file with the counts of the shards; null = manifest.json next to them, else count them"
+    )
+    shuffle: int = option(1000, help="size of each worker's shuffle buffer in images, for shards")
+    val_images: Any = option(
+        None, help="validation images (or shards); null = hold out val_share of the training images"
+    )
+    val_share: float = option(
+        0.2, help="share of the images (or of whole shards) held out for validation if val_images is null"
+    )
+    batch_size: int = option(16, help="images per device and micro-batch")
+    workers: int | None = option(None, help="loading processes per device; null = one per core, up to 8")
+    crop_scale: list[float] = option([0.35, 1.0], help="area range of the random resized crop, as shares of the image")
+    flip: bool = option(True, help="mirror training images with probability 1/2")
+    crops: int | None = option(
+        None, help="each image cycles through this many fixed crops; null = a new crop every time"
+    )
     cache: str | None = option(
-        None, help="folder for the classifier's passes over these crops (and a shared trunk's features); null = none"
+        None,
+        help="folder that caches the classifier's passes over these crops; null = no cache",
     )
-    mosaic: float = option(0.25, help="share of images that become mosaics of two or four photographs (if conditioned)")
+    mosaic: float = option(
+        0.25, help="share of training images turned into mosaics of two or four photographs (if conditioned)"
+    )
 
     def __post_init__(self) -> None:
         check_ranges("data.", self, mosaic=(0, 1), shuffle=(1, math.inf))
@@ -53,25 +64,29 @@ class DataConfig:
 
 @dataclass
 class TrainerConfig:
-    """How long, on what, and what is written on the way."""
+    """Length of the training, hardware, and what is written when."""
 
     max_steps: int = option(60, help="optimiser steps")
-    accumulate: int = option(1, help="micro-batches for each optimiser step")
-    clip: float = option(1.0, help="largest norm of the gradient")
-    precision: str = option("fp32", help="of the explainer; masks and losses stay fp32", choices=["fp32", "bf16"])
-    accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
-    devices: Any = option("auto", help="number of devices of a node; auto = as torchrun started, or all")
-    nodes: int = option(1, help="machines, where torchrun does not say it")
-    strategy: str = option(
-        "ddp", help="all of the explainer on each device, or (fsdp) a share of it", choices=["ddp", "fsdp"]
+    accumulate: int = option(1, help="micro-batches per optimiser step")
+    clip: float = option(1.0, help="maximum gradient norm")
+    precision: str = option(
+        "fp32", help="precision of the explainer; masks and losses stay fp32", choices=["fp32", "bf16"]
     )
-    fold_norms: bool = option(True, help="fold the classifier's batch normalisation into its convolutions; faster")
+    accelerator: str = option("auto", help="cpu, gpu or auto", choices=["auto", "cpu", "gpu"])
+    devices: Any = option("auto", help="devices per node; auto = the processes that torchrun started, or all")
+    nodes: int = option(1, help="number of machines; torchrun sets it")
+    strategy: str = option(
+        "ddp", help="ddp = the whole explainer on each device, fsdp = a shard of it", choices=["ddp", "fsdp"]
+    )
+    fold_norms: bool = option(True, help="fold the classifier's batch normalisation into its convolutions (faster)")
     compile: bool = option(False, help="compile the classifier's passes over masked images (torch.compile)")
-    checkpoint_activations: bool = option(False, help="keep less of the classifier's passes, and compute it again")
+    checkpoint_activations: bool = option(
+        False, help="recompute the classifier's activations in the backward pass to save memory"
+    )
     validate_every: int = option(20, help="steps between validations")
-    checkpoint_every: int = option(50, help="steps between resume points: the most that a killed run loses")
+    checkpoint_every: int = option(50, help="steps between resume points, the maximum that a killed run loses")
     log_every: int = option(10, help="steps between rows of metrics.csv")
-    overlays: int = option(6, help="validation images whose masks are drawn after each validation")
+    overlays: int = option(6, help="number of validation images whose masks are drawn after each validation")
     progress: bool = option(True, help="show a progress bar")
 
     def __post_init__(self) -> None:
@@ -84,13 +99,13 @@ class TrainerConfig:
 
 @dataclass
 class OptimiserConfig:
-    """AdamW with a linear warm-up and a cosine decay."""
+    """AdamW with linear warm-up and cosine decay."""
 
     lr: float = option(1e-3, help="peak learning rate")
     trunk_lr: float = option(1e-5, help="peak learning rate of a trainable trunk")
     weight_decay: float = option(0.01, help="decoupled weight decay")
-    warmup: float = option(0.05, help="share of the steps that warm up")
-    floor: float = option(0.02, help="learning rate at the end, as a share of the peak")
+    warmup: float = option(0.05, help="warm-up, as a share of the steps")
+    floor: float = option(0.02, help="final learning rate, as a share of the peak")
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
@@ -100,14 +115,14 @@ class OptimiserConfig:
         )
 
     def factor(self, progress: float) -> float:
-        """The learning rate at a progress in [0, 1], as a share of its peak."""
+        """The learning rate at a training progress in [0, 1], as a share of its peak."""
         if progress < self.warmup:
             return progress / self.warmup
         phase = min(1.0, (progress - self.warmup) / max(1e-9, 1 - self.warmup))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * phase))
 
     def build(self, explainer: MaskNetwork, max_steps: int) -> Any:
-        """What a LightningModule's `configure_optimizers` answers for the trained parameters of `explainer`."""
+        """Result of a LightningModule's `configure_optimizers` for the trainable parameters of `explainer`."""
         groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
         for name, parameter in explainer.named_parameters():
             if parameter.requires_grad:
@@ -115,23 +130,23 @@ class OptimiserConfig:
         rates = {True: self.trunk_lr, False: self.lr}
         parameters = [{"params": group, "lr": rates[trunk]} for trunk, group in groups.items() if group]
         adamw = torch.optim.AdamW(parameters, weight_decay=self.weight_decay)
-        # The first step must move: count it as done.
+        # `s + 1`: with a warm-up, the learning rate of step 0 would be 0.
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: self.factor((s + 1) / max_steps))
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 @dataclass
 class TeacherConfig:
-    """Whose maps order the scores where objective.teacher.weight is above 0."""
+    """The attribution method whose maps rank the mask logits if objective.teacher.weight is above 0."""
 
     method: str = option("iia2", help="attribution method", choices=list(METHODS))
-    options: dict[str, Any] = option({}, help="the method's own options, as options.steps=5 options.variant=released")
-    cache: str = option("runs/teacher_maps", help="folder of the maps, which runs may share")
+    options: dict[str, Any] = option({}, help="options of the method, such as options.steps=5 options.variant=released")
+    cache: str = option("runs/teacher_maps", help="folder of the maps; runs may share it")
     resolution: int = option(56, help="height and width of the stored maps")
-    max_batch: int = option(64, help="rows (path points x images) of one forward pass; bounds memory")
+    max_batch: int = option(64, help="rows (path points x images) per forward pass; bounds memory")
 
     def build(self, classifier: Classifier) -> TeacherMaps:
-        """The teacher of `classifier`'s predictions.
+        """The teacher, which explains the predictions of `classifier`.
 
         Raises:
             InputError: see `TeacherMaps`.
@@ -143,16 +158,16 @@ class TeacherConfig:
 
 @dataclass
 class WandbConfig:
-    """Where the run is logged besides its own folder."""
+    """Logging to wandb, in addition to the run's folder."""
 
     mode: str = option(
         "disabled", help="disabled, offline (sync later) or online", choices=["disabled", "offline", "online"]
     )
     project: str = option("ltx", help="project")
     entity: str | None = option(None, help="user or team; null = the account's default")
-    name: str | None = option(None, help="name of the run; null = drawn by wandb")
-    artifact: str = option("explainer", help="name of the artifact that the checkpoint folder becomes a version of")
-    aliases: list[str] = option(["latest"], help="names of that version, as [latest,best]")
+    name: str | None = option(None, help="name of the run; null = generated by wandb")
+    artifact: str = option("explainer", help="name of the artifact; each checkpoint folder is a version of it")
+    aliases: list[str] = option(["latest"], help="aliases of that version, such as [latest,best]")
 
 
 @dataclass
@@ -161,20 +176,24 @@ class TrainConfig:
 
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
-    objective: ObjectiveConfig = option(ObjectiveConfig, help="what a good mask is")
-    teacher: TeacherConfig = option(TeacherConfig, help="an attribution method that teaches the order of the scores")
-    areas: AreaSampling = option(AreaSampling, help="areas asked for in training, explainer.name=inr")
+    objective: ObjectiveConfig = option(ObjectiveConfig, help="terms that define a good mask")
+    teacher: TeacherConfig = option(
+        TeacherConfig, help="attribution method that teaches the ranking of the mask logits"
+    )
+    areas: AreaSampling = option(AreaSampling, help="areas of the masks in training (explainer.name=inr)")
     fill: Any = option(
-        ["black", "blur"], help="what replaces removed pixels: black, mean, blur, noise, random, or a list to draw from"
+        ["black", "blur"], help="fill for removed pixels: black, mean, blur, noise, random, or a list to draw from"
     )
     data: DataConfig = option(DataConfig, help="images")
-    optimiser: OptimiserConfig = option(OptimiserConfig, help="AdamW, warm-up and cosine")
-    trainer: TrainerConfig = option(TrainerConfig, help="the run")
-    wandb: WandbConfig = option(WandbConfig, help="sharing through wandb")
-    init: str | None = option(None, help="checkpoint folder whose weights the explainer starts from; null = anew")
-    seed: int = option(0, help="of every random draw")
-    resume: bool = option(True, help="go on from OUT/last.ckpt where there is one; false = start anew")
-    out: str = option("runs/train", help="folder of everything that is written")
+    optimiser: OptimiserConfig = option(OptimiserConfig, help="AdamW with warm-up and cosine decay")
+    trainer: TrainerConfig = option(TrainerConfig, help="length, hardware and outputs")
+    wandb: WandbConfig = option(WandbConfig, help="logging to wandb")
+    init: str | None = option(
+        None, help="checkpoint folder to initialise the explainer from; null = random initialisation"
+    )
+    seed: int = option(0, help="random seed")
+    resume: bool = option(True, help="resume from OUT/last.ckpt if it exists; false = start from scratch")
+    out: str = option("runs/train", help="output folder")
 
     def __post_init__(self) -> None:
         check_ranges("", self, seed=(0, 2**63 - 1))

@@ -1,4 +1,4 @@
-"""The classifier's passes over the unmasked training crops, kept on disk for the epochs to come."""
+"""A disk cache of the classifier's forward passes over unmasked training crops, for later epochs."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from ltx.runtime.errors import InputError
 
 
 class UnmaskedPasses:
-    """Logits of each crop, and the features of a shared trunk, by the crop's key; made when first asked for.
+    """Logits of each crop, and the features of a shared trunk, computed on first use and stored by the crop's key.
 
-    They are kept in float32 in the memory order that the classifier gives them, so what is read has the bytes of what
-    was computed. Each row has a checksum, of the crop's pixels too: one that is not whole, or is of other pixels
-    because the images changed where they lie, is computed anew. The processes of a node may share a folder; nodes
-    should have one each.
+    Values are stored in float32 in the memory layout of the classifier's outputs, so that a stored pass equals a
+    computed one to the bit. Each row has a checksum over its values and the crop's pixels: a row that is incomplete, or
+    that was computed from other pixels because the image files changed, is recomputed. The processes of a node may
+    share a folder; each node should have its own.
 
     Args:
-        folder: of the arrays, in a folder of their own for each classifier, precision, choice of features and crops.
-        explainer: whose `predict_and_encode` it stands for.
+        folder: root of the cache. Each combination of classifier, precision, stages and crops has its own subfolder.
+        explainer: its `predict_and_encode` is cached.
         rows: number of keys.
-        crops: what a key determines besides the classifier: images, order and cropping, as text.
+        crops: what, besides the classifier, determines a key's result (images, their order, cropping), as text.
 
     Raises:
-        InputError: the arrays would not fit on the disk.
+        InputError: the arrays do not fit on the disk.
     """
 
     def __init__(self, folder: str | Path, explainer: MaskNetwork, rows: int, crops: str) -> None:
         self.explainer = explainer
         classifier = explainer.classifier
-        made_by = [classifier.fingerprint(), classifier.precision, list(classifier.input_size), rows, crops]
-        made_by += [explainer.stages, "what is written into class tokens"] if explainer.shares_trunk else [None]
-        self.folder = Path(folder) / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
-        like = torch.zeros(2, 3, *classifier.input_size, device=classifier.device)  # of one row, strides say too little
-        tensors = self._pass(like)
+        key = [classifier.fingerprint(), classifier.precision, list(classifier.input_size), rows, crops]
+        # The last entry versions the meaning of `Features.final`; it is part of existing caches' keys.
+        key += [explainer.stages, "what is written into class tokens"] if explainer.shares_trunk else [None]
+        self.folder = Path(folder) / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        # Two images: the strides of a single row do not determine the memory layout.
+        sample = torch.zeros(2, 3, *classifier.input_size, device=classifier.device)
+        tensors = self._compute(sample)
         self._orders = [_memory_order(tensor) for tensor in tensors]
         shapes = [
             tuple(tensor.shape[axis] for axis in order[1:]) for tensor, order in zip(tensors, self._orders, strict=True)
@@ -52,68 +54,70 @@ class UnmaskedPasses:
             self._check_space()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._arrays = [
-            _mapped(self.folder / f"{index}.bin", "float32", (rows, *shape)) for index, shape in enumerate(shapes)
+            _memory_map(self.folder / f"{index}.bin", "float32", (rows, *shape)) for index, shape in enumerate(shapes)
         ]
-        self._sums = _mapped(self.folder / "sums.bin", "uint32", (rows,))
-        drawn = torch.Generator().manual_seed(0)
-        # Below 2^31: the digests of pictures of up to 16 million values stay below 2^63.
-        self._factors = torch.randint(2**31, like.shape[1:], generator=drawn)
+        self._checksums = _memory_map(self.folder / "sums.bin", "uint32", (rows,))
+        generator = torch.Generator().manual_seed(0)
+        # Below 2^31: the digests of images of up to 16 million values stay below 2^63.
+        self._factors = torch.randint(2**31, sample.shape[1:], generator=generator)
 
     def __call__(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Features]:
-        """What `explainer.predict_and_encode(images)` gives; only crops that are not kept pass the classifier.
+        """The result of `explainer.predict_and_encode(images)`; only crops that are not stored pass the classifier.
 
         Args:
-            images: `[B, 3, H, W]` in [0, 1], 255ths.
-            keys: `[B]`, on the CPU; -1 = no crop that will come again.
+            images: `[B, 3, H, W]` in [0, 1], multiples of 1/255.
+            keys: `[B]`, on the CPU; -1 = a crop that is never repeated and not stored.
         """
-        places = keys.numpy()
-        rows = [array[np.maximum(places, 0)] for array in self._arrays]
+        indices = keys.numpy()
+        rows = [array[np.maximum(indices, 0)] for array in self._arrays]
         digests = self._digests(images)
-        kept = [
-            place >= 0 and self._sum(digests[at], rows, at) == self._sums[place]
-            for at, place in enumerate(places.tolist())
+        stored = [
+            index >= 0 and self._checksum(digests[row], rows, row) == self._checksums[index]
+            for row, index in enumerate(indices.tolist())
         ]
-        missing = np.flatnonzero(~np.asarray(kept, dtype=bool))
+        missing = np.flatnonzero(~np.asarray(stored, dtype=bool))
         if len(missing):
-            at = torch.from_numpy(missing).to(images.device)
-            made = self._pass(images[at] if len(missing) < len(kept) else images)
-            for row, tensor, order in zip(rows, made, self._orders, strict=True):
-                row[missing] = tensor.permute(order).cpu().numpy()
-            for place in (place for place in missing.tolist() if places[place] >= 0):
-                for array, row in zip(self._arrays, rows, strict=True):
-                    array[places[place]] = row[place]
-                self._sums[places[place]] = self._sum(digests[place], rows, place)
-        found = [
-            torch.from_numpy(row).to(images.device).permute(tuple(np.argsort(order)))
-            for row, order in zip(rows, self._orders, strict=True)
+            selection = torch.from_numpy(missing).to(images.device)
+            computed = self._compute(images[selection] if len(missing) < len(stored) else images)
+            for values, tensor, order in zip(rows, computed, self._orders, strict=True):
+                values[missing] = tensor.permute(order).cpu().numpy()
+            for row in (row for row in missing.tolist() if indices[row] >= 0):
+                for array, values in zip(self._arrays, rows, strict=True):
+                    array[indices[row]] = values[row]
+                self._checksums[indices[row]] = self._checksum(digests[row], rows, row)
+        tensors = [
+            torch.from_numpy(values).to(images.device).permute(tuple(np.argsort(order)))
+            for values, order in zip(rows, self._orders, strict=True)
         ]
-        logits, features = found[0], found[1:]
+        logits, features = tensors[0], tensors[1:]
         if self.explainer.shares_trunk:
             return logits, Features(features[:-1], features[-1])
         return logits, self.explainer.encode(images)
 
     @torch.no_grad()
-    def _pass(self, images: Tensor) -> list[Tensor]:
+    def _compute(self, images: Tensor) -> list[Tensor]:
         if not self.explainer.shares_trunk:
             return [self.explainer.classifier(images)]
         logits, features = self.explainer.predict_and_encode(images)
         return [logits, *features.stages, features.final]
 
     def _digests(self, images: Tensor) -> list[int]:
-        """32 bits of each image's pixels, summed with random factors where they are: 8 bytes an image leave a GPU."""
+        """32-bit digests: random weighted sums of the pixels, computed on the device (8 bytes an image leave it)."""
         self._factors = self._factors.to(images.device)
         pixels = (images * 255).round_().to(torch.int64)
-        return (pixels.mul_(self._factors).sum((1, 2, 3)) % 2**32).tolist()  # type: ignore[no-any-return]
+        digests: list[int] = (pixels.mul_(self._factors).sum((1, 2, 3)) % 2**32).tolist()
+        return digests
 
-    def _sum(self, digest: int, rows: list[np.ndarray], at: int) -> int:
-        total = digest
-        for row in rows:
-            total = zlib.crc32(row[at].tobytes(), total)
-        return total or 1
+    def _checksum(self, digest: int, rows: list[np.ndarray], row: int) -> int:
+        """CRC-32 of a row's values and its pixel digest; never 0, which marks a row that was not written."""
+        checksum = digest
+        for values in rows:
+            checksum = zlib.crc32(values[row].tobytes(), checksum)
+        return checksum or 1
 
     def _check_space(self) -> None:
-        place = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(place).free
+        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
         if self.bytes > free:
             raise InputError(
                 f"data.cache={self.folder.parent} needs {self.bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
@@ -122,14 +126,14 @@ class UnmaskedPasses:
 
 
 def _memory_order(tensor: Tensor) -> tuple[int, ...]:
-    """The axes from the slowest to the fastest in memory; the first is the batch."""
+    """The axes from the slowest to the fastest in memory; the batch axis is first."""
     strides = tensor.stride()
     rest = sorted(range(1, tensor.ndim), key=lambda axis: (-strides[axis], axis))
     return (0, *rest)
 
 
-def _mapped(file: Path, kind: str, shape: tuple[int, ...]) -> np.memmap:
-    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+def _memory_map(file: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with file.open("ab") as stream:
-        stream.truncate(size)  # of the same size for every process; what is not written yet takes no room
-    return np.memmap(file, dtype=kind, mode="r+", shape=shape)
+        stream.truncate(size)  # a sparse file: rows that are not written take no space
+    return np.memmap(file, dtype=dtype, mode="r+", shape=shape)

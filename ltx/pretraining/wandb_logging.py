@@ -1,4 +1,4 @@
-"""Sharing a run through wandb, where the user asks for it; a failing wandb never stops a run."""
+"""Optional logging to wandb; a failing wandb never stops a run."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from ltx.checkpoints.folder import CARD, CONFIG, TENSORS
 from ltx.pretraining.settings import WandbConfig
 from ltx.results.explanation import Explanation
 
-START, FINISH = 30, 300
-"""Seconds that a server that does not answer is waited for before the training, and after it."""
+INIT_TIMEOUT, FINISH_TIMEOUT = 30, 300
+"""Seconds to wait for a server that does not answer, before and after the training."""
 
 
 class Tracker(WandbLogger):
-    """Lightning's logger, given up with a warning at its first failure: a dead wandb is not waited for twice.
+    """Lightning's wandb logger, disabled with a warning at its first failure so that no later call waits for it.
 
-    Nothing that it raises reaches the training.
+    Its exceptions never reach the training.
     """
 
     alive = True
 
-    def attempt(self, call: Callable[[], object], what: str) -> None:
-        """Do `call` unless wandb failed before."""
+    def attempt(self, call: Callable[[], object], action: str) -> None:
+        """Run `call` unless wandb has failed before.
+
+        Args:
+            call: the wandb calls.
+            action: what they do, for the warning.
+        """
         if not self.alive:
             return
         try:
             call()
-        except Exception as error:  # whatever wandb raises, the run is worth more than its log
+        except Exception as error:  # any error of wandb: the training is worth more than its log
             self.alive = False
-            warnings.warn(f"wandb failed in {what} ({error}); the run goes on without it", stacklevel=3)
+            warnings.warn(f"wandb failed in {action} ({error}); the run continues without it", stacklevel=3)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.attempt(lambda: super(Tracker, self).log_metrics(metrics, step), "logging the curves")
@@ -45,11 +50,15 @@ class Tracker(WandbLogger):
 
 
 def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Tracker | None:
-    """The logger, or None where wandb is disabled, not installed or fails to start (with a warning that says why)."""
+    """Start a wandb run.
+
+    Returns:
+        The logger; None if wandb is disabled, is not installed, or fails to start (with a warning that says why).
+    """
     if config.mode == "disabled":
         return None
     try:
-        import wandb  # here, for it takes a second that other runs need not wait
+        import wandb  # takes a second, which runs without wandb should not wait
 
         logger = Tracker(
             project=config.project,
@@ -58,42 +67,39 @@ def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Tr
             save_dir=str(out),
             offline=config.mode == "offline",
             config=settings,
-            settings=wandb.Settings(init_timeout=START, finish_timeout=FINISH),
+            settings=wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT),
         )
-        _ = logger.experiment  # starts the run: a bad key or a missing network shows here
-    except Exception as error:  # whatever wandb raises, the run is worth more than its log
-        warnings.warn(f"wandb.mode={config.mode} failed ({error}); the run goes on without it", stacklevel=2)
+        _ = logger.experiment  # starts the run, so that a bad key or a missing network fails here
+    except Exception as error:  # any error of wandb: the training is worth more than its log
+        warnings.warn(f"wandb.mode={config.mode} failed ({error}); the run continues without it", stacklevel=2)
         return None
     return logger
 
 
 @rank_zero_only
-def share_overlays(logger: Tracker, found: Explanation, step: int) -> None:
-    """The validation images with their masks as wandb draws them, and a table of their numbers."""
+def log_overlays(logger: Tracker, explanation: Explanation, step: int) -> None:
+    """Log the validation images with their masks as wandb draws them, and a table of their probabilities."""
 
     def log() -> None:
         import wandb
 
-        records = [found.record(index) for index in range(len(found))]
+        records = [explanation.record(index) for index in range(len(explanation))]
         images = []
         for index, record in enumerate(records):
-            arrays = found.arrays(index)
+            arrays = explanation.arrays(index)
             kept = (arrays.get("mask", arrays["map"]) > 0.5).astype(np.uint8)
             masks = {"kept": {"mask_data": kept, "class_labels": {0: "removed", 1: "kept"}}}
             images.append(wandb.Image(arrays["image"], masks=masks, caption=record["label"]))
         columns: list[str | int] = list(records[0]) if records else []
         table = wandb.Table(columns=columns, data=[list(record.values()) for record in records])
-        shown = {"masks": images, "explanations": table, "trainer/global_step": step}
-        logger.experiment.log(shown)
+        logger.experiment.log({"masks": images, "explanations": table, "trainer/global_step": step})
 
     logger.attempt(log, "logging the masks")
 
 
 @rank_zero_only
-def share_checkpoint(
-    logger: Tracker | None, config: WandbConfig, out: Path, scores: dict[str, float], data: str
-) -> None:
-    """The checkpoint folder as a new version of an artifact that this run makes; offline, `wandb sync` uploads it."""
+def log_checkpoint(logger: Tracker | None, config: WandbConfig, out: Path, scores: dict[str, float], data: str) -> None:
+    """Log the checkpoint folder as a new version of an artifact; in offline mode `wandb sync` uploads it."""
     if logger is None:
         return
 
@@ -108,7 +114,7 @@ def share_checkpoint(
     logger.attempt(log, "sharing the checkpoint")
 
 
-def finish(logger: Tracker | None, failed: bool = False) -> None:
-    """Write out what the logger still holds, and whether the run failed; what goes wrong here is a warning."""
+def finish_run(logger: Tracker | None, failed: bool = False) -> None:
+    """Flush the logger and end the wandb run with its exit status; failures become warnings."""
     if logger is not None:
         logger.attempt(lambda: logger.experiment.finish(exit_code=int(failed)), "finishing")

@@ -11,10 +11,9 @@ import torch
 import wandb
 
 from ltx import InputError, load
-from ltx.config.command_line import parse
-from ltx.pretraining.run import pretrain
-from ltx.pretraining.settings import TrainConfig
+from ltx.pretraining.run import run_pretraining
 from tests.support.small_inputs import write_photographs, write_weights
+from tests.support.small_trainings import small_training_config, with_weights
 
 
 class Registry:
@@ -59,19 +58,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     write_weights(folder)
     write_photographs(folder / "photos", (f"{index}.png" for index in range(5)), (70, 70))
-    settings = {
-        **{"classifier.name": "resnet10t", "classifier.num_classes": 4, "classifier.input_size": 64},
-        **{"classifier.weights": folder / "weights.safetensors", "data.images": folder / "photos", "data.workers": 0},
-        **{"data.batch_size": 2, "trainer.accelerator": "cpu", "trainer.progress": "false", "trainer.max_steps": 2},
-        **{
-            "trainer.validate_every": 2,
-            "trainer.overlays": 1,
-            "wandb.mode": "offline",
-            "wandb.aliases": "[latest,best]",
-        },
-        "out": folder / "run",
-    }
-    return pretrain(parse(TrainConfig, [f"{key}={value}" for key, value in settings.items()], "train.py", ""))
+    words = ["data.batch_size=2", "trainer.max_steps=2", "trainer.validate_every=2", "trainer.overlays=1"]
+    words += [*with_weights(folder / "weights.safetensors"), "wandb.mode=offline", "wandb.aliases=[latest,best]"]
+    return run_pretraining(small_training_config(folder / "photos", folder / "run", *words))
 
 
 @pytest.fixture

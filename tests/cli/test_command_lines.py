@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from ltx.cli.finetune import finetune_files
 from ltx.config.command_line import run
 from ltx.finetuning.settings import FinetuneConfig
-from ltx.pretraining.run import pretrain
+from ltx.pretraining.run import run_pretraining
 from ltx.pretraining.settings import TrainConfig
 from tests.support.small_inputs import write_photographs, write_weights
 
@@ -61,7 +61,7 @@ def called(main: Callable[[Any], object], schema: type, words: list[str]) -> int
 
 def pretrain_words(place: Path, *words: str, succeeds: bool = False) -> int:
     fixed = [*SMALL, f"classifier.weights={place}/weights.safetensors", f"classifier.class_names={place}/names.txt"]
-    code = called(pretrain, TrainConfig, [*fixed, *words])
+    code = called(run_pretraining, TrainConfig, [*fixed, *words])
     assert not succeeds or code == 0
     return code
 
@@ -259,9 +259,9 @@ def test_a_run_does_not_go_on_with_other_weights_of_the_classifier(
     weights = tmp_path / "weights.safetensors"
     shutil.copy(place / "weights.safetensors", weights)
     words = [f"data.images={place}/good", f"out={tmp_path}/run", f"classifier.weights={weights}"]
-    assert called(pretrain, TrainConfig, [*SMALL, *words]) == 0
+    assert called(run_pretraining, TrainConfig, [*SMALL, *words]) == 0
     save_file({name: value + 0.01 for name, value in load_file(weights).items()}, weights)
-    assert called(pretrain, TrainConfig, [*SMALL, *words]) == 2
+    assert called(run_pretraining, TrainConfig, [*SMALL, *words]) == 2
     assert "holds a run with other weights of resnet10t" in capfd.readouterr().err.splitlines()[-1]
 
 
@@ -318,9 +318,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(
 ):
     import errno
 
-    import ltx.pretraining.run as job
+    import ltx.pretraining.checkpoint_writer as checkpoint_writer
 
-    save, saved = job.save_checkpoint, []
+    save, saved = checkpoint_writer.save_checkpoint, []
 
     def full(folder: Path, *args: Any, **kwargs: Any) -> None:
         if saved:
@@ -331,7 +331,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(
     out = tmp_path / "run"
     words = [f"data.images={place}/good", f"out={out}", "trainer.max_steps=4", "trainer.checkpoint_every=2"]
     with monkeypatch.context() as patched:
-        patched.setattr(job, "save_checkpoint", full)
+        patched.setattr(checkpoint_writer, "save_checkpoint", full)
         assert pretrain_words(place, *words) == 1
     assert capfd.readouterr().err.strip().splitlines()[-1].endswith("No space left on device")
     assert (out / "explainer.safetensors").read_bytes() == saved[0]

@@ -7,38 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from ltx.config.command_line import parse
+from ltx.data.shards.making import make
+from ltx.data.shards.settings import MakeConfig
 from ltx.pretraining.settings import TrainConfig
 from tests.support.small_inputs import write_photographs
+from tests.support.small_trainings import small_training_config
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
+    """Ten photographs."""
     return write_photographs(tmp_path / "photos", (f"{index}.png" for index in range(10)), (72, 80), cells=(5, 5))
 
 
 @pytest.fixture
-def config_for() -> Callable[..., TrainConfig]:
-    """`config_for(photos, out, *words)`: six steps of four images on one core."""
-    return configured
+def config_for(photos: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """`config_for("run", *words)`: settings of a small training on `photos`, into `tmp_path / "run"`."""
+
+    def config(out: str, *words: str) -> TrainConfig:
+        return small_training_config(photos, tmp_path / out, *words)
+
+    return config
 
 
-def configured(photos: Path, out: Path, *words: str) -> TrainConfig:
-    fixed = [
-        "classifier.name=resnet18",
-        "classifier.weights=random",
-        "classifier.num_classes=6",
-        "classifier.input_size=64",
-        f"data.images={photos}",
-        "data.batch_size=4",
-        "data.workers=0",
-        "trainer.accelerator=cpu",
-        "trainer.progress=false",
-        "trainer.max_steps=6",
-        "trainer.validate_every=3",
-        "trainer.checkpoint_every=2",
-        "trainer.log_every=1",
-        "trainer.overlays=2",
-        f"out={out}",
-    ]
-    return parse(TrainConfig, [*fixed, *words], "train.py", "")
+@pytest.fixture
+def shards(photos: Path, tmp_path: Path) -> Path:
+    """The ten photographs in five shards."""
+    make(MakeConfig(images=str(photos), out=str(tmp_path / "shards"), per_shard=2))
+    return tmp_path / "shards"

@@ -157,8 +157,9 @@ def test_the_forward_pass_of_a_training_step_never_waits(name: str) -> None:
     generators = [torch.Generator() for _ in range(4)]
     with fake_cuda() as device:
         moved, pixels = device.move(module), device.rand(4, 3, *explainer.classifier.input_size)
-        areas = moved.areas_in_training(pixels, generators)
-        batch, verdict = moved.judge(pixels, generators, areas, maps=pixels[:, :1], map_targets=device.classes(4))
+        areas = moved.training_areas(pixels, generators)
+        teacher = (pixels[:, :1], device.classes(4))
+        batch, verdict = moved.evaluate_objective(pixels, generators, areas, teacher=teacher)
         assert on_gpu(batch.mask, verdict.loss)
         assert not device.synchronisations
 

@@ -1,4 +1,4 @@
-"""An attribution method as the explainer's teacher: its settings, and its maps before the first step."""
+"""The teacher's maps, computed before the first step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from ltx.data.folder import FolderData
 from ltx.runtime.progress import progress_bar
 
 
-class TeacherFirst(lightning.Callback):
-    """Before the first step, every rank makes its share of the training images' maps that are not stored yet.
+class PrecomputeTeacherMaps(lightning.Callback):
+    """Compute and store the teacher's maps of the training images before the first step, each rank its share.
+
+    Maps that are stored already are not recomputed.
 
     Args:
-        teacher: makes the maps.
-        data: whose training files are explained.
-        max_batch: rows of one forward pass.
-        progress: show a bar, on the first rank.
+        teacher: computes and stores the maps.
+        data: provides the training files.
+        max_batch: rows of one forward pass; bounds memory.
+        progress: show a bar on the first rank.
     """
 
     def __init__(self, teacher: TeacherMaps, data: FolderData, max_batch: int, progress: bool) -> None:

@@ -1,0 +1,1 @@
+"""Lightning callbacks: what a training writes on the way, when it validates, and how it stops."""

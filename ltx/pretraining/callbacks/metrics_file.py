@@ -1,0 +1,80 @@
+"""The training curves as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.utilities import rank_zero_only
+
+from ltx.runtime.atomic_files import write_atomically
+
+
+class MetricsFile(lightning.Callback):
+    """Append a row to `metrics.csv` every `every` steps and after each validation.
+
+    A resumed run first drops the rows after its resume point, so that no step is listed twice.
+
+    Args:
+        file: the CSV file. Columns are added when a metric first appears.
+        every: optimiser steps between two training rows.
+    """
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file = file
+        self.every = every
+        self._columns: list[str] = []
+        self._start_time = time.monotonic()
+
+    @rank_zero_only
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not self.file.exists():
+            return
+        with self.file.open(newline="") as stream:
+            reader = csv.DictReader(stream)
+            # A step is validated after its resume point is written: `DueValidations` repeats that validation.
+            rows = [row for row in reader if int(row["step"]) + bool(row.get("val/loss")) <= trainer.global_step]
+            self._columns = list(reader.fieldnames or [])
+        self._write(rows)
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step_ended = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if step_ended and trainer.global_step % self.every == 0:
+            self._append(trainer, "train/")
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._append(trainer, "val/")
+
+    def _append(self, trainer: lightning.Trainer, prefix: str) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+        metrics = {name: value for name, value in metrics.items() if not math.isnan(value)}  # NaN = term not computed
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        seconds = round(time.monotonic() - self._start_time, 2)
+        row = {"step": trainer.global_step, "seconds": seconds, "lr": lr, **metrics}
+        if set(row) <= set(self._columns):
+            with self.file.open("a", newline="") as stream:
+                csv.DictWriter(stream, self._columns).writerow(row)
+            return
+        rows: list[dict[str, Any]] = []
+        if self.file.exists():
+            with self.file.open(newline="") as stream:
+                rows = list(csv.DictReader(stream))
+        self._columns += [name for name in row if name not in self._columns]
+        self._write([*rows, row])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.file, text.getvalue().encode())

@@ -1,0 +1,59 @@
+"""Whether a folder contains an interrupted run of the same settings, and where it resumes."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ltx.checkpoints.folder import CONFIG, TENSORS, made_for, read_config
+from ltx.classifier.classifier import Classifier
+from ltx.pretraining.settings import TrainConfig
+from ltx.runtime.errors import InputError
+
+FREE_SETTINGS = (
+    *("out", "resume", "wandb.", "data.workers", "trainer.progress"),
+    # `ResumePoint` compares their product.
+    *("data.batch_size", "trainer.accumulate", "trainer.devices", "trainer.nodes"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.compile", "trainer.checkpoint_activations"),
+    "trainer.fold_norms",
+    *("teacher.cache", "teacher.max_batch", "data.cache"),
+)
+"""Settings, or groups of them, that may differ between a run and its resumption."""
+
+
+def find_resume_point(config: TrainConfig, classifier: Classifier) -> str | None:
+    """Path of the `last.ckpt` to resume from; None = start from scratch.
+
+    Depends on nothing that is written before the first step, so that processes that start later get the same answer.
+
+    Raises:
+        InputError: the folder contains a run with other settings or another classifier, or a damaged one.
+    """
+    out = Path(config.out)
+    point = out / "last.ckpt"
+    if not config.resume or not point.is_file():
+        return None
+    fix = "choose another out=…, or resume=false to start from scratch there"
+    try:
+        previous = _flatten(read_config(out))
+    except InputError as error:
+        raise InputError(f"out={out} contains {point.name}, but no readable {CONFIG}; {fix}") from error
+    if not zipfile.is_zipfile(point):  # torch's format, with its table of contents at the end of the file
+        raise InputError(f"out={out}: {point.name} is incomplete; {fix}")
+    current = _flatten(asdict(config))
+    default = _flatten(asdict(TrainConfig()))  # for settings that did not exist when the run started
+    for name in sorted(previous.keys() | current.keys()):
+        before = previous.get(name, default.get(name))
+        if before != current.get(name) and not name.startswith(FREE_SETTINGS):
+            raise InputError(f"out={out} contains a run with {name}={before}, now {current.get(name)}; {fix}")
+    if (out / TENSORS).is_file() and made_for(out).get("fingerprint") != classifier.fingerprint():
+        raise InputError(f"out={out} contains a run with other weights of {classifier.name}; {fix}")
+    return str(point)
+
+
+def _flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {prefix[:-1]: settings}
+    return {name: value for key, part in settings.items() for name, value in _flatten(part, f"{prefix}{key}.").items()}
