@@ -1,1 +1,1 @@
-"""What a good mask is: one term a file, and their weighted sum."""
+"""Terms that say what a good mask is, one per file, and their weighted sum."""

@@ -1,4 +1,4 @@
-"""How much of the image the mask may keep."""
+"""The area term: a penalty on how much of the image the mask keeps."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ if TYPE_CHECKING:
 
 @dataclass
 class Area:
-    """A penalty on the visible mask, mean over its pixels.
+    """Penalty on the mask at image resolution, averaged over its pixels.
 
-    `l1` = m. `bce` = -log(1 - m), binary cross-entropy towards an empty mask. `released` = log(1 + e^m), what the
-    released LTX code computes: cross-entropy with logits of a mask that went through a sigmoid already (floor log 2,
-    slope 0.5 to 0.73). `entropy` = binary entropy, which makes masks crisp and says nothing of their size. `band` = the
-    distance of the mean from [low, high]. `sorted` = |sort(m) - r_a|² with `r_a` one on the top share `target` of the
-    pixels and zero elsewhere (extremal perturbations, Fong et al. 2019); a network that takes areas is held to the one
-    it was asked for.
+    The kinds are:
+
+    - `l1`: m.
+    - `bce`: -log(1 - m), the binary cross-entropy towards an empty mask.
+    - `released`: log(1 + e^m), as in the released LTX code: the cross-entropy with logits, applied to a mask that has
+      already passed through a sigmoid. Its minimum is log 2, its slope 0.5 to 0.73.
+    - `entropy`: the binary entropy, which makes masks crisp and does not depend on their size.
+    - `band`: the distance of the mean from [low, high].
+    - `sorted`: |sort(m) - r_a|², with `r_a` one on the top share `target` of the pixels and zero elsewhere (extremal
+      perturbations, Fong et al. 2019). For networks that take areas, the requested area replaces `target`.
     """
 
     only_in_training: ClassVar[bool] = False
     weight: Any = option(4.0, help="weight, or [[progress, weight], …]")
-    kind: str = option("l1", help="the penalty", choices=["l1", "bce", "released", "entropy", "band", "sorted"])
-    low: float = option(0.05, help="band: no penalty from this mean on")
-    high: float = option(0.35, help="band: no penalty up to this mean")
-    target: float = option(0.2, help="sorted: the share of the image that is kept, if the network takes none")
+    kind: str = option("l1", help="kind of penalty", choices=["l1", "bce", "released", "entropy", "band", "sorted"])
+    low: float = option(0.05, help="band: lower end of the mean without penalty")
+    high: float = option(0.35, help="band: upper end of the mean without penalty")
+    target: float = option(0.2, help="sorted: share of the image to keep, for networks that take no areas")
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
             raise InputError(f"objective.area: low={self.low}, high={self.high}; need 0 <= low <= high <= 1")
         if not 0 < self.target < 1:
-            raise InputError(f"objective.area.target={self.target}; need a share between 0 and 1")
+            raise InputError(f"objective.area.target={self.target}; give a share between 0 and 1")
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {}
@@ -55,8 +59,8 @@ class Area:
         if self.kind == "sorted":
             target = mask.new_tensor(self.target) if batch.areas is None else batch.areas[:, None]
             positions = torch.arange(mask.shape[1], device=mask.device)
-            wanted = (positions >= ((1 - target) * mask.shape[1]).round()).to(mask)
-            return (mask.sort(1).values - wanted).square().mean(1)
+            step = (positions >= ((1 - target) * mask.shape[1]).round()).to(mask)
+            return (mask.sort(1).values - step).square().mean(1)
         mask = mask.clamp(1e-6, 1 - 1e-6)
         if self.kind == "bce":
             return -torch.log1p(-mask).mean(1)

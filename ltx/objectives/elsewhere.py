@@ -1,4 +1,4 @@
-"""Of a mosaic, the mask keeps nothing of the photographs that were not asked about."""
+"""The elsewhere term: a penalty on mask pixels in a mosaic's photographs of other classes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Elsewhere:
-    """What the mask keeps of a mosaic's photographs of other classes, as a share of the whole image.
+    """Share of the image that the mask keeps in a mosaic's photographs of other classes.
 
-    The grid pointing game (Böhle et al., CVPR 2021) asks the same of finished maps. Weights are prices of a pixel:
-    of `area` everywhere, of this term where the class that is asked about cannot be. Nothing is said of whole
-    photographs, and nothing of a photograph for which the classifier predicts the class that is asked about.
+    The grid pointing game (Böhle et al., CVPR 2021) measures the same on finished maps. The weight is the cost of a
+    kept pixel, like that of `area`, but only where the target class cannot be. The term is zero for single photographs,
+    and ignores photographs for which the classifier predicts the target class.
     """
 
     only_in_training: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The prediction under the kept pixels must be preserved."""
+"""The keep term: the kept pixels preserve the prediction."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Keep:
-    """`CE(f(keep(x, m)), y)` (LTX, ICDM 2023), minus the logit (Fong et al. 2019), or KL to the whole prediction.
+    """Loss of the target class under the kept pixels.
 
-    The cross-entropy cares most for masks that keep next to nothing of the class, as all do that are small enough;
-    `1 - p_y`, the `lost_probability`, cares for those that a change could still mend.
+    The kinds are:
+
+    - `cross_entropy`: `CE(f(keep(x, m)), y)` (LTX, ICDM 2023). Its gradient is largest for masks that keep next to
+      nothing of the class, as very small masks do.
+    - `lost_probability`: `1 - p_y`. Its gradient is largest for masks that a small change can still improve.
+    - `logit`: minus the logit (Fong et al. 2019), unbounded.
+    - `kl`: the KL divergence from the prediction for the full image.
     """
 
     only_in_training: ClassVar[bool] = False
     weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
     kind: str = option(
         "cross_entropy",
-        help="cross_entropy of the class, lost_probability (1 - p), logit (unbounded), or kl from the whole prediction",
+        help="cross_entropy of the class, lost_probability (1 - p), logit (unbounded), or kl from the full image's "
+        "prediction",
         choices=["cross_entropy", "lost_probability", "logit", "kl"],
     )
 
@@ -42,8 +48,8 @@ class Keep:
         if self.kind == "lost_probability":
             return 1 - batch.classifier.log_probability(kept, batch.targets).exp()
         if batch.classifier.head == "softmax":
-            whole = batch.unmasked_logits.log_softmax(1)
-            return F.kl_div(kept.log_softmax(1), whole, reduction="none", log_target=True).sum(1)
-        whole = batch.unmasked_logits.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(batch.unmasked_logits, whole, reduction="none")
-        return (F.binary_cross_entropy_with_logits(kept, whole, reduction="none") - entropy).sum(1)
+            unmasked = batch.unmasked_logits.log_softmax(1)
+            return F.kl_div(kept.log_softmax(1), unmasked, reduction="none", log_target=True).sum(1)
+        unmasked = batch.unmasked_logits.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(batch.unmasked_logits, unmasked, reduction="none")
+        return (F.binary_cross_entropy_with_logits(kept, unmasked, reduction="none") - entropy).sum(1)

@@ -1,4 +1,4 @@
-"""A batch of images with their masks, as the terms of an objective see it."""
+"""A batch of images with their masks: the input of the terms of an objective."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ltx.runtime.seeds import Source, draw
 
 @dataclass
 class MaskedBatch:
-    """A batch under explanation.
+    """Images, their masks, and what the terms of an objective compare them with.
 
     Attributes:
         classifier: the explained model.
         images: `[B, 3, H, W]` in [0, 1].
-        background: what removed pixels become, `[B, 3, H, W]`.
-        targets: the classes asked about, `[B]`.
-        unmasked_logits: the classifier's logits for the whole images, `[B, K]`.
-        scores: the network's mask logits, `[B, 1, h, w]`.
-        mask: the visible mask, `[B, 1, H, W]` in [0, 1], 1 = keep.
-        generator: source of every random draw of the terms, one or one for each image; or None.
-        shared_draws: draw once for the whole batch, so that no image's result depends on its neighbours.
-        teacher: maps whose order the scores should have, `[B, 1, h', w']`, constant where an image has no teacher; None
-            = no image has one.
-        elsewhere: where the images show a photograph of another class than the one asked about, `[B, 1, H, W]` of 0
-            and 1, in a batch that holds mosaics; None = nothing is known of that.
-        areas: the area that each mask was asked for, `[B]`, where the network takes one.
-        allowed: which pixels a mask may keep, `[B, 1, H, W]` in [0, 1]; None = all of them.
-        jitter: what moves the masked images `[N, 3, H, W]` before they are classified, or None.
+        background: fill for removed pixels, `[B, 3, H, W]`.
+        targets: target classes, `[B]`.
+        unmasked_logits: logits of the unmasked forward pass, `[B, K]`.
+        scores: mask logits of the network, `[B, 1, h, w]`.
+        mask: the mask at image resolution, `[B, 1, H, W]` in [0, 1], 1 = keep.
+        generator: random generator of the terms, one for the batch or one per image; None = torch's default.
+        shared_draws: draw once for the whole batch, so that an image's result does not depend on its neighbours.
+        teacher: teacher maps that define the order of the scores, `[B, 1, h', w']`; constant for images without a
+            teacher. None = no image has one.
+        elsewhere: 1 at pixels of mosaics that belong to a photograph of another class than the target, else 0,
+            `[B, 1, H, W]`. None = the batch has no mosaics.
+        areas: requested area of each mask, `[B]`, for networks that take areas.
+        allowed: pixels that a mask may keep, `[B, 1, H, W]` in [0, 1]; None = all of them.
+        jitter: transform of the masked images `[N, 3, H, W]` before they are classified, or None.
     """
 
     classifier: Classifier
@@ -52,19 +52,19 @@ class MaskedBatch:
     jitter: Callable[[Tensor], Tensor] | None = None
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform draws in [0, 1), `[B, *shape]` on the images' device."""
+        """Draw uniform numbers in [0, 1), `[B, *shape]`, on the images' device."""
         rows = 1 if self.shared_draws else self.images.shape[0]
-        drawn = draw(torch.rand, rows, shape, self.generator, self.images)
-        return drawn.expand(self.images.shape[0], *shape)
+        numbers = draw(torch.rand, rows, shape, self.generator, self.images)
+        return numbers.expand(self.images.shape[0], *shape)
 
 
 def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Logits `[B, K]` of the masked image under each mask `[B, 1, H, W]`, each classified once."""
+    """Classify the masked image of each mask `[B, 1, H, W]` in one batch: logits `[B, K]` by the mask's name."""
     if not masks:
         return {}
     masked_images = torch.cat([keep(batch.images, mask, batch.background) for mask in masks.values()])
     if batch.jitter is not None:
         masked_images = batch.jitter(masked_images)
     rows = CPU_ROWS if masked_images.device.type == "cpu" else len(masked_images)
-    logits = torch.cat([batch.classifier(part) for part in masked_images.split(rows)])
+    logits = torch.cat([batch.classifier(part) for part in torch.split(masked_images, rows)])
     return dict(zip(masks, logits.chunk(len(masks)), strict=True))

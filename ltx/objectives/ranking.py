@@ -1,4 +1,4 @@
-"""A differentiable deletion and insertion: the order of the scores must be right at every area."""
+"""The ranking term: a differentiable form of the deletion and insertion metrics."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass
 class Ranking:
-    """Keep the top share `a` of the scores: the class must survive; remove it: the class must be lost.
+    """Keeping the top share `a` of the scores preserves the class, and removing it destroys the class, for random `a`.
 
-    For each of `areas` random `a`, the scores, standardised over the image, become the mask of that area (see
-    `masks_of_area`: raising all scores alike changes no mask). Value: the mean over the areas of
-    `-log p_y(kept) - log(1 - p_y(removed))`, or, with `kind="probability"`, of `1 - p_y(kept) + p_y(removed)`: a
-    Monte-Carlo estimate of the areas above insertion's and under deletion's curve. Logarithms care most for what is
-    kept at small areas, which they never forgive; probabilities weigh both curves as the metrics do. `removed` above 1
-    trades insertion for deletion: an order cannot be the best for both where scattered pixels destroy a prediction
-    sooner than its object does. With `hard`, masks are zeros and ones on the scores' grid, nearly what
-    the metrics show, and the gradient is the soft mask's (straight-through).
+    For each of `areas` random areas `a`, the scores, standardised over the image, are thresholded to the mask of that
+    area (see `masks_of_area`), so that adding a constant to all scores changes no mask. The value is the mean over the
+    areas of `-log p_y(kept) - log(1 - p_y(removed))` or, with `kind="probability"`, of `1 - p_y(kept) + p_y(removed)`:
+    a Monte Carlo estimate of the area above the insertion curve plus the area under the deletion curve. Logarithms
+    emphasise small areas, where the probability is lowest; probabilities weight both curves as the metrics do.
+
+    `removed` above 1 trades insertion for deletion: no order is optimal for both where scattered pixels destroy a
+    prediction sooner than its object does. With `hard`, masks are binary on the scores' grid, close to those of the
+    metrics, and the gradient is that of the soft mask (straight-through).
     """
 
     only_in_training: ClassVar[bool] = False
     weight: Any = option(0.0, help="weight, or [[progress, weight], …]")
-    areas: int = option(1, help="random areas for each image and step; each costs two masked images")
+    areas: int = option(1, help="random areas per image and step; each costs two masked images")
     low: float = option(0.05, help="smallest area")
     high: float = option(0.9, help="largest area")
     temperature: float = option(0.2, help="softness of the masks, in standard deviations of the scores")
     kind: str = option("log", help="log-probabilities or probabilities", choices=["log", "probability"])
-    hard: bool = option(False, help="masks of zeros and ones on their grid, gradient of the soft mask")
-    removed: float = option(1.0, help="weight of the removed masked images beside the kept ones, 0 or more")
-    noise: float = option(0.0, help="uniform noise added to the standardised scores, half width")
+    hard: bool = option(False, help="binary masks on the scores' grid, with the gradient of the soft mask")
+    removed: float = option(1.0, help="weight of the removed pixels relative to the kept ones, 0 or more")
+    noise: float = option(0.0, help="half width of the uniform noise added to the standardised scores")
 
     def __post_init__(self) -> None:
-        spread = 0 < self.temperature < math.inf and 0 <= self.removed < math.inf and 0 <= self.noise < math.inf
-        if self.areas < 1 or not spread or not 0 < self.low < self.high < 1:
+        finite = 0 < self.temperature < math.inf and 0 <= self.removed < math.inf and 0 <= self.noise < math.inf
+        if self.areas < 1 or not finite or not 0 < self.low < self.high < 1:
             raise InputError(
                 f"objective.ranking: areas={self.areas}, temperature={self.temperature}, low={self.low}, "
                 f"high={self.high}, removed={self.removed}, noise={self.noise}; need areas >= 1, temperature > 0, "
@@ -61,18 +62,18 @@ class Ranking:
         free = None if batch.allowed is None else F.interpolate(batch.allowed, scores.shape[-2:], mode="area")
         masks = masks_of_area(scores.expand(-1, self.areas, -1, -1), areas, self.temperature, free)
         if self.hard:
-            places = scores[0].numel()
-            rank = ((1 - areas) * places).long().clamp_max(places - 1)
-            possible = scores.detach() if free is None else scores.detach().masked_fill(free < 0.5, -math.inf)
-            threshold = possible.flatten(1).sort(1).values.gather(1, rank)[..., None, None]
-            masks = (possible >= threshold).to(masks) + masks - masks.detach()
+            cells = scores[0].numel()
+            rank = ((1 - areas) * cells).long().clamp_max(cells - 1)
+            candidates = scores.detach() if free is None else scores.detach().masked_fill(free < 0.5, -math.inf)
+            threshold = candidates.flatten(1).sort(1).values.gather(1, rank)[..., None, None]
+            masks = (candidates >= threshold).to(masks) + masks - masks.detach()
         visible = F.interpolate(masks, batch.images.shape[-2:], mode="bilinear", align_corners=False)
         visible = visible if batch.allowed is None else visible * batch.allowed
-        asked: dict[str, Tensor] = {}
-        for index, mask in enumerate(visible.split(1, dim=1)):
-            asked[f"ranking kept {index}"] = mask
-            asked[f"ranking removed {index}"] = 1 - mask
-        return asked
+        named: dict[str, Tensor] = {}
+        for index, mask in enumerate(torch.split(visible, 1, dim=1)):
+            named[f"ranking kept {index}"] = mask
+            named[f"ranking removed {index}"] = 1 - mask
+        return named
 
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         classifier, total = batch.classifier, torch.zeros_like(batch.targets, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The counterfactual: without the mask's pixels the class must be lost."""
+"""The remove term: without the kept pixels, the class is lost (the counterfactual)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Remove:
-    """`-log(1 - p_y(f(keep(x, 1 - m))))`, bounded below by 0, or the class's logit.
+    """`-log(1 - p_y(f(keep(x, 1 - m))))`, which is at least 0, or the class's logit.
 
-    The counterfactual branch of LTX (ICDM 2023) as its paper means it; the released code overwrote the other branch.
+    The counterfactual branch of LTX (ICDM 2023) as its paper describes it. In the released code, this branch overwrote
+    the logits of the keep branch.
     """
 
     only_in_training: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The registry of terms, and their settings."""
+"""Registry of the terms, and their settings."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ltx.objectives.teacher import Teacher
 
 @dataclass
 class ObjectiveConfig:
-    """The registry of terms, and the settings of each; a term of weight 0 is not computed."""
+    """Registry of the terms, with the settings of each; a term of weight 0 is not computed."""
 
     keep: Keep = option(Keep, help="the kept pixels preserve the prediction")
-    remove: Remove = option(Remove, help="without the mask's pixels the class is lost")
-    area: Area = option(Area, help="how much is kept")
-    smoothness: Smoothness = option(Smoothness, help="neighbouring places agree")
-    ranking: Ranking = option(Ranking, help="the order of the scores is right at every area")
-    elsewhere: Elsewhere = option(Elsewhere, help="nothing of a mosaic's other photographs is kept, in training only")
-    teacher: Teacher = option(Teacher, help="the scores are ordered as a teacher's map, in training only")
+    remove: Remove = option(Remove, help="without the kept pixels, the class is lost")
+    area: Area = option(Area, help="how much the mask keeps")
+    smoothness: Smoothness = option(Smoothness, help="neighbouring mask values agree")
+    ranking: Ranking = option(Ranking, help="deletion and insertion at random areas")
+    elsewhere: Elsewhere = option(Elsewhere, help="nothing is kept of a mosaic's other photographs (training only)")
+    teacher: Teacher = option(Teacher, help="the scores are ordered like a teacher's map (training only)")
 
     def __post_init__(self) -> None:
         for field in fields(self):

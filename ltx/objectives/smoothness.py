@@ -1,4 +1,4 @@
-"""Neighbouring places of the mask should agree."""
+"""The smoothness term: neighbouring mask values agree."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 class Smoothness:
     """Total variation of the mask on its own grid: mean of |m(p) - m(q)|^power over neighbours p, q.
 
-    Of a network that takes areas: of the sigmoid of its scores, whatever the area.
+    The mask is the sigmoid of the scores, for networks that take areas too.
     """
 
     only_in_training: ClassVar[bool] = False
     weight: Any = option(0.1, help="weight, or [[progress, weight], …]")
-    power: float = option(2.0, help="1 = anisotropic total variation; 2 punishes steep edges more than long ones")
+    power: float = option(2.0, help="1 = anisotropic total variation; 2 penalises steep edges more than long ones")
 
     def __post_init__(self) -> None:
-        check_ranges("objective.smoothness.", self, power=(1, math.inf))  # below, equal neighbours have no gradient
+        check_ranges("objective.smoothness.", self, power=(1, math.inf))  # below 1, equal neighbours have no gradient
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {}
@@ -35,5 +35,5 @@ class Smoothness:
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         mask = batch.scores.float().sigmoid()
         across, down = mask.diff(dim=3), mask.diff(dim=2)
-        steps = [each.abs().pow(self.power).mean((1, 2, 3)) for each in (across, down) if each.shape[2:].numel()]
+        steps = [step.abs().pow(self.power).mean((1, 2, 3)) for step in (across, down) if step.shape[2:].numel()]
         return torch.stack(steps).sum(0) if steps else torch.zeros_like(mask[:, 0, 0, 0])

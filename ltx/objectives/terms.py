@@ -1,4 +1,4 @@
-"""What a term of the objective is, and how its weight is scheduled."""
+"""The interface of a term, and the schedule of its weight."""
 
 from __future__ import annotations
 
@@ -18,30 +18,43 @@ Weight = float | Sequence[Sequence[float]]
 
 
 class Term(Protocol):
-    """One term of the objective: a dataclass of its settings, each an `ltx.config.options.option`, `weight` among them.
+    """One term of the objective: a dataclass of settings, each an `ltx.config.options.option`.
 
     Attributes:
-        only_in_training: whether the term compares with what only a training knows, so that finetuning lacks it.
+        weight: a number, or a schedule (see `scheduled`).
+        only_in_training: whether the term needs data that only training has, so that finetuning leaves it out.
     """
 
     weight: Any
     only_in_training: ClassVar[bool]
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
-        """The masks `[B, 1, H, W]` whose masked images the term wants classified; equal names are classified once.
+        """Masks `[B, 1, H, W]` by name, whose masked images the term needs classified.
 
-        None where the batch lacks what the term compares with: the term is then left out.
+        Masks of equal name, from several terms, are classified once. None if the batch lacks the term's reference
+        data; the term is then left out.
         """
 
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
-        """The term's value, `[B]`, unweighted; `logits` holds `[B, K]` for each mask that was asked for."""
+        """The unweighted value of the term, `[B]`.
+
+        Args:
+            batch: images with their masks.
+            logits: `[B, K]` for the name of each mask that the terms requested.
+        """
 
 
 def scheduled(weight: Weight, progress: float, name: str) -> float:
-    """The weight at a progress in [0, 1]: a number, or `[[progress, weight], …]` joined by straight lines.
+    """Read a weight at a progress of training in [0, 1].
+
+    Args:
+        weight: a number, or a schedule `[[progress, weight], …]`, which is interpolated linearly.
+        progress: progress of training in [0, 1].
+        name: setting to name in errors.
 
     Raises:
-        InputError: neither of the two forms, a weight below 0, or progresses that do not increase from 0 to 1.
+        InputError: the weight is neither a number nor a schedule, is negative or not finite, or the schedule's
+            progress values do not increase within [0, 1].
     """
     if isinstance(weight, (int, float)):
         if not 0 <= weight < math.inf:
@@ -53,7 +66,7 @@ def scheduled(weight: Weight, progress: float, name: str) -> float:
         raise InputError(f"{name}.weight={weight!r}: give a number or a list of [progress, weight] pairs") from error
     rising = all(a[0] < b[0] for a, b in pairwise(points))
     if not points or not rising or not 0 <= points[0][0] <= points[-1][0] <= 1:
-        raise InputError(f"{name}.weight={weight!r}: the progresses of a schedule must increase, from 0 to 1")
+        raise InputError(f"{name}.weight={weight!r}: the progress values of a schedule must increase within [0, 1]")
     if not all(0 <= value < math.inf for _, value in points):
         raise InputError(f"{name}.weight={weight!r}: the weights of a schedule must be 0 or more")
     if progress <= points[0][0]:
@@ -64,6 +77,6 @@ def scheduled(weight: Weight, progress: float, name: str) -> float:
     return points[-1][1]
 
 
-def ever_weighs(weight: Weight) -> bool:
-    """Whether a weight that `scheduled` accepts is other than 0 at any progress."""
+def ever_positive(weight: Weight) -> bool:
+    """Whether a weight that `scheduled` accepts is positive at any progress."""
     return weight != 0 if isinstance(weight, (int, float)) else any(value != 0 for _, value in weight)
