@@ -1,1 +1,1 @@
-"""Measurements beside their floor, in one run: `python -m ltx.bench NAME key=value …`."""
+"""Benchmarks: each times one part next to its lower bound in one run, `ltx bench NAME key=value …`."""

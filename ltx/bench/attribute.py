@@ -1,4 +1,4 @@
-"""IIA2 as the authors released it, in batches, beside the double loop of whole passes, one image at a time."""
+"""Batched IIA2 (`variant=released`) next to the double loop of full passes over one image at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ltx.runtime.errors import InputError
 
 @dataclass
 class Passes:
-    """Rows that went forwards through the first blocks, through the head, and backwards to the first blocks."""
+    """Images in forward passes of the first blocks, of the head, and in backward passes to the first blocks."""
 
     forward: int = 0
     tail: int = 0
@@ -35,7 +35,7 @@ class Passes:
 
 
 def naive_iia2(classifier: Classifier, images: Tensor, targets: Tensor, steps: int) -> Tensor:
-    """IIA2 by its definition: `(n + 1)²` whole forward and backward passes, one image at a time, `[B, 1, H, W]`."""
+    """IIA2 by definition, `(n + 1)²` full forward and backward passes for one image at a time; maps `[B, 1, H, W]`."""
     layers, maps = attention_layers(classifier), []
     reference = classifier.normalisation[0]
     for image, target in zip(images, targets, strict=True):
@@ -66,9 +66,9 @@ def naive_iia2(classifier: Classifier, images: Tensor, targets: Tensor, steps: i
 
 @contextmanager
 def counted(classifier: Classifier) -> Iterator[Passes]:
-    """Counts the rows of every forward and backward pass within it."""
+    """Count the images in all forward and backward passes within the context."""
     passes = Passes()
-    # The first attention matrix is where the graph begins; the second one is where a whole backward pass is seen.
+    # The graph begins at the first attention matrix, so a full backward pass is counted at the second.
     second = attention_layers(classifier)[1]
 
     def backward(gradient: Tensor) -> None:
@@ -92,15 +92,15 @@ def counted(classifier: Classifier) -> Iterator[Passes]:
 
 
 def measure(config: AttributeBench) -> None:
-    """Print the time an image of each way, the ratio, the largest difference of the maps, and the passes."""
+    """Print the time per image of each variant, the ratio, the largest difference of the maps, and the passes."""
+    if min(config.count, config.looped, config.steps, config.repeats) < 1:
+        raise InputError("count, looped, steps and repeats must be positive")
     device = pick_device(config.device)
     settings = config.classifier
     if settings.name == ClassifierConfig().name:
         settings.name, settings.weights = "deit_tiny_patch16_224", settings.weights or "random"
     classifier = settings.build().to(device)
-    attention_layers(classifier)  # refuses a model without attention before any work
-    if min(config.count, config.looped, config.steps, config.repeats) < 1:
-        raise InputError("count, looped, steps and repeats must be positive")
+    attention_layers(classifier)  # raises an error for models without attention before any work
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]
     images = load_images(files, classifier.input_size).to(device)
@@ -123,47 +123,60 @@ def measure(config: AttributeBench) -> None:
         finally:
             classifier.precision = before
 
-    ways = {
+    variants = {
         "exact": (0.0, classifier.precision),
         "tolerance 0.001 (default)": (1e-3, classifier.precision),
         f"tolerance {config.tolerance:g}": (config.tolerance, classifier.precision),
         f"tolerance {config.tolerance:g}, bf16": (config.tolerance, "bf16"),
     }
-    candidates = {"loop": loop} | {name: (lambda n=name, w=way: batched(n, *w)) for name, way in ways.items()}
+    candidates = {"loop": loop} | {
+        name: (lambda n=name, v=variant: batched(n, *v)) for name, variant in variants.items()
+    }
     seconds = take_turns(candidates, config.repeats, device)
     each = {name: [t / (few if name == "loop" else len(images)) for t in times] for name, times in seconds.items()}
-    found = medians(each)
     points = config.steps + 1
     print(f"IIA2, {points} x {points} points, {classifier.name}, {len(images)} images, {device}")
-    print(f"  {1000 * found['loop']:9.1f} ms an image  whole passes, one image at a time")
-    span = maps["loop"].amax((2, 3)) - maps["loop"].amin((2, 3))
-    for name in ways:
-        error = ((maps[name][:few] - maps["loop"]).abs().amax((2, 3)) / span).max().item()
-        rows = " / ".join(
-            f"{count / len(images):.1f}" for count in (passes[name].forward, passes[name].tail, passes[name].backward)
-        )
-        print(
-            f"  {1000 * found[name]:9.1f} ms an image  {name}: {median_ratio(each['loop'], each[name]):.2f} x, "
-            f"differs by {error:.0e} of the map's range; passes {rows}"
-        )
+    _print_variants(each, maps, passes, len(images))
     print(
-        f"  passes an image: forward / head / backward; the loop takes {points**2} / {points**2} / "
+        f"  passes per image: forward / head / backward; the loop needs {points**2} / {points**2} / "
         f"{points**2}; exact gradients need {points} / {points**2} / {points**2}"
     )
     if config.memory_images:
         _memory(classifier, images, config)
 
 
+def _print_variants(
+    each: dict[str, list[float]], maps: dict[str, Tensor], passes: dict[str, Passes], count: int
+) -> None:
+    """Print one line for the loop and one for each variant.
+
+    Args:
+        each: seconds per image of each turn.
+        maps: maps of each variant; those of the loop are for the first images only.
+        passes: passes of each variant over `count` images.
+    """
+    loop, median = maps["loop"], medians(each)
+    print(f"  {1000 * median['loop']:9.1f} ms per image  full passes, one image at a time")
+    span = loop.amax((2, 3)) - loop.amin((2, 3))
+    for name, rows in passes.items():
+        error = ((maps[name][: len(loop)] - loop).abs().amax((2, 3)) / span).max().item()
+        counts = " / ".join(f"{value / count:.1f}" for value in (rows.forward, rows.tail, rows.backward))
+        print(
+            f"  {1000 * median[name]:9.1f} ms per image  {name}: {median_ratio(each['loop'], each[name]):.2f} x, "
+            f"differs by {error:.0e} of the map's range; passes {counts}"
+        )
+
+
 def _memory(classifier: Classifier, images: Tensor, config: AttributeBench) -> None:
-    """Peak memory on the way through many images: flat where nothing is left behind."""
-    done, told = 0, 0
+    """Print the peak memory while many images are explained; it stays constant if no memory leaks."""
+    done, printed = 0, 0
     while done < config.memory_images:
         attribute("iia2", classifier, images, variant="released", steps=config.steps, max_batch=config.max_batch)
         done += len(images)
-        if done - told >= config.memory_images / 5 or done >= config.memory_images:
-            told = done
+        if done - printed >= config.memory_images / 5 or done >= config.memory_images:
+            printed = done
             gc.collect()
-            print(f"  after {done:5d} images: {_peak(images.device):9.1f} MiB at most")
+            print(f"  after {done:5d} images: peak memory {_peak(images.device):9.1f} MiB")
 
 
 def _peak(device: torch.device) -> float:

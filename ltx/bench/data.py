@@ -1,4 +1,4 @@
-"""Decoding and cropping beside torchvision's and timm's loaders on the same files."""
+"""Decoding and cropping, compared with torchvision's and timm's loaders on the same files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ltx.data.training_images import StreamSettings
 
 
 def measure(config: DataBench) -> None:
-    """Print images/s of each loader over the same JPEGs with the same crop settings, and the ratios to the others."""
+    """Print images/s of each loader for the same JPEGs and crop settings, and the ratios between loaders."""
     scale = (config.crop_scale[0], config.crop_scale[1])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
@@ -51,15 +51,17 @@ def measure(config: DataBench) -> None:
         seconds = take_turns(
             {name: _all_of(loader, steps) for name, loader in loaders.items()}, config.repeats, torch.device("cpu")
         )
-    found, images = medians(seconds), steps * config.batch_size
+    median, images = medians(seconds), steps * config.batch_size
     print(
         f"{config.count} JPEGs of {config.side} px to {config.size}, crops of {scale[0]} to {scale[1]} of the area, "
         f"{config.workers} workers, median of {config.repeats} turns"
     )
-    own = ("files", "shards")
-    for name, value in found.items():
-        times = ", ".join(f"{median_ratio(seconds[name], seconds[ours]):.2f} x by {ours}" for ours in own)
-        print(f"  {images / value:8.1f} images/s  {name}" + ("" if name in own else f": {times}"))
+    ours = ("files", "shards")
+    for name, value in median.items():
+        ratios = ", ".join(
+            f"{source} are {median_ratio(seconds[name], seconds[source]):.2f} x as fast" for source in ours
+        )
+        print(f"  {images / value:8.1f} images/s  {name}" + ("" if name in ours else f": {ratios}"))
 
 
 def _all_of(loader: Callable[[], Any], steps: int) -> Callable[[], None]:

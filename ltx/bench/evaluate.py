@@ -1,4 +1,4 @@
-"""The `ltx` protocol beside the bare forward passes it needs, and beside Quantus on the same maps."""
+"""The `ltx` protocol next to the forward passes that it needs, and compared with Quantus on the same maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import io
 import resource
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,11 @@ from ltx.metrics.registry import PROTOCOLS
 from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
-FORWARDS = 20  # for each image: unmasked, 9 highest first, 9 lowest first, 1 under the soft map
+FORWARDS = 20  # for each image: unmasked, 9 highest first, 9 lowest first, masked by the map
 
 
 def measure(config: EvaluateBench) -> None:
-    """Print seconds per image of the suite, its floor and Quantus, their ratios, and the memory they take."""
+    """Print seconds per image of the suite, of its lower bound and of Quantus, their ratios, and memory."""
     if min(config.count, config.repeats) < 1:
         raise InputError("count and repeats must be positive")
     device = pick_device(config.device)
@@ -47,14 +48,14 @@ def measure(config: EvaluateBench) -> None:
     def suite() -> Tensor:
         return run_suite(classifier, names, images, maps, targets, max_batch)
 
-    def floor() -> None:
+    def bound() -> None:
         with torch.no_grad():
             for start in range(0, FORWARDS * len(images), max_batch):
                 size = min(max_batch, FORWARDS * len(images) - start)
                 classifier(ready[:size])
 
     ready = images.repeat(1 + max_batch // len(images), 1, 1, 1)[:max_batch]
-    candidates: dict[str, Any] = {"suite": suite, "floor": floor}
+    candidates: dict[str, Any] = {"suite": suite, "bound": bound}
     if config.quantus:
 
         def quantus() -> None:
@@ -67,30 +68,38 @@ def measure(config: EvaluateBench) -> None:
     per_image = {name: value / len(images) for name, value in medians(seconds).items()}
     setting = f"{len(images)} images, max_batch {max_batch}, {config.repeats} turns"
     print(f"{classifier.name} in {classifier.precision} on {device}, {setting}")
-    print(f"suite    {per_image['suite']:.4f} s/image: POS NEG DEL INS ADP PIC, {FORWARDS} forward passes an image")
-    print(f"floor    {per_image['floor']:.4f} s/image: {FORWARDS} bare forward passes an image")
-    print(f"suite / floor    {median_ratio(seconds['suite'], seconds['floor']):.3f}")
+    print(
+        f"suite        {per_image['suite']:.4f} s/image: POS NEG DEL INS ADP PIC, {FORWARDS} forward passes per image"
+    )
+    print(f"lower bound  {per_image['bound']:.4f} s/image: {FORWARDS} forward passes per image alone")
+    print(f"suite / lower bound  {median_ratio(seconds['suite'], seconds['bound']):.3f}")
     if config.quantus:
         steps = quantus_steps(maps[0].numel())
-        print(f"quantus  {per_image['quantus']:.4f} s/image: PixelFlipping for POS NEG DEL INS, {steps} steps, in fp32")
+        print(
+            f"quantus      {per_image['quantus']:.4f} s/image: PixelFlipping for POS NEG DEL INS, {steps} steps, fp32"
+        )
         ratio = median_ratio(seconds["quantus"], seconds["suite"])
-        print(f"quantus / suite  {ratio:.2f}; with its steps scaled to 9: {9 * ratio / steps:.2f}")
+        print(f"quantus / suite      {ratio:.2f}; scaled to 9 steps: {9 * ratio / steps:.2f}")
     if classifier.precision != "fp32":
-        found = suite()
+        scores = suite()
         with in_fp32(classifier):
-            print(f"largest difference of a metric from fp32 on these images: {(found - suite()).abs().max():.2f}")
+            print(f"largest difference of a metric from fp32 on these images: {(scores - suite()).abs().max():.2f}")
     for size in (max_batch, max(1, max_batch // 4)):
-        memory = peak_memory(device, lambda size=size: run_suite(classifier, names, images, maps, targets, size))
-        if memory is not None:
-            print(f"memory of the suite at max_batch {size}: {memory / 2**20:.0f} MiB above what was held")
+        _print_memory(size, device, partial(run_suite, classifier, names, images, maps, targets, size))
     if device.type == "cpu":
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"largest resident size of the whole run: {largest:.0f} MiB")
+        print(f"peak resident memory of the whole run: {largest:.0f} MiB")
+
+
+def _print_memory(max_batch: int, device: torch.device, suite: Callable[[], object]) -> None:
+    memory = peak_memory(device, suite)
+    if memory is not None:
+        print(f"memory of the suite with max_batch {max_batch}: {memory / 2**20:.0f} MiB")
 
 
 @contextlib.contextmanager
 def in_fp32(classifier: Classifier) -> Iterator[None]:
-    """The classifier as other packages would run it, whatever its precision here."""
+    """Run the classifier in fp32, as other packages do, regardless of its precision."""
     before, classifier.precision = classifier.precision, "fp32"
     try:
         yield
@@ -101,7 +110,7 @@ def in_fp32(classifier: Classifier) -> Iterator[None]:
 def run_suite(
     classifier: Classifier, names: list[str], images: Tensor, maps: Tensor, targets: Tensor, max_batch: int
 ) -> Tensor:
-    """All six metrics of the `ltx` protocol from images and maps, prediction for the full image included."""
+    """All six metrics of the `ltx` protocol, including the unmasked forward pass."""
     unmasked = predict(classifier, images, targets, max_batch)
     protocol = PROTOCOLS["ltx"](Settings(max_batch))
     metrics = protocol.collection().to(images.device)
@@ -111,23 +120,23 @@ def run_suite(
 
 
 def peak_memory(device: torch.device, work: Any = None) -> int | None:
-    """Most bytes of GPU memory that `work` takes beyond what is held already; None on a CPU."""
+    """Peak GPU memory of `work` in bytes, beyond the memory already allocated; None on a CPU."""
     if device.type != "cuda" or work is None:
         return None
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_allocated(device)
+    before = torch.cuda.memory_allocated(device)
     work()
-    return torch.cuda.max_memory_allocated(device) - held
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def quantus_steps(pixels: int, least: int = 9) -> int:
-    """The fewest steps from `least` up that Quantus takes: features a step must divide the number of pixels."""
+    """Smallest number of steps, `least` or more, that Quantus accepts: pixels per step must divide the pixels."""
     return next(3 * parts for parts in range(-(-least // 3), pixels) if pixels % parts == 0)
 
 
 class _Logits(nn.Module):
-    """The classifier as the `nn.Module` that Quantus takes; `hard`: one for the predicted class, zero for others."""
+    """The classifier as an `nn.Module` for Quantus; `hard` returns 1 for the predicted class and 0 for others."""
 
     def __init__(self, classifier: Classifier, hard: bool) -> None:
         super().__init__()
@@ -143,11 +152,11 @@ class _Logits(nn.Module):
 def quantus_curves(
     classifier: Classifier, images: Tensor, maps: Tensor, targets: Tensor, hard: bool = False
 ) -> dict[str, np.ndarray]:
-    """Quantus's PixelFlipping with black: `p_y` `[B, S]` after each of `quantus_steps` equal steps to 100 %, by order.
+    """PixelFlipping of Quantus with black: `p_y` `[B, S]` after each of `quantus_steps` equal steps, by order.
 
-    Quantus ranks features, not pixels, and only alters the first channel of a one-channel map's pixels; a map repeated
-    over the channels makes it remove whole pixels. Its metric has no unmasked end, one order at a time, and accuracy
-    only by way of a model that answers with it (`hard`).
+    Quantus ranks features, not pixels. For a map with one channel it changes only the first channel of a pixel, so the
+    map is repeated over the channels. Its curve does not contain the full image, each call computes one order, and
+    accuracy requires a model that returns it (`hard`).
 
     Raises:
         InputError: the package is not installed.
@@ -158,17 +167,16 @@ def quantus_curves(
         raise InputError(
             "quantus=true needs the package quantus: pip install quantus, or write quantus=false"
         ) from error
-    if not hasattr(np, "trapz"):  # removed in NumPy 2.4, still called by Quantus 0.6
+    if not hasattr(np, "trapz"):  # removed in NumPy 2.4 but still called by Quantus 0.6
         np.trapz = np.trapezoid  # type: ignore[attr-defined]
     pictures, classes = images.cpu().numpy(), targets.cpu().numpy()
-    stretched = min_max(maps).expand_as(images).cpu().numpy()  # Quantus refuses maps that are negative everywhere
+    stretched = min_max(maps).expand_as(images).cpu().numpy()  # Quantus rejects maps that are negative everywhere
     pixels = maps[0].numel()
     curves = {}
     for order, ranked in (("highest", stretched), ("lowest", 1 - stretched)):
-        metric = quantus.PixelFlipping(
+        metric: Any = quantus.PixelFlipping(  # type: ignore[attr-defined]  # exported dynamically
             features_in_step=3 * pixels // quantus_steps(pixels),
-            # Its "black" is the darkest value of the image; numbers work, whatever the annotation says.
-            perturb_baseline=0.0,  # type: ignore[arg-type]
+            perturb_baseline=0.0,  # its "black" is the darkest value of the image
             abs=False,
             normalise=False,
             disable_warnings=True,
@@ -176,7 +184,7 @@ def quantus_curves(
         )
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            found = metric(
+            probabilities = metric(
                 model=_Logits(classifier, hard).eval(),
                 x_batch=pictures,
                 y_batch=classes,
@@ -185,5 +193,5 @@ def quantus_curves(
                 softmax=not hard,
                 channel_first=True,
             )
-        curves[order] = np.asarray(found)
+        curves[order] = np.asarray(probabilities)
     return curves

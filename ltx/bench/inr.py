@@ -1,4 +1,4 @@
-"""Masks of any area: time and passes of each way to get them, many images at once beside one by one."""
+"""Masks of any area: time and forward passes of each method, for a batch and for one image at a time."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from ltx.runtime.errors import InputError, suggest
 
 
 def measure(config: INRBench) -> None:
-    """Print time and passes of each way, and of its masks: area, binary share, continuity and what they keep."""
+    """Print time and passes of each method, and the area, sharpness, continuity and kept probability of its masks."""
     if min(config.count, config.steps, config.finetuning_steps, config.extremal_steps) < 1 or config.repeats < 0:
         raise InputError("count, steps, finetuning_steps and extremal_steps must be positive, repeats 0 or more")
     for way in config.ways:
         if way not in WAYS:
-            raise InputError(f"ways: {way!r} is unknown{suggest(way, WAYS)}; allowed: {', '.join(WAYS)}")
+            raise InputError(f"ways: {way!r} is not a valid method{suggest(way, WAYS)}; allowed: {', '.join(WAYS)}")
     device = pick_device(config.device)
     if config.checkpoint is None:
         torch.manual_seed(0)
@@ -49,8 +49,8 @@ def measure(config: INRBench) -> None:
     with torch.no_grad():
         logits = torch.cat([classifier(part) for part in images.split(16)])
     targets = logits.argmax(1)
-    whole = classifier.log_probability(logits, targets).exp()
-    shown = AreaMasks(classifier, images, Fill("blur")(images), targets, whole, _unasked)
+    probability = classifier.log_probability(logits, targets).exp()
+    area_masks = AreaMasks(classifier, images, Fill("blur")(images), targets, probability, _no_masks)
     unique = [files.index(file) == index for index, file in enumerate(files)]
     areas = config.areas
     ways: dict[str, Callable[[Tensor, Tensor], Any]] = {
@@ -63,51 +63,51 @@ def measure(config: INRBench) -> None:
     }
     larger = [area + 0.01 for area in areas] if config.continuity else []
     print(f"{classifier.name}, {len(images)} images, target predicted, fill blur, {device}")
-    print(f"probability of the whole images: {float(whole.mean()):.3f}", flush=True)
+    print(f"probability of the full images: {float(probability.mean()):.3f}", flush=True)
     for name in config.ways:
-        with passes_counted(classifier) as seen:
-            found = ways[name](images, targets)
-        if isinstance(found, Tensor):
-            count, masks = seen[0] / len(images), found
+        with passes_counted(classifier) as counter:
+            result = ways[name](images, targets)
+        if isinstance(result, Tensor):
+            count, masks = counter[0] / len(images), result
             if larger:
                 above = extremal_masks(classifier, images, targets, larger, config.extremal_steps)
                 masks = torch.cat([masks, above], 1)
         else:
-            # Two passes report what the mask of one area keeps and what is left without it.
-            count, masks = seen[0] / len(images) - 2, found.by_area([*areas, *larger])
-        print(f"{TITLES[name].format(**vars(config))}: {count:.1f} passes an image")
+            # Two passes classify the kept and the removed pixels for the explanation.
+            count, masks = counter[0] / len(images) - 2, result.by_area([*areas, *larger])
+        print(f"{TITLES[name].format(**vars(config))}: {count:.1f} passes per image")
         _describe(masks, areas)
-        _print_kept(shown, masks[:, : len(areas)], areas, unique)
+        _print_kept(area_masks, masks[:, : len(areas)], areas, unique)
         if config.repeats:
             _time(ways[name], images, targets, config.repeats, device)
     for label, reason in left_out.items():
         print(f"{label}: left out, {reason}")
     batch = Batch([str(file) for file in files], images, targets, read_logits(classifier, logits, targets))
     for method in methods:
-        with passes_counted(classifier) as seen:
+        with passes_counted(classifier) as counter:
             maps = method.make(classifier, images, targets, batch)
-        print(f"{method.label}: {seen[0] / len(images):.1f} passes an image, its map cut at the areas")
-        _print_kept(shown, maps.expand(-1, len(areas), -1, -1), areas, unique)
+        print(f"{method.label}: {counter[0] / len(images):.1f} passes per image, its map thresholded at the areas")
+        _print_kept(area_masks, maps.expand(-1, len(areas), -1, -1), areas, unique)
 
 
 def amortised_inr(checkpoint: str, config: ClassifierConfig, device: torch.device) -> INRExplainer:
-    """The checkpoint's network, with the configuration's weights and precision of the classifier.
+    """Load an amortised INR, with the classifier's weights and precision from `config`.
 
     Raises:
-        InputError: see `ltx.load`; or it is no INR.
+        InputError: see `ltx.load`; or the checkpoint does not contain an INR.
     """
     loaded = load(checkpoint, device=device, weights=config.weights, precision=config.precision)
     if not isinstance(loaded, INRExplainer):
-        raise InputError(f"checkpoint={checkpoint} holds no INR; train one with explainer.name=inr")
+        raise InputError(f"checkpoint={checkpoint} does not contain an INR; train one with explainer.name=inr")
     return loaded
 
 
-def _unasked(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
-    raise NotImplementedError
+def _no_masks(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+    raise NotImplementedError("the masks are passed to `AreaMasks.kept`")
 
 
 def _describe(masks: Tensor, areas: list[float]) -> None:
-    """Print what masks `[B, A or 2 A, H, W]` of some areas, and then of those 0.01 larger, are like."""
+    """Print properties of masks `[B, A or 2 A, H, W]`: those of `areas`, then optionally those of areas 0.01 larger."""
     here, above = masks[:, : len(areas)], masks[:, len(areas) :]
     miss = (here.mean((2, 3)) - here.new_tensor(areas)).abs().mean()
     falls = (here - here.cummax(1).values).abs().mean()
@@ -118,20 +118,20 @@ def _describe(masks: Tensor, areas: list[float]) -> None:
         change = (above - here).abs()
         most = float((change > 0.5).float().mean((2, 3)).max())
         print(
-            f"  from an area to one 0.01 larger: mean change {float(change.mean()):.4f}, in the worst mask "
-            f"{float(change.mean((2, 3)).max()):.4f}, there {most:.4f} of the pixels by more than a half"
+            f"  from an area to one 0.01 larger: mean change {float(change.mean()):.4f}, of the worst mask "
+            f"{float(change.mean((2, 3)).max()):.4f}; largest share of pixels that change by more than 0.5: {most:.4f}"
         )
 
 
-def _print_kept(shown: AreaMasks, maps: Tensor, areas: list[float], unique: list[bool]) -> None:
-    """Print the class's probability under maps `[B, A, H, W]`, each cut to its area's highest pixels.
+def _print_kept(area_masks: AreaMasks, maps: Tensor, areas: list[float], unique: list[bool]) -> None:
+    """Print the probability of the target class under maps `[B, A, H, W]`, each thresholded at its area.
 
-    Means, with half their 95 % intervals, over the images that are no repetition.
+    Means and half-widths of their 95 % intervals, over images that are not repeated.
     """
     count = maps.shape[-2] * maps.shape[-1]
     ranks = maps.flatten(2).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     hard = (ranks < (maps.new_tensor(areas) * count).round()[:, None]).to(maps).view_as(maps)
-    kept = shown.kept(hard)[torch.tensor(unique, device=hard.device)]
+    kept = area_masks.kept(hard)[torch.tensor(unique, device=hard.device)]
     spread = 1.96 * kept.std(0, correction=min(1, len(kept) - 1)) / len(kept) ** 0.5
     parts = zip(areas, kept.mean(0).tolist(), spread.tolist(), strict=True)
     print("  kept probability: " + ", ".join(f"{a:g}: {value:.3f} +- {e:.3f}" for a, value, e in parts), flush=True)
@@ -140,7 +140,7 @@ def _print_kept(shown: AreaMasks, maps: Tensor, areas: list[float], unique: list
 def _time(
     way: Callable[[Tensor, Tensor], Any], images: Tensor, targets: Tensor, repeats: int, device: torch.device
 ) -> None:
-    """Print the seconds of an image among many, and the ratio to one on its own."""
+    """Print the seconds per image for a batch and for one image at a time, and their ratio."""
 
     def one_by_one() -> None:
         for image, target in zip(images, targets, strict=True):
@@ -149,4 +149,4 @@ def _time(
     seconds = take_turns({"at once": lambda: way(images, targets), "one by one": one_by_one}, repeats, device)
     each = {name: value / len(images) for name, value in medians(seconds).items()}
     ratio = median_ratio(seconds["one by one"], seconds["at once"])
-    print(f"  {each['at once']:.3f} s an image at once, {each['one by one']:.3f} s one by one: {ratio:.2f} x")
+    print(f"  {each['at once']:.3f} s per image in a batch, {each['one by one']:.3f} s one by one: {ratio:.2f} x")

@@ -1,4 +1,4 @@
-"""What a checkpoint's masks keep and destroy, before and after finetuning, and which half of a mosaic they choose."""
+"""Probabilities that a checkpoint's masks keep and remove, before and after finetuning, and masks of mosaics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ltx.runtime.devices import pick_device
 
 
 def measure(config: MasksBench) -> None:
-    """Print mean kept ÷ whole, removed ÷ whole and mask, and the masks' share in the half that was asked about."""
+    """Print the mean kept and removed probability, relative to the full image, the mask mean, and shares in mosaics."""
     device = pick_device(config.device)
     explainer = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
     classifier = explainer.classifier
@@ -26,11 +26,11 @@ def measure(config: MasksBench) -> None:
     count = sum(map(len, batches))
     objective = Objective(trained_objective(explainer, config.area_weight))
     print(f"{config.checkpoint}: {classifier.name}, {count} images, fill {config.fill}, target predicted", flush=True)
-    print("steps | kept/whole  removed/whole  mask mean | share of images with kept >= 0.8 | s/image")
+    print("steps | kept/full  removed/full  mask mean | share of images with kept/full >= 0.8 | s/image")
     for steps in config.steps:
         rows, seconds = [], 0.0
         for pixels in batches:
-            found = finetune(
+            explanation = finetune(
                 explainer,
                 pixels.to(device),
                 steps=steps,
@@ -41,15 +41,16 @@ def measure(config: MasksBench) -> None:
                 max_batch=config.batch_size,
                 seed=config.seed,
             )
-            seconds += found.seconds * len(pixels)
-            assert found.probability_kept is not None
-            assert found.probability_removed is not None
-            kept, removed = found.probability_kept / found.probability, found.probability_removed / found.probability
-            assert found.mask is not None
-            rows.append(torch.stack([kept, removed, found.mask.mean((1, 2, 3)), (kept >= 0.8).float()], 1).cpu())
-        kept, removed, mean, well = torch.cat(rows).mean(0).tolist()
+            seconds += explanation.seconds * len(pixels)
+            assert explanation.probability_kept is not None
+            assert explanation.probability_removed is not None
+            assert explanation.mask is not None
+            kept = explanation.probability_kept / explanation.probability
+            removed = explanation.probability_removed / explanation.probability
+            rows.append(torch.stack([kept, removed, explanation.mask.mean((1, 2, 3)), (kept >= 0.8).float()], 1).cpu())
+        kept, removed, mean, share = torch.cat(rows).mean(0).tolist()
         print(
-            f"{steps:5d} | {kept:10.3f}  {removed:13.3f}  {mean:9.3f} | {well:32.2f} | {seconds / count:.3f}",
+            f"{steps:5d} | {kept:9.3f}  {removed:12.3f}  {mean:9.3f} | {share:37.2f} | {seconds / count:.3f}",
             flush=True,
         )
     if config.mosaics:
@@ -58,11 +59,11 @@ def measure(config: MasksBench) -> None:
 
 @torch.no_grad()
 def report_mosaics(explainer: MaskNetwork, images: Tensor, config: MasksBench) -> None:
-    """Ask about either photograph of mosaics side by side; print the share of the mask in that photograph's half."""
+    """Explain the class of each photograph of mosaics of two; print the share of the mask in that photograph's half."""
     classifier = explainer.classifier
     predicted = torch.cat([classifier(part).argmax(1) for part in images.split(config.batch_size)]).cpu()
     if len(predicted.unique()) < 2:
-        print("no mosaics: they take photographs of two predicted classes")
+        print("no mosaics: they need photographs of two predicted classes")
         return
     generator = torch.Generator().manual_seed(config.seed)
     pairs: list[tuple[int, int]] = []
@@ -76,13 +77,13 @@ def report_mosaics(explainer: MaskNetwork, images: Tensor, config: MasksBench) -
     for start in range(0, len(pairs), config.batch_size):
         left, right = torch.tensor(pairs[start : start + config.batch_size]).T
         both = torch.cat([half[left], half[right]], 3)
-        for asked, inside in ((left, slice(0, width // 2)), (right, slice(width // 2, width))):
-            mask = explainer.explain(both, predicted[asked].to(images.device)).mask
+        for explained, inside in ((left, slice(0, width // 2)), (right, slice(width // 2, width))):
+            mask = explainer.explain(both, predicted[explained].to(images.device)).mask
             assert mask is not None
             shares.append(mask[..., inside].sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1e-6))
     share = torch.cat(shares)
     print(
-        f"mosaics of two photographs side by side: {len(pairs)} pairs, asked about each half's own class: "
-        f"{float(share.mean()):.3f} of the mask lies in that half, more than half of it in "
-        f"{float((share > 0.5).float().mean()):.2f} of {len(share)} masks"
+        f"mosaics of two photographs: {len(pairs)} pairs, the class of each half explained: on average "
+        f"{float(share.mean()):.3f} of the mask lies in that half; in {float((share > 0.5).float().mean()):.2f} of "
+        f"{len(share)} masks more than half of it does"
     )

@@ -1,4 +1,4 @@
-"""Mosaics of two photographs of one class: does the search for several explanations find both?"""
+"""Search for multiple explanations on mosaics of two photographs of one class: how often it finds both."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
 WITHIN = 0.8
-"""A mask has found a photograph if so much of what it keeps lies there."""
+"""A mask matches a photograph if at least this share of its kept pixels lies in it."""
 
 
 def measure(config: MultipleBench) -> None:
-    """Print how often an explanation lies in either photograph, among the first two and among all."""
+    """Print how often the explanations match both photographs, among the first two and among all."""
     if config.mosaics < 1 or config.batch_size < 1 or config.steps < 0 or (not config.checkpoint and not config.steps):
         raise InputError(
             f"mosaics={config.mosaics}, batch_size={config.batch_size}, steps={config.steps}; need mosaics and "
@@ -43,30 +43,30 @@ def measure(config: MultipleBench) -> None:
     images, targets, tried = sufficient_pairs(classifier, config)
     print(
         f"{classifier.name}, {device}: {len(images)} of {config.mosaics} mosaics of two photographs of one predicted "
-        f"class, either of them sufficient for {config.share:g} of the probability ({tried} pairs tried), fill blur, "
+        f"class, each sufficient for {config.share:g} of the probability ({tried} pairs tried), fill blur, "
         f"seed {config.seed}",
         flush=True,
     )
 
-    def fit(seen: Tensor, asked: Tensor, allowed: Tensor | None = None) -> Explanation:
+    def fit(pixels: Tensor, classes: Tensor, allowed: Tensor | None = None) -> Explanation:
         if explainer is None:
-            return fit_inr(classifier, seen, asked, INRFit(steps=config.steps), allowed=allowed)
-        return finetune(explainer, seen, asked, config.steps, objective=objective, fill="blur", allowed=allowed)
+            return fit_inr(classifier, pixels, classes, INRFit(steps=config.steps), allowed=allowed)
+        return finetune(explainer, pixels, classes, config.steps, objective=objective, fill="blur", allowed=allowed)
 
-    found = [
-        _explained(part, asked, fit, config)
-        for part, asked in zip(images.split(config.batch_size), targets.split(config.batch_size), strict=True)
+    explanations = [
+        _explain(part, classes, fit, config)
+        for part, classes in zip(images.split(config.batch_size), targets.split(config.batch_size), strict=True)
     ]
-    _report(found)
+    _report(explanations)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [(each, row) for each in found for row in range(len(each.masks))][: config.gallery]
+    rows = [(each, row) for each in explanations for row in range(len(each.masks))][: config.gallery]
     for index, (each, row) in enumerate(rows):
         each.plot(row).savefig(folder / f"mosaic_{index:03d}.png")
     print(f"wrote {len(rows)} pictures below {folder}")
 
 
-def _explained(images: Tensor, targets: Tensor, fit: Fit, config: MultipleBench) -> MultipleExplanations:
+def _explain(images: Tensor, targets: Tensor, fit: Fit, config: MultipleBench) -> MultipleExplanations:
     everywhere = torch.ones_like(images[:, :1])
     return multiple_explanations(
         fit(images, targets, everywhere),
@@ -80,10 +80,13 @@ def _explained(images: Tensor, targets: Tensor, fit: Fit, config: MultipleBench)
 
 @torch.no_grad()
 def sufficient_pairs(classifier: Classifier, config: MultipleBench) -> tuple[Tensor, Tensor, int]:
-    """Mosaics `[N, 3, H, W]`, their classes `[N]`, and how many pairs were tried.
+    """Build mosaics of two photographs of one predicted class, each of which is sufficient for the class.
 
-    Two photographs of one predicted class side by side, squeezed to half their width. The mosaic must be of that class
-    too, and must keep `share` of its probability with either half blurred. At most `mosaics` are taken.
+    The photographs are placed side by side at half their width. The mosaic must have the same predicted class, and
+    must keep `share` of its probability if either half is blurred.
+
+    Returns:
+        Up to `mosaics` mosaics `[N, 3, H, W]`, their classes `[N]`, and the number of pairs tried.
 
     Raises:
         InputError: no such pair.
@@ -99,47 +102,47 @@ def sufficient_pairs(classifier: Classifier, config: MultipleBench) -> tuple[Ten
     random.Random(config.seed).shuffle(pairs)
     blur = Fill("blur")
     left = (torch.arange(width, device=classifier.device) < width // 2).float().view(1, 1, 1, -1)
-    found: list[Tensor] = []
+    mosaics: list[Tensor] = []
     classes: list[int] = []
     tried = 0
     for target, first, second in pairs:
-        if len(found) == config.mosaics:
+        if len(mosaics) == config.mosaics:
             break
         tried += 1
         mosaic = torch.cat([halves[first], halves[second]], 2)[None].to(classifier.device)
-        mosaic = F.interpolate(mosaic, (height, width))  # an odd width loses a column to the halves
+        mosaic = F.interpolate(mosaic, (height, width))  # two halves of an odd width are one column short
         background = blur(mosaic, torch.Generator().manual_seed(0))
-        seen = torch.cat([mosaic, keep(mosaic, left, background), keep(mosaic, 1 - left, background)])
-        logits = classifier(seen)
-        whole, *apart = classifier.probabilities(logits)[:, target].tolist()
-        if int(logits[0].argmax()) == target and min(apart) >= config.share * whole:
-            found.append(mosaic)
+        masked = [keep(mosaic, left, background), keep(mosaic, 1 - left, background)]
+        logits = classifier(torch.cat([mosaic, *masked]))
+        full, *halves_only = classifier.probabilities(logits)[:, target].tolist()
+        if int(logits[0].argmax()) == target and min(halves_only) >= config.share * full:
+            mosaics.append(mosaic)
             classes.append(target)
-    if not found:
+    if not mosaics:
         raise InputError(
             f"images={config.images}: none of {len(pairs)} pairs of one predicted class is sufficient on either side; "
             "give several photographs of a class"
         )
-    return torch.cat(found), torch.tensor(classes, device=classifier.device), tried
+    return torch.cat(mosaics), torch.tensor(classes, device=classifier.device), tried
 
 
-def _report(found: list[MultipleExplanations]) -> None:
-    counts = torch.cat([each.count for each in found])
+def _report(explanations: list[MultipleExplanations]) -> None:
+    counts = torch.cat([each.count for each in explanations])
     first, every, shares, remaining = [], [], [], []
-    for each in found:
+    for each in explanations:
         kept = (each.masks >= 0.5).float()
         middle = kept.shape[-1] // 2
-        whole = kept.sum((2, 3))
-        left = kept[..., :middle].sum((2, 3)) / whole.clamp_min(1)
-        there = torch.stack([left >= WITHIN, (left <= 1 - WITHIN) & (whole > 0)], -1)  # [B, K, 2]
-        first.append(there[:, :2].any(1).all(1))
-        every.append(there.any(1).all(1))
-        shares.append(torch.maximum(left, 1 - left)[whole > 0])
+        area = kept.sum((2, 3))
+        left = kept[..., :middle].sum((2, 3)) / area.clamp_min(1)
+        matches = torch.stack([left >= WITHIN, (left <= 1 - WITHIN) & (area > 0)], -1)  # [B, K, 2]
+        first.append(matches[:, :2].any(1).all(1))
+        every.append(matches.any(1).all(1))
+        shares.append(torch.maximum(left, 1 - left)[area > 0])
         remaining.append(each.remaining)
     total = len(counts)
     both, any_two = int(torch.cat(first).sum()), int(torch.cat(every).sum())
     print(f"both photographs found by the first two explanations: {both} of {total}; by all of them: {any_two}")
     listed = ", ".join(f"{number}: {int((counts == number).sum())}" for number in range(int(counts.max()) + 1))
     print(f"mosaics by number of explanations: {listed}")
-    print(f"an explanation's share in its own half: {float(torch.cat(shares).mean()):.3f}", end="; ")
-    print(f"left without all explanations: {float(torch.cat(remaining).mean()):.3f} of the probability")
+    print(f"mean share of an explanation in one half: {float(torch.cat(shares).mean()):.3f}", end="; ")
+    print(f"probability that remains without all explanations: {float(torch.cat(remaining).mean()):.3f}")

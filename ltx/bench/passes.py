@@ -1,4 +1,4 @@
-"""How many images a classifier sees: what a method costs on any machine."""
+"""Counting of forward passes: the cost of a method independent of the machine."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ltx.classifier.classifier import Classifier
 
 @contextmanager
 def passes_counted(classifier: Classifier) -> Iterator[list[int]]:
-    """Counts the images that the classifier sees, its folded copy too; those of an optimiser's steps go backwards.
+    """Count the images that pass through the classifier or its folded copy, with or without a backward pass.
 
-    Passes that begin within the network, where what comes before answers from memory, are not counted.
+    Partial passes that start inside the network from stored features are not counted.
     """
-    seen = [0]
+    counter = [0]
 
     def counting(forward: Callable[..., Any]) -> Callable[..., Any]:
         def count(images: Tensor, *others: Any, **named: Any) -> Any:
-            seen[0] += len(images)
+            counter[0] += len(images)
             return forward(images, *others, **named)
 
         return count
 
-    models = {classifier.model, classifier._frozen()}  # methods that hook the model run it, the others its copy
+    models = {classifier.model, classifier._frozen()}  # methods with hooks run the model, the others its folded copy
     firsts = [next(module for module in model.modules() if not list(module.children())) for model in models]
-    # No hooks: they are called for what answers from memory too.
+    # Hooks would also run for modules that return stored features.
     with answered_by({first: counting(first.forward) for first in firsts}):
-        yield seen
+        yield counter

@@ -1,4 +1,4 @@
-"""What a pretraining costs: images/s by model, precision and number of processes, and from them hours and money."""
+"""Cost of a pretraining: images/s by model, precision and number of processes, and estimated hours and price."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACE = re.compile(r"([\d.]+) images/s in training, ([\d.]+)% of the time waiting
 
 
 class Measured(NamedTuple):
-    """Of a training step: images/s, the classifier's share of the time, bytes, and operations an image."""
+    """Images/s of a training step, the classifier's share of the time, peak bytes, and operations per image."""
 
     rate: float
     share: float
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
 
 
 def measure(config: ScaleBench) -> None:
-    """Print images/s, share of the classifier and memory of each case, of 1 and more processes, and the estimate."""
+    """Print images/s, the classifier's share and memory of each case, the scaling with processes, and the estimate."""
     if len(config.efficiency) != len(config.gpus):
         raise InputError(f"efficiency={config.efficiency} must have a number for each of gpus={config.gpus}")
     device = pick_device(config.device)
@@ -50,28 +50,29 @@ def measure(config: ScaleBench) -> None:
     variants = config.variants or (VARIANTS if gpu else ["fp32", "bf16"])
     batch_size, repeats = config.batch_size or (64 if gpu else 2), config.repeats or (10 if gpu else 1)
     name = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}: training steps of {batch_size} images, median of {repeats} turns after one; random weights")
+    print(f"{name}: training steps of {batch_size} images, median of {repeats} runs after a warm-up; random weights")
     print("  images/s    x fp32  classifier  peak memory  TFLOP/s")
     best: dict[str, Measured] = {}
     for model in config.models:
         reference = 0.0
         for variant in variants:
-            found = _measured(model, variant, batch_size, repeats, device)
-            reference = reference or found.rate
-            memory = "     unknown" if found.memory is None else f"{found.memory / 2**30:8.2f} GiB"
+            measured = measure_step(model, variant, batch_size, repeats, device)
+            reference = reference or measured.rate
+            memory = "     unknown" if measured.memory is None else f"{measured.memory / 2**30:8.2f} GiB"
             print(
-                f"  {found.rate:8.2f}  {found.rate / reference:7.2f}x  {found.share:9.0%}  {memory}  "
-                f"{found.rate * found.flops / 1e12:7.3f}  {model}, {variant}",
+                f"  {measured.rate:8.2f}  {measured.rate / reference:7.2f}x  {measured.share:9.0%}  {memory}  "
+                f"{measured.rate * measured.flops / 1e12:7.3f}  {model}, {variant}",
                 flush=True,
             )
-            if model not in best or found.rate > best[model].rate:
-                best[model] = found
+            if model not in best or measured.rate > best[model].rate:
+                best[model] = measured
     _processes(config, device)
     _estimate(config, best, gpu, name)
 
 
-def _measured(model: str, variant: str, batch_size: int, repeats: int, device: torch.device) -> Measured:
-    gc.collect()  # the former model: Lightning's modules are cycles
+def measure_step(model: str, variant: str, batch_size: int, repeats: int, device: torch.device) -> Measured:
+    """Measure a training step of an untrained explainer for `model` in `variant`, one of `VARIANTS`."""
+    gc.collect()  # frees the previous model: Lightning modules contain reference cycles
     precision, _, compiled = variant.partition("+")
     torch.manual_seed(0)
     classifier = Classifier(model, weights="random", precision=precision).to(device)  # type: ignore[arg-type]
@@ -83,9 +84,9 @@ def _measured(model: str, variant: str, batch_size: int, repeats: int, device: t
         classifier.compile()
     _forget_peak(device)
     seconds = medians(take_turns(candidates, repeats, device))
-    whole = seconds.pop(STEP)
+    step = seconds.pop(STEP)
     share = sum(value for name, value in seconds.items() if name.startswith(CLASSIFIER)) / sum(seconds.values())
-    return Measured(batch_size / whole, share, _peak(device), counter.get_total_flops() / batch_size)
+    return Measured(batch_size / step, share, _peak(device), counter.get_total_flops() / batch_size)
 
 
 def _forget_peak(device: torch.device) -> None:
@@ -97,7 +98,7 @@ def _forget_peak(device: torch.device) -> None:
 
 
 def _peak(device: torch.device) -> int | None:
-    """The most bytes since `_forget_peak`: of torch on a GPU, of the process in main memory; None where unknown."""
+    """Peak bytes since `_forget_peak`: of torch on a GPU, of the process on a CPU; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform != "linux":
@@ -107,12 +108,12 @@ def _peak(device: torch.device) -> int | None:
 
 
 def _processes(config: ScaleBench, device: torch.device) -> None:
-    """Trainings with real pictures, decoding and exchange of gradients; each process has one thread, or one GPU."""
+    """Time trainings with image decoding and gradient exchange; each process has one thread or one GPU."""
     most = torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1
     first = 0.0
     for processes in config.processes:
         if processes > most:
-            print(f"{processes} processes: left out, there are {most} devices")
+            print(f"{processes} processes: left out, because there are only {most} devices")
             continue
         with tempfile.TemporaryDirectory() as out:
             words = [
@@ -140,28 +141,32 @@ def _processes(config: ScaleBench, device: torch.device) -> None:
 
 
 def _estimate(config: ScaleBench, best: dict[str, Measured], gpu: bool, name: str) -> None:
-    print(f"\n{config.epochs:g} epochs of {config.images:,} images, hours and US dollars on so many GPUs:")
+    print(f"\n{config.epochs:g} epochs of {config.images:,} images, hours and US dollars by number of GPUs:")
     print("  " + "".join(f"{count:>20}" for count in config.gpus) + "   images/s on one")
-    for model, found in best.items():
+    for model, measured in best.items():
         given = config.rates.get(model)
-        rate = given or (found.rate if gpu else config.tflops * 1e12 / found.flops)
+        rate = given or (measured.rate if gpu else config.tflops * 1e12 / measured.flops)
         cells = []
         for count, efficiency in zip(config.gpus, config.efficiency, strict=True):
             hours = config.epochs * config.images / (rate * count * efficiency) / 3600
             cells.append(f"{hours:10.2f} h {hours * count * config.price:7,.0f} $")
         origin = (
-            "given" if given else f"measured, {name}" if gpu else f"assumed from {found.flops / 1e9:.1f} GFLOP each"
+            "given"
+            if given
+            else f"measured, {name}"
+            if gpu
+            else f"assumed from {measured.flops / 1e9:.1f} GFLOP per image"
         )
         print("  " + "".join(cells) + f"   {rate:9.0f}, {origin}: {model}")
     shares = ", ".join(f"{share:.0%} on {count}" for count, share in zip(config.gpus, config.efficiency, strict=True))
     print(
-        f"Assumed: {config.price:g} US dollars for an hour of a GPU; images/s a GPU, of those on one: {shares}. "
-        "Data keep up; validations, checkpoints and queues are not counted. Two masked images an image (the default "
-        "objective), a shared trunk, the fastest of the measured precisions."
+        f"Assumed: {config.price:g} US dollars per GPU hour; images/s per GPU relative to one GPU: {shares}; data "
+        "loading keeps up; no time for validation, checkpoints and queues; two masked images per image (the default "
+        "objective), a shared trunk and the fastest of the measured precisions."
     )
     if not gpu and set(best) - set(config.rates):
         print(
-            f"Assumed for want of a GPU: that one sustains {config.tflops:g} TFLOP/s (tflops=…) of the operations that "
-            "torch counts in a step; small networks and depthwise convolutions sustain less. Run this on the GPU that "
-            "you mean, or give its images/s as rates.MODEL=…"
+            f"Assumed without a GPU: one GPU sustains {config.tflops:g} TFLOP/s (tflops=…) of the operations that "
+            "torch counts in a step; small networks and depthwise convolutions sustain less. Run this benchmark on the "
+            "GPU in question, or give its images/s as rates.MODEL=…"
         )

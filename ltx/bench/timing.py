@@ -1,4 +1,4 @@
-"""Fair comparison on a noisy machine: the candidates take turns, and medians are compared."""
+"""Fair comparison on a noisy machine: candidates alternate, and medians are compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 def take_turns(
     candidates: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of `repeats` runs of each candidate, in turn, after one uncounted run of each."""
+    """Time `repeats` runs of each candidate, alternating, after one warm-up run of each; returns seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 1):
         for name, run in candidates.items():
@@ -26,12 +26,12 @@ def take_turns(
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median of each candidate's seconds."""
+    """The median time of each candidate."""
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def median_ratio(above: list[float], below: list[float]) -> float:
-    """Median over the turns of the ratio within a turn: steadier than a ratio of medians when the speed drifts."""
+    """Median over turns of the ratio within a turn, which is more stable than a ratio of medians if speed drifts."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A training step beside the sum of its parts."""
+"""A training step next to the sum of its parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEP, CLASSIFIER = "step", "classifier"
 
 
 def measure(config: TrainBench) -> None:
-    """Print the seconds of a whole step, of each part alone, and step ÷ sum of the parts."""
+    """Print the time of a complete step, of each part alone, and step ÷ sum of the parts."""
     if min(config.batch_size, config.repeats) < 1:
         raise InputError("batch_size and repeats must be positive")
     device = pick_device(config.device)
@@ -30,19 +30,21 @@ def measure(config: TrainBench) -> None:
     explainer = config.explainer.build(classifier)
     candidates = step_and_parts(explainer, Objective(config.objective), Fill(config.fill), config.batch_size, device)
     seconds = medians(take_turns(candidates, config.repeats, device))
-    whole = seconds.pop(STEP)
-    print(f"{classifier.name}, batch {config.batch_size}, {device}, median of {config.repeats} turns")
+    step = seconds.pop(STEP)
+    print(f"{classifier.name}, batch {config.batch_size}, {device}, median of {config.repeats} runs")
     for name, value in seconds.items():
         print(f"  {1000 * value:9.1f} ms  {name}")
     print(f"  {1000 * sum(seconds.values()):9.1f} ms  sum of the parts")
-    print(f"  {1000 * whole:9.1f} ms  training step = {whole / sum(seconds.values()):.3f} x the sum of its parts")
+    print(f"  {1000 * step:9.1f} ms  training step = {step / sum(seconds.values()):.3f} x the sum of its parts")
 
 
 def step_and_parts(
     explainer: MaskNetwork, objective: Objective, fill: Fill, batch_size: int, device: torch.device
 ) -> dict[str, Callable[[], None]]:
-    """A whole training step (`STEP`) of noise images, and each of its parts alone; those named CLASSIFIER… are the
-    classifier's. The classifier is on the device already."""
+    """A complete training step (`STEP`) on noise images, and each of its parts alone.
+
+    Names that start with `CLASSIFIER` are parts of the classifier. The classifier must already be on the device.
+    """
     classifier = explainer.classifier
     module = LTXPretraining(explainer.to(device).train(), objective, fill, OptimiserConfig(), max_steps=1000)
     parameters = [p for p in explainer.parameters() if p.requires_grad]
@@ -50,7 +52,7 @@ def step_and_parts(
     images = torch.rand(batch_size, 3, *classifier.input_size, device=device)
     with torch.no_grad():
         masked, verdict = module.evaluate_objective(images, torch.Generator().manual_seed(0))
-        unmasked_logits, found = explainer.predict_and_encode(images)
+        unmasked_logits, features = explainer.predict_and_encode(images)
         gradient = torch.ones_like(masked.mask) / masked.mask.numel()
     targets = unmasked_logits.argmax(1)
     masked_images = torch.rand(len(verdict.logits) * len(images), 3, *classifier.input_size, device=device)
@@ -66,8 +68,8 @@ def step_and_parts(
         update()
 
     def explainer_alone() -> None:
-        own = found if explainer.shares_trunk else explainer.encode(images)
-        explainer.upsample(explainer.decode(own, targets)).backward(gradient)
+        encoded = features if explainer.shares_trunk else explainer.encode(images)
+        explainer.upsample(explainer.decode(encoded, targets)).backward(gradient)
         update()
 
     def classifier_unmasked() -> None:
@@ -84,7 +86,7 @@ def step_and_parts(
 
     return {
         STEP: step,
-        "explainer, forwards and backwards": explainer_alone,
-        f"{CLASSIFIER}, whole images": classifier_unmasked,
-        f"{CLASSIFIER}, {len(verdict.logits)} masked images an image, forwards and backwards": classifier_masked,
+        "explainer, forward and backward": explainer_alone,
+        f"{CLASSIFIER}, full images": classifier_unmasked,
+        f"{CLASSIFIER}, {len(verdict.logits)} masked images per image, forward and backward": classifier_masked,
     }

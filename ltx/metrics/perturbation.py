@@ -149,13 +149,10 @@ def curves(
     kept = [(count, pixels) if order == "highest" else (0, pixels - count) for order in orders for count in inner]
     ranks = rank_pixels(maps)
     masked = _predict_kept(classifier, images, ranks, targets, background, kept, max_batch) if kept else None
+    ends = {0: unmasked, pixels: removed}
     result: dict[Order, Prediction] = {}
     for place, order in enumerate(orders):
-        columns: dict[int, Prediction] = {}
-        if unmasked is not None:
-            columns[0] = unmasked
-        if removed is not None:
-            columns[pixels] = removed
+        columns = {count: prediction for count, prediction in ends.items() if prediction is not None}
         if masked is not None:
             for column, count in enumerate(inner, start=place * len(inner)):
                 columns[count] = Prediction(masked.probability[:, column], masked.correct[:, column])

@@ -1,3 +1,5 @@
+"""`ltx bench attribute`: errors and numbers of passes of each variant."""
+
 import pytest
 
 from ltx.bench.attribute import measure
@@ -5,7 +7,7 @@ from ltx.bench.settings import AttributeBench
 from ltx.config.command_line import parse
 
 
-def test_it_prints_ratios_errors_and_the_least_passes(capsys):
+def test_ratios_errors_and_passes_are_printed(capsys):
     words = ["classifier.name=vit_tiny_patch16_224", "classifier.weights=random", "classifier.input_size=48"]
     words += ["classifier.num_classes=5", "count=2", "looped=2", "steps=2", "repeats=1", "device=cpu"]
     measure(parse(AttributeBench, words, "bench", ""))

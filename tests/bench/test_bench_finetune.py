@@ -1,4 +1,4 @@
-"""`python -m ltx.bench finetune`: a step's masked images are counted, beside what the objective asks for."""
+"""`ltx bench finetune`: the masked images of a step are counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ltx.explainers.unet import UNetExplainer
 
 
 @pytest.mark.parametrize(("ranking", "masked_images"), [(0.0, 2), (4.0, 4)])
-def test_the_composites_of_a_step_are_counted(
+def test_masked_images_of_a_step_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ranking: float, masked_images: int
 ) -> None:
     torch.manual_seed(0)
@@ -35,11 +35,11 @@ def test_the_composites_of_a_step_are_counted(
     save_checkpoint(tmp_path / "explainer", UNetExplainer(Classifier(**settings)), config, "")
     options = [f"checkpoint={tmp_path / 'explainer'}", "count=2", "steps=2", "repeats=1", "device=cpu"]
     measure(parse(FinetuneBench, options, "bench", ""))
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert "finetune" in BENCHMARKS
     assert not {"passes", "timing"} & set(BENCHMARKS), "these modules are not benchmarks"
     with pytest.raises(InputError, match="must be positive"):
         measure(parse(FinetuneBench, [*options, "steps=0"], "bench", ""))
     assert re.search(
-        rf"a step costs [\d.]+ x that floor, [\d.]+ x the passes over its {masked_images} masked images", told
+        rf"a step costs [\d.]+ x that bound, [\d.]+ x the passes over its {masked_images} masked images", printed
     )

@@ -1,4 +1,4 @@
-"""`python -m ltx.bench inr`: each way is run and counted, and masks and maps are cut at the same areas."""
+"""`ltx bench inr`: passes of each method, and masks and maps at the same areas."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ TINY += ["classifier.input_size=32", "count=2", "steps=2", "finetuning_steps=1",
 TINY += ["areas=[0.1,0.3]", "device=cpu"]
 
 
-def test_each_way_is_counted_and_its_masks_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+def test_passes_and_masks_of_each_method(capsys: pytest.CaptureFixture[str]) -> None:
     measure(parse(INRBench, [*TINY, "compare=[gradcam,random]"], "bench", ""))
-    told = capsys.readouterr().out
-    passes = dict(re.findall(r"^(\S.*): ([\d.]+) passes an image", told, re.MULTILINE))
-    # 4 areas a step where an INR is fitted, once both kept and removed; 2 areas where the others are found.
+    printed = capsys.readouterr().out
+    passes = dict(re.findall(r"^(\S.*): ([\d.]+) passes per image", printed, re.MULTILINE))
+    # Fitting an INR samples 4 areas per step and classifies kept pixels; finetuning also classifies removed pixels;
+    # extremal perturbation fits 2 areas.
     assert passes["amortised, one pass"] == "1.0"
     assert passes["fitted from scratch, 2 steps"] == f"{1 + 2 * 4:.1f}"
-    assert passes["amortised, 1 steps"] == f"{1 + 4 * 2:.1f}", "kept and removed, as without a checkpoint's objective"
+    assert passes["amortised, 1 steps"] == f"{1 + 4 * 2:.1f}", "kept and removed pixels, the default objective"
     assert passes["extremal perturbation, 3 steps"] == f"{3 * 2:.1f}"
-    assert passes["gradcam"] == "1.0", "its layer was found when the method was chosen"
+    assert passes["gradcam"] == "1.0", "the layer is already known"
     assert passes["random"] == "0.0"
-    assert told.count("kept probability") == 6
-    assert told.count("s one by one") == 4
-    misses = [float(value) for value in re.findall(r"\|mean - area\| ([\d.]+)", told)]
+    assert printed.count("kept probability") == 6
+    assert printed.count("s one by one") == 4
+    misses = [float(value) for value in re.findall(r"\|mean - area\| ([\d.]+)", printed)]
     assert max(misses[:3]) <= 1e-4
-    assert misses[3] > 0.1, "three steps are no optimisation"
+    assert misses[3] > 0.1, "three steps do not converge"
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
-def test_layers_after_a_cut_are_no_pass(name: str) -> None:
+def test_partial_passes_are_not_counted(name: str) -> None:
     classifier = Classifier(name, weights="random", num_classes=5, input_size=64)
     images = torch.rand(2, 3, 64, 64)
-    attribute("iia2", classifier, images, 0, steps=1)  # finds the layers
-    with passes_counted(classifier) as seen:
+    attribute("iia2", classifier, images, 0, steps=1)  # detects the layers
+    with passes_counted(classifier) as counter:
         classifier(images)
         attribute("iia2", classifier, images, 0, steps=3)
-    assert seen[0] == 2 * (1 + 4), "the points of the path, both ends among them"
+    assert counter[0] == 2 * (1 + 4), "the points of the path, including both ends"
     first = next(module for module in classifier.model.modules() if not list(module.children()))
     assert "forward" not in vars(first)
 
 
-def test_an_unknown_way_is_refused() -> None:
+def test_an_unknown_method_raises_an_error() -> None:
     with pytest.raises(InputError, match="did you mean one_pass"):
         measure(parse(INRBench, [*TINY, "ways=[onepass]"], "bench", ""))

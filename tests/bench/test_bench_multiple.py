@@ -1,4 +1,4 @@
-"""`python -m ltx.bench multiple`: which pairs it takes, and what it counts as found."""
+"""`ltx bench multiple`: selection of pairs, and explanations that match a photograph."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 class Contrast(nn.Module):
-    """Class 0 by the contrast of the half that has more of it."""
+    """The logit of class 0 is the larger contrast of the two halves."""
 
     num_classes = 2
 
@@ -37,8 +37,8 @@ class Contrast(nn.Module):
         return torch.stack([160 * contrast - 10, torch.zeros_like(contrast)], 1)
 
 
-def test_pairs_are_sufficient_on_either_side(tmp_path: Path) -> None:
-    """Of three striped photographs one is faint: class 0 on its own, but not to 0.9 of what a strong one gives."""
+def test_each_half_of_a_pair_is_sufficient(tmp_path: Path) -> None:
+    """One of three striped photographs is faint: class 0, but with less than 0.9 of the others' probability."""
     for name, depth in (("one", 127), ("two", 127), ("faint", 65)):
         pixels = np.full((32, 32, 3), 127, np.int16)
         pixels[::2] += depth
@@ -47,14 +47,14 @@ def test_pairs_are_sufficient_on_either_side(tmp_path: Path) -> None:
     config = parse(MultipleBench, ["share=0.9", "mosaics=3", f"images={tmp_path}"], "bench", "")
     classifier = Classifier(Contrast(), input_size=32)
     images, targets, tried = sufficient_pairs(classifier, config)
-    assert tried == 3, "all three pairs are of class 0"
+    assert tried == 3, "all three pairs have class 0"
     assert targets.tolist() == [0]
-    assert float((images - 0.5).abs().min()) > 0.45, "the two strong ones"
+    assert float((images - 0.5).abs().min()) > 0.45, "the two photographs with high contrast"
     config.share = 0.5
     assert len(sufficient_pairs(classifier, config)[0]) == 3
 
 
-def test_images_without_a_pair_are_named(tmp_path: Path) -> None:
+def test_images_without_a_pair_raise_an_error(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
     config = parse(MultipleBench, [f"images={tmp_path}"], "bench", "")
     with pytest.raises(InputError, match="none of 0 pairs"):
@@ -69,7 +69,7 @@ def test_pictures_are_written_and_numbers_printed(
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
-def test_both_are_found_only_if_one_explanation_lies_in_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_photographs_are_found_only_if_an_explanation_lies_in_each(capsys: pytest.CaptureFixture[str]) -> None:
     masks = torch.zeros(3, 3, 4, 8)
     masks[0, 0, :, :3], masks[0, 1, :, 5:] = 1, 1  # left, right
     masks[1, 0, :, :3], masks[1, 1, 0, 3:5], masks[1, 2, :, 6:] = 1, 1, 1  # left, across, right
@@ -77,6 +77,6 @@ def test_both_are_found_only_if_one_explanation_lies_in_each(capsys: pytest.Capt
     count = torch.tensor([2, 3, 1])
     nothing = torch.full((3, 3), 0.5)
     _report([MultipleExplanations(masks, nothing, nothing, count, torch.ones(3), torch.rand(3, 3, 4, 8), ["a"] * 3)])
-    told = capsys.readouterr().out
-    assert "by the first two explanations: 1 of 3; by all of them: 2" in told
-    assert "0: 0, 1: 1, 2: 1, 3: 1" in told
+    printed = capsys.readouterr().out
+    assert "by the first two explanations: 1 of 3; by all of them: 2" in printed
+    assert "0: 0, 1: 1, 2: 1, 3: 1" in printed
