@@ -13,6 +13,7 @@ from ltx.attribution.registry import check_options
 from ltx.attribution.settings import AttributeConfig
 from ltx.attribution.support import check_method
 from ltx.classifier.class_names import Target
+from ltx.cli.report import report_explanations
 from ltx.results.explanation import Explanation
 from ltx.results.streaming import WRITTEN, explain_files
 from ltx.runtime.devices import pick_device
@@ -49,3 +50,4 @@ def attribute_files(config: AttributeConfig) -> None:
     settings = {key: asdict(config)[key] for key in ("method", "options", "classifier")}
     count = explain_files(config, explain, classifier, settings)
     print(f"{count} map{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
+    report_explanations(config)

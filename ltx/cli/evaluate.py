@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ltx.evaluation.run import evaluate
 from ltx.evaluation.settings import EvaluationConfig
+from ltx.report.write import write_report
 
 
 def evaluate_methods(config: EvaluationConfig) -> None:
@@ -16,3 +17,4 @@ def evaluate_methods(config: EvaluationConfig) -> None:
     """
     if evaluate(config) is not None:
         print((Path(config.out) / "scores.md").read_text())
+        print(f"report: {write_report([config.out])}")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ltx.checkpoints.folder import identity, load, located
 from ltx.classifier.class_names import Target
+from ltx.cli.report import report_explanations
 from ltx.finetuning.finetune import finetune, learning_rate, trained_objective
 from ltx.finetuning.settings import FinetuneConfig
 from ltx.masking.fill import Fill
@@ -57,4 +58,5 @@ def finetune_files(config: FinetuneConfig) -> Path:
     settings["explainer_fingerprint"] = identity(folder)[:16]  # the folder may contain another network next time
     count = explain_files(config, explain, explainer.classifier, settings)
     print(f"{count} explanation{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
+    report_explanations(config)
     return Path(config.out)

@@ -58,6 +58,11 @@ COMMANDS: dict[str, Command] = {
         "Compare explanation methods: faithfulness, localisation and sanity, with confidence intervals. Writes "
         "scores.json, per_image.csv, scores.md, curves.png and gallery.png. Under torchrun the ranks share the work.",
     ),
+    "report": Command(
+        "ltx.cli.report:report",
+        "ltx.report.settings:ReportConfig",
+        "Write a page that shows a folder of results: sort, filter, open an image, or compare two folders.",
+    ),
     "shards": Command(
         "ltx.cli.shards:make_shards",
         "ltx.data.shards.settings:MakeConfig",

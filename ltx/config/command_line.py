@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ltx.config.help_text import help_text
 from ltx.config.options import Key, keys, shown, type_arms
-from ltx.config.words import nearest, one_line, parse_value, split_word, type_name, with_article
+from ltx.config.words import is_bare, nearest, one_line, parse_value, split_word, type_name, with_article
 from ltx.runtime.errors import InputError
 from ltx.runtime.shipped import shipped
 
@@ -32,7 +32,8 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
     """Create an instance of `schema` from its defaults, then each `config=FILE.yaml`, then the other words.
 
     Args:
-        schema: a settings dataclass.
+        schema: a settings dataclass; words that set no key become the value of the key that its class attribute
+            `POSITIONAL` names, where it has one.
         argv: `key=value` words.
         prog: name of the program, for `--help`.
         description: first lines of `--help`.
@@ -47,7 +48,11 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
         raise SystemExit(0)
     known = {key.name: key for key in keys(schema)}
     config = OmegaConf.structured(schema)
-    words = [split_word(word, known) for word in argv]
+    positional: str | None = getattr(schema, "POSITIONAL", None)
+    bare = [word for word in argv if positional is not None and is_bare(word, known)]
+    words = [split_word(word, known) for word in argv if word not in bare]
+    if positional is not None and bare:
+        OmegaConf.update(config, positional, bare, merge=False)
     for name, text in words:
         if name == "config":
             for key, value in _read_yaml(Path(text), known):

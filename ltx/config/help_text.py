@@ -14,7 +14,8 @@ from ltx.config.options import groups, keys, shown
 def help_text(schema: type, prog: str, description: str) -> str:
     """Usage, two examples, and each key with its default, allowed values and meaning.
 
-    The first example shows the first key with a default, or the class attribute `EXAMPLE` of the schema.
+    The first example shows the first key with a default, or the class attribute `EXAMPLE` of the schema. The
+    class attribute `USAGE` follows the program in the first line.
     """
     rows = list(_rows(schema))
     left, middle = max(len(row[0]) for row in rows), min(max(len(row[1]) for row in rows), 28)
@@ -31,7 +32,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
     required = "".join(f" {key.name}={key.name.upper()}" for key in keys(schema) if key.default == MISSING)
     return "\n".join(
         [
-            f"usage: {prog} [config=FILE.yaml] [key=value ...]",
+            f"usage: {prog}{getattr(schema, 'USAGE', '')} [config=FILE.yaml] [key=value ...]",
             "",
             *textwrap.wrap(description, width),
             "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -32,6 +33,12 @@ def split_word(word: str, known: Iterable[str]) -> tuple[str, str]:
             f"{word!r} is not a valid setting; write {nearest(bare, known) or bare or 'key'}=VALUE, or --help"
         )
     return name, text
+
+
+def is_bare(word: str, known: Iterable[str]) -> bool:
+    """Whether a word sets no key: it has no `=`, or it is a path that contains one."""
+    name, sign, _ = word.partition("=")
+    return not word.startswith("-") and (not sign or (name not in ("config", *known) and Path(word).exists()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

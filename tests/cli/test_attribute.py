@@ -48,6 +48,7 @@ def test_the_written_map_explains_the_written_pixels(folder):
         expected = attribute("layercam", classifier, image, 2)[0, 0].numpy()
         np.testing.assert_allclose(arrays["map"], expected, rtol=1e-3, atol=1e-5)
         assert (folder / f"out/{stem}.png").is_file()
+        assert f"{stem}.png" in (folder / "out/index.html").read_text()
         line = next(line for line in lines if line["image"] == str(folder / f"pictures/{stem}.png"))
         assert line["target"] == 2
         assert line["probability"] == pytest.approx(classifier(image).softmax(1)[0, 2].item(), abs=1e-5)
