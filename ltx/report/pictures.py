@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ltx.report.records import Result
-from ltx.results.explanation import COLOURS, overlay
+from ltx.results.pictures import COLOURS, overlay
 from ltx.runtime.atomic_files import atomic_write
 from ltx.runtime.errors import InputError
 from ltx.runtime.progress import progress_bar

@@ -8,7 +8,7 @@ from PIL import Image
 from ltx.report import pictures
 from ltx.report.pictures import make_pictures, stretched
 from ltx.report.records import read_results
-from ltx.results.explanation import overlay
+from ltx.results.pictures import overlay
 from ltx.runtime.errors import InputError
 from tests.support.results_folder import NASTY, write_results
 
