@@ -1,144 +1,169 @@
-"""Attention matrices of timm's vision transformers, with their gradients, and what the head reads of the tokens."""
+"""The chain of global self-attentions of a vision transformer: its blocks, their matrices, and the tokens it reads."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ltx.attribution.interception import AttentionInterception, Handler
+from ltx.attribution.model_trace import AttentionCall, ModelTrace, ModuleCall, model_trace
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError
 
-_seen: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
+@dataclass(frozen=True)
+class AttentionChain:
+    """Self-attentions over the prefix and patch tokens, one per block, each applied to the output of the previous one.
 
-@contextmanager
-def unfused(model: nn.Module) -> Iterator[None]:
-    """Fused attention off on every live module of `model`, and back to what it was on leaving.
-
-    timm reads its global switch when a model is built, so the switch has to be turned on each module; fused kernels
-    never form the attention matrix.
+    Attributes:
+        blocks: the block of each attention, first to last.
+        heads: number of heads of each block.
+        tokens: number of tokens `N`.
+        start: weights `[N]`, summing to 1, of the tokens that the head reads; a rollout starts from them.
+        later_modules: modules after the last attention that can run on the tokens that the head reads alone.
     """
-    changed = [module for module in model.modules() if getattr(module, "fused_attn", False)]
-    try:
-        for module in changed:
-            module.fused_attn = False  # type: ignore[assignment]
-        yield
-    finally:
-        for module in changed:
-            module.fused_attn = True  # type: ignore[assignment]
+
+    blocks: list[ModuleCall]
+    heads: list[int]
+    tokens: int
+    start: Tensor
+    later_modules: list[nn.Module]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def tokens_read(self) -> int:
+        """Number of leading tokens that include all tokens that the head reads."""
+        return int(self.start.nonzero().max()) + 1
+
+    def intercept(self, handler: Handler, first: int = 0) -> AttentionInterception:
+        """Context in which `handler` receives the attention of the blocks from `first` on."""
+        return AttentionInterception(self.tokens, self.heads, handler, first)
+
+    @contextmanager
+    def captured(self) -> Iterator[dict[int, Tensor]]:
+        """Context that collects the attention of forward passes, with gradients.
+
+        Yields:
+            Dictionary from the block to its attention `[B, heads, N, N]` on the autograd graph, filled by each forward
+            pass.
+        """
+        attention: dict[int, Tensor] = {}
+
+        def keep(block: int, matrix: Tensor) -> Tensor:
+            attention[block] = graph_leaf(matrix)
+            return attention[block]
+
+        with self.intercept(lambda block, compute: keep(block, compute())):
+            yield attention
 
 
-def attention_layers(classifier: Classifier) -> list[nn.Module]:
-    """The module of each block, first to last, whose output is that block's attention `[B, heads, N, N]`.
+def graph_leaf(matrix: Tensor) -> Tensor:
+    """The matrix, or a leaf of the autograd graph in its place if nothing before it requires gradients.
 
-    It is the (inactive) dropout that timm's attention applies to the softmaxed matrix.
+    The classifier's weights are frozen, so the graph starts at the first matrix and the backward pass ends there.
+    """
+    if torch.is_grad_enabled() and not matrix.requires_grad:
+        return matrix.detach().requires_grad_()
+    return matrix
+
+
+def attention_chain(classifier: Classifier) -> AttentionChain:
+    """The chain of self-attentions of a classifier.
 
     Raises:
-        InputError: the model has no such attention over all tokens; the text says why and names methods that work.
+        InputError: the model has no such chain; the message says why.
     """
-    reason = attention_refusal(classifier)
-    if reason:
-        raise InputError(reason)
-    return _dropouts(classifier.model)
-
-
-def has_attention(classifier: Classifier) -> bool:
-    """Whether attention methods work on this model: one global self-attention a block, over prefix and patch tokens."""
-    return not attention_refusal(classifier)
-
-
-@contextmanager
-def captured(layers: list[nn.Module], start: int = 0) -> Iterator[dict[int, Tensor]]:
-    """Collects the attention of `layers[start:]` in the forward passes run within it, with gradients.
-
-    Yields:
-        A dictionary that each forward pass fills: block → attention `[B, heads, N, N]` on the autograd graph.
-    """
-    attention: dict[int, Tensor] = {}
-    handles = []
-
-    def keep(block: int) -> None:
-        def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            # The weights are frozen, so before the first matrix nothing requires gradients: the graph begins there,
-            # and the backward pass ends there.
-            if torch.is_grad_enabled() and not output.requires_grad:
-                output = output.detach().requires_grad_()
-            attention[block] = output
-            return output
-
-        handles.append(layers[block].register_forward_hook(hook))
-
-    try:
-        for block in range(start, len(layers)):
-            keep(block)
-        yield attention
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def readout(classifier: Classifier, tokens: int) -> Tensor:
-    """Weights `[N]`, summing to 1, of the tokens that the head reads: where a rollout begins.
-
-    The class token; class and distillation token alike for a distilled DeiT; every patch token where the head
-    pools them (by average, maximum or attention), and the class token too where the pooling includes it.
-    """
-    model = classifier.model
-    prefix = classifier.num_prefix_tokens
-    weights = torch.zeros(tokens, device=classifier.device)
-    if prefix and getattr(model, "global_pool", "token") == "token" and getattr(model, "attn_pool", None) is None:
-        weights[: 2 if getattr(model, "head_dist", None) is not None else 1] = 1
-    else:
-        weights[0 if getattr(model, "pool_include_prefix", False) else prefix :] = 1
-    return weights / weights.sum()
-
-
-def _dropouts(model: nn.Module) -> list[nn.Module]:
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
-        return []
-    found = []
-    for block in blocks:
-        drops = [
-            module.attn_drop for module in block.modules() if isinstance(getattr(module, "attn_drop", None), nn.Dropout)
-        ]
-        if len(drops) != 1:
-            return []
-        found.append(drops[0])
-    return found  # type: ignore[return-value]
+    found = _found(classifier)
+    if isinstance(found, str):
+        raise InputError(found)
+    return found
 
 
 def attention_refusal(classifier: Classifier) -> str:
-    """Why the model's attention cannot be used, found by one forward pass of zeros; an empty string where it can."""
-    model = classifier.model
-    if model not in _seen:
-        _seen[model] = _probe(classifier)
-    return _seen[model]
+    """Reason why attention methods do not work on this model; an empty string if they do."""
+    found = _found(classifier)
+    return found if isinstance(found, str) else ""
 
 
-def _probe(classifier: Classifier) -> str:
-    model, name = classifier.model, classifier.name
-    layers = _dropouts(model)
-    if not layers:
-        return f"{name} has no chain of blocks with one self-attention each"
-    zeros = torch.zeros(1, 3, *classifier.input_size, device=classifier.device)
-    # A folded copy runs other modules than those that are hooked.
-    with torch.no_grad(), classifier.unfolded(), unfused(model), captured(layers) as attention:
-        classifier(zeros)
-    missing = [block for block in range(len(layers)) if block not in attention]
-    if missing:
-        return f"the attention of block {missing[0]} of {name} ({type(model).__name__}) was not seen"
+def has_attention(classifier: Classifier) -> bool:
+    """Whether the model has one global self-attention per block, over prefix and patch tokens."""
+    return not attention_refusal(classifier)
+
+
+_chains: weakref.WeakKeyDictionary[Classifier, tuple[ModelTrace, AttentionChain | str]] = weakref.WeakKeyDictionary()
+
+
+def _found(classifier: Classifier) -> AttentionChain | str:
+    trace = model_trace(classifier)
+    cached = _chains.get(classifier)
+    if cached is None or cached[0] is not trace:
+        cached = _chains[classifier] = trace, _chain(classifier, trace)
+    return cached[1]
+
+
+def _chain(classifier: Classifier, trace: ModelTrace) -> AttentionChain | str:
+    name = classifier.name
     try:
         height, width = classifier.grid
-    except (InputError, ValueError):
+    except (InputError, TypeError, ValueError):
         return f"{name} has no grid of tokens"
-    wanted = height * width + classifier.num_prefix_tokens
-    for block, matrix in sorted(attention.items()):
-        if matrix.ndim != 4 or matrix.shape[0] != 1 or tuple(matrix.shape[-2:]) != (wanted, wanted):
-            shape = tuple(matrix.shape)
-            return f"block {block} of {name} attends in windows or channels {shape}, not over its {wanted} tokens"
-    return ""
+    prefix = classifier.num_prefix_tokens
+    tokens = height * width + prefix
+    chain = [call for call in trace.attention if _is_over(call, tokens)]
+    last = trace.attention.index(chain[-1]) if chain else len(trace.attention) - 1
+    others = [call for call in trace.attention[: last + 1] if call not in chain]
+    if others:
+        return f"{name} attends in windows or channels {others[0].shape}, not only over its {tokens} tokens"
+    if not chain:
+        return f"{name} has no self-attention over its tokens"
+    if not all(call.follows_previous for call in chain):
+        return f"{name} has blocks with several parallel self-attentions"
+    rows_read = chain[-1].rows_read
+    if rows_read is None:
+        return f"{name} has square attention matrices after those over its {tokens} tokens"
+    blocks = _blocks(chain)
+    return AttentionChain(
+        blocks,
+        [call.shape[-3] for call in chain],
+        tokens,
+        _start(rows_read, prefix),
+        chain[-1].later_modules,
+    )
+
+
+def _is_over(call: AttentionCall, tokens: int) -> bool:
+    shape = call.shape
+    return shape[-2:] == (tokens, tokens) and (len(shape) == 3 or (len(shape) == 4 and shape[0] == 1))
+
+
+def _blocks(chain: list[AttentionCall]) -> list[ModuleCall]:
+    """For each attention the outermost module call that contains no other one and returns tokens."""
+    callers = [call.caller.callers() for call in chain]
+    blocks = []
+    for index, own in enumerate(callers):
+        shared = {id(each) for other, calls in enumerate(callers) if other != index for each in calls}
+        alone = [call for call in own if id(call) not in shared]
+        with_tokens = [call for call in alone if call.shape is not None and len(call.shape) == 3]
+        blocks.append((with_tokens or alone or own[:1])[-1])
+    return blocks
+
+
+def _start(rows_read: Tensor, prefix: int) -> Tensor:
+    """Weights of the tokens that the head reads: prefix tokens, and all patch tokens if it reads any of them.
+
+    Maximum pooling reads each channel from another token, so one pass does not use every token.
+    """
+    weights = rows_read.float()
+    if not bool(rows_read.any()):  # an untrained head of zeros
+        weights = torch.zeros_like(weights)
+        weights[slice(0, 1) if prefix else slice(None)] = 1
+    elif bool(rows_read[prefix:].any()):
+        weights[prefix:] = 1
+    return weights / weights.sum()

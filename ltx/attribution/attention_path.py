@@ -1,29 +1,29 @@
-"""Gradients of the class logit along paths of attention matrices, at the least cost: what IIA and DIX need of a ViT.
+"""Gradients of the class logit along paths of attention matrices, as IIA and DIX need them for vision transformers.
 
-Attention matrices of one or more of the last blocks are scaled by factors between 0 (no attention) and 1 (the image's
-own). For every point of that path the methods want `∇A` in *every* block. Three savings, none of them approximate but
-the last:
+The attention matrices of one or more of the last blocks are scaled by factors from 0 (no attention) to 1 (the image's
+attention). For every point of that path, the methods need `∇A` in *every* block. Three things reduce the cost; the
+first two are exact:
 
-- blocks before the first scaled one are run once, and again only backward;
-- where the head reads single tokens, the last block's projection and MLP are run on those alone;
-- the gradients that the points of one path send to the earlier blocks are nearly dependent: they change smoothly
-  with the factor. Backward passes are linear, so one pass for each vector of an orthonormal basis of them serves all
-  points. `tolerance` is the share (in norm, of the largest direction) that the basis may leave out; 0 = nothing.
+- The blocks before the first scaled one run forward once.
+- If the head reads only leading tokens, the layers after the last attention run on these tokens alone.
+- The gradients that the points of a path send to the earlier blocks change smoothly with the factor, so they are nearly
+  linearly dependent. Backward passes are linear, so one pass per vector of an orthonormal basis serves all points.
+  `tolerance` bounds the norm of what the basis omits, relative to its largest direction; 0 = exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import GluMlp, Mlp, SwiGLU
-from torch import Tensor, nn
+from torch import Tensor
 
-from ltx.attribution.attention import attention_layers, captured, readout, unfused
-from ltx.attribution.partial_forward import answered_by, record
+from ltx.attribution.attention import AttentionChain, attention_chain, graph_leaf
+from ltx.attribution.partial_forward import CutReached, Recording, record, replaced_forwards
 from ltx.attribution.rollout import positive_relevance
 from ltx.classifier.classifier import Classifier
 
@@ -34,12 +34,14 @@ Point = tuple[float, ...]
 class PathGradients:
     """Attention and gradients at `K` points of a path, for `S` samples.
 
+    Matrices of the last block have only the rows `P <= N` up to the last token that the head reads.
+
     Attributes:
         below: for each block before the first scaled one, `A ∘ G_r` `[S, heads, N, N]` for each of `R` basis vectors.
-        coefficients: `[S, K, R]`: the gradient at point `k` is `Σ_r coefficients[k, r] G_r`.
-        above: for each scaled or later block, `relu(A ∘ ∇A)`, mean over heads, `[K, S, N, N]`.
-        attention: the attention of the last scaled block at factor 1, mean over heads, `[K, S, N, N]`.
-        start: the tokens that the head reads, `[N]`.
+        coefficients: `[S, K, R]`; the gradient at point `k` is `Σ_r coefficients[k, r] G_r`.
+        above: for each block from the first scaled one on, `relu(A ∘ ∇A)`, averaged over heads, `[K, S, P, N]`.
+        attention: unscaled attention of the last scaled block, averaged over heads, `[K, S, P, N]`.
+        start: weights `[N]` of the tokens that the head reads.
     """
 
     below: list[list[Tensor]]
@@ -49,21 +51,41 @@ class PathGradients:
     start: Tensor
 
     def mean(self) -> list[Tensor]:
-        """For each block the mean over points and heads of `relu(A ∘ ∇A)`, `[S, N, N]`."""
-        count = self.coefficients.shape[1]
-        below = [sum((self._at(basis, k) for k in range(1, count)), self._at(basis, 0)) / count for basis in self.below]
+        """For each block, the mean of `relu(A ∘ ∇A)` over points and heads, `[S, P, N]`."""
+        below = [mean_of_rectified(basis, self.coefficients).mean(1) for basis in self.below]
         return [*below, *(matrix.mean(0) for matrix in self.above)]
 
     def points(self) -> Iterator[list[Tensor]]:
-        """For each point the mean over heads of `relu(A ∘ ∇A)` of every block, `[S, N, N]` each."""
+        """For each point, the mean of `relu(A ∘ ∇A)` over heads for every block, `[S, P, N]` each."""
         for k in range(self.coefficients.shape[1]):
-            yield [*(self._at(basis, k) for basis in self.below), *(matrix[k] for matrix in self.above)]
+            below = [mean_of_rectified(basis, self.coefficients[:, k : k + 1]).mean(1) for basis in self.below]
+            yield [*below, *(matrix[k] for matrix in self.above)]
 
-    def _at(self, basis: list[Tensor], point: int) -> Tensor:
-        mixed = self.coefficients[:, point, 0].view(-1, 1, 1, 1) * basis[0]
-        for index in range(1, len(basis)):
-            mixed.addcmul_(self.coefficients[:, point, index].view(-1, 1, 1, 1), basis[index])
-        return mixed.relu_().mean(1)
+
+def mean_of_rectified(basis: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """`mean_k relu(Σ_r c_kr M_r)` for matrices `M_r` `[S, …]` and coefficients `c` `[S, K, R]`, `[S, …]`."""
+    count = coefficients.shape[1]
+    shape = (-1, *[1] * (basis[0].ndim - 1))
+    if len(basis) == 1:
+        positive, negative = ((s * coefficients[:, :, 0]).relu().mean(1).view(shape) for s in (1, -1))
+        return positive * basis[0].relu() + negative * (-basis[0]).relu_()
+    total = torch.zeros_like(basis[0])
+    for k in range(count):
+        mixed = coefficients[:, k, 0].view(shape) * basis[0]
+        for r in range(1, len(basis)):
+            mixed.addcmul_(coefficients[:, k, r].view(shape), basis[r])
+        total += mixed.relu_()
+    return total / count
+
+
+@dataclass
+class _Replays:
+    """Passes of the blocks after the cut, at all points so far."""
+
+    above: list[list[Tensor]] = field(default_factory=list)
+    attention: list[Tensor] = field(default_factory=list)
+    gradients: list[list[Tensor]] = field(default_factory=list)  # at the leaves `used`, `[K, S, …]` each
+    used: list[int] = field(default_factory=list)
 
 
 def path_gradients(
@@ -75,114 +97,142 @@ def path_gradients(
     max_batch: int,
     tolerance: float,
 ) -> PathGradients:
-    """Gradients of the logits of `targets` `[S]` for `images` `[S, 3, H, W]`, at every point of a path.
+    """Gradients of the logits of `targets` `[S]` for `images` `[S, 3, H, W]` at every point of a path.
 
     Args:
+        classifier: a vision transformer.
+        images: `[S, 3, H, W]` in [0, 1].
+        targets: class indices `[S]`.
         blocks: the blocks whose attention is scaled, ascending.
-        points: for each point, one factor for each of `blocks`. The scaled matrices are constants of their own: no
-            gradient goes through the softmax that made them.
-        max_batch: rows of one forward pass, at most (but `S` at least).
+        points: for each point, one factor per entry of `blocks`. The scaled matrices are constants: no gradient flows
+            through their softmax.
+        max_batch: maximum batch size of a forward pass, but at least `S`.
         tolerance: see the module.
     """
-    layers, model = attention_layers(classifier), classifier.model
-    first, rows = blocks[0], images.shape[0]
-    with torch.enable_grad(), unfused(model):
-        with captured(layers) as attention:
-            before = record(model, layers[first], lambda: classifier(images))
-        lower = [attention[block] for block in range(first)]
-        own = before.value.detach()
-        seeds: list[list[Tensor]] = []
-        above: list[list[Tensor]] = []
-        shown: list[Tensor] = []
-        used: list[int] = []
-        step = max(1, max_batch // rows)
+    chain = attention_chain(classifier)
+    lower: list[Tensor] = []
+
+    def stop_at_first(block: int, compute: Callable[[], Tensor]) -> Tensor:
+        if block == blocks[0]:
+            raise CutReached(compute())
+        lower.append(graph_leaf(compute()))
+        return lower[-1]
+
+    with torch.enable_grad():
+        with chain.intercept(stop_at_first):
+            prefix = record(classifier.model, None, partial(classifier, images))
+        replays = _Replays()
+        step = max(1, max_batch // len(images))
         for begin in range(0, len(points), step):
-            chunk = points[begin : begin + step]
-            count = len(chunk)
-            factors = torch.tensor(chunk, device=own.device).repeat_interleave(rows, 0).view(-1, len(blocks), 1, 1, 1)
-            value = (own * factors[:, 0].unflatten(0, (count, rows)).to(own.dtype)).flatten(0, 1).requires_grad_()
-            with ExitStack() as stack:
-                whole = stack.enter_context(_scaled(layers, blocks[1:], factors[:, 1:]))
-                later = stack.enter_context(captured(layers, first + 1))
-                stack.enter_context(_read_tokens_only(classifier, layers, first))
-                leaves = stack.enter_context(before.replaying(value, count))
-                logits = classifier(images.repeat(count, 1, 1, 1))
-            score = logits.gather(1, targets.repeat(count)[:, None]).sum()
-            matrices = [value, *(later[block] for block in range(first + 1, len(layers)))]
-            wanted = [leaf for leaf in leaves if leaf.requires_grad]
-            found = torch.autograd.grad(score, [*matrices, *wanted], allow_unused=True)
-            with torch.no_grad():
-                relevances = [
-                    positive_relevance(
-                        matrix.detach().float(), torch.zeros_like(matrix) if grad is None else grad.float()
-                    )
-                    for matrix, grad in zip(matrices, found[: len(matrices)], strict=True)
-                ]
-                above.append([matrix.unflatten(0, (count, rows)) for matrix in relevances])
-                last = whole.get(blocks[-1], own)
-                matrix = last.detach().float().mean(1)
-                shown.append(matrix.unflatten(0, (-1, rows)).expand(count, -1, -1, -1))
-            gradients = found[len(matrices) :]
-            used = [index for index, gradient in enumerate(gradients) if gradient is not None]
-            seeds.append([gradients[index].unflatten(0, (count, rows)).float() for index in used])
-        coefficients, below = _carried_down(before.tensors(), used, seeds, lower, len(points), rows, tolerance)
-    return PathGradients(
-        below,
-        coefficients,
-        [torch.cat(parts) for parts in zip(*above, strict=True)],
-        torch.cat(shown),
-        readout(classifier, own.shape[-1]),
-    )
+            _replay(classifier, chain, prefix, images, targets, blocks, points[begin : begin + step], replays)
+        coefficients, below = _carried_down(prefix.tensors(), replays, lower, (len(images), len(points)), tolerance)
+    above = [torch.cat(parts) for parts in zip(*replays.above, strict=True)]
+    return PathGradients(below, coefficients, above, torch.cat(replays.attention), chain.start)
+
+
+def _replay(
+    classifier: Classifier,
+    chain: AttentionChain,
+    prefix: Recording,
+    images: Tensor,
+    targets: Tensor,
+    blocks: Sequence[int],
+    points: Sequence[Point],
+    replays: _Replays,
+) -> None:
+    """Run the blocks after the cut forward and backward at some points, and add the results to `replays`."""
+    rows, count, first = len(images), len(points), blocks[0]
+    only_last = first + 1 == len(chain)
+    attention = prefix.value.detach()[..., : chain.tokens_read if only_last else chain.tokens, :]
+    factors = torch.tensor(points, device=images.device).repeat_interleave(rows, 0).view(-1, len(blocks), 1, 1, 1)
+    scaled = (attention * factors[:, 0].unflatten(0, (count, rows)).to(attention.dtype)).flatten(0, 1).requires_grad_()
+    matrices, unscaled = {first: scaled}, attention
+
+    def replace(block: int, compute: Callable[[], Tensor]) -> Tensor:
+        nonlocal unscaled
+        if block in blocks[1:]:
+            unscaled = compute().detach()
+            matrices[block] = (unscaled * factors[:, blocks.index(block)].to(unscaled.dtype)).requires_grad_()
+        elif block != first:
+            matrices[block] = graph_leaf(compute())
+        return matrices[block]
+
+    with ExitStack() as stack:
+        if only_last:
+            stack.enter_context(_on_tokens_read(chain))
+        leaves = stack.enter_context(prefix.replaying(count))
+        stack.enter_context(chain.intercept(replace, first))
+        logits = classifier(images.repeat(count, 1, 1, 1))
+    score = logits.gather(1, targets.repeat(count)[:, None]).sum()
+    leaves = [leaf for leaf in leaves if leaf.requires_grad]
+    found = torch.autograd.grad(score, [*matrices.values(), *leaves], allow_unused=True)
+    with torch.no_grad():
+        relevances = [
+            positive_relevance(matrix.detach().float(), torch.zeros_like(matrix) if grad is None else grad.float())
+            for matrix, grad in zip(matrices.values(), found[: len(matrices)], strict=True)
+        ]
+        replays.above.append([matrix.unflatten(0, (count, rows)) for matrix in relevances])
+        mean = unscaled.detach().float().mean(1)
+        replays.attention.append(mean.unflatten(0, (-1, rows)).expand(count, -1, -1, -1))
+    gradients = found[len(matrices) :]
+    replays.used = [index for index, gradient in enumerate(gradients) if gradient is not None]
+    replays.gradients.append([gradients[index].unflatten(0, (count, rows)).float() for index in replays.used])
 
 
 def _carried_down(
-    outputs: list[Tensor],
-    used: list[int],
-    chunks: list[list[Tensor]],
-    lower: list[Tensor],
-    count: int,
-    rows: int,
-    tolerance: float,
+    outputs: list[Tensor], replays: _Replays, lower: list[Tensor], shape: tuple[int, int], tolerance: float
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """Carries the gradients of all points to the blocks before the cut: coefficients `[S, K, R]` and `A ∘ G_r`."""
+    """Propagate the gradients of all points to the blocks before the cut.
+
+    Args:
+        outputs: the tensors that were recorded before the cut.
+        replays: gradients of these tensors at all points.
+        lower: attention of the blocks before the cut, on the graph.
+        shape: numbers `(S, K)` of samples and points.
+        tolerance: see the module.
+
+    Returns:
+        Coefficients `[S, K, R]`, and `A ∘ G_r` for each block and each of `R` basis vectors.
+    """
     if not lower:
-        return torch.zeros(rows, count, 1, device=outputs[0].device if outputs else None), []
+        return torch.zeros(*shape, 1, device=replays.attention[0].device), []
     ends = [output for output in outputs if output.requires_grad]
-    seeds = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)]  # [K, S, …]
-    basis, coefficients = _basis(seeds, tolerance)
+    parts = zip(*replays.gradients, strict=True)
+    basis, coefficients = _basis([torch.cat(part) if len(part) > 1 else part[0] for part in parts], tolerance)
     below: list[list[Tensor]] = [[] for _ in lower]
     size = coefficients.shape[-1]
     for r in range(size):
-        incoming = [seed.to(ends[index].dtype) for index, seed in zip(used, basis(r), strict=True)]
-        found = torch.autograd.grad(
-            [ends[index] for index in used], lower, incoming, retain_graph=r + 1 < size, allow_unused=True
+        incoming = [seed.to(ends[index].dtype) for index, seed in zip(replays.used, basis(r), strict=True)]
+        gradients = torch.autograd.grad(
+            [ends[index] for index in replays.used], lower, incoming, retain_graph=r + 1 < size, allow_unused=True
         )
-        for parts, attention, gradient in zip(below, lower, found, strict=True):
-            parts.append(attention.detach().float() * (0 if gradient is None else gradient.float()))
+        for products, attention, gradient in zip(below, lower, gradients, strict=True):
+            products.append(attention.detach().float() * (0 if gradient is None else gradient.float()))
     return coefficients, below
 
 
 def _basis(seeds: list[Tensor], tolerance: float) -> tuple[Callable[[int], list[Tensor]], Tensor]:
-    """An orthonormal basis, for each sample, of the gradients at its points.
+    """Orthonormal basis, for each sample, of the gradients at its points.
 
     Args:
         seeds: gradients `[K, S, …]` at the tensors that cross the cut.
+        tolerance: see the module.
 
     Returns:
-        A function that makes basis vector `r` (one tensor `[S, …]` for each of `seeds`), and coefficients `[S, K, R]`.
+        A function from `r` to basis vector `r` (one tensor `[S, …]` for each of `seeds`), and coefficients `[S, K, R]`.
     """
     count, rows = seeds[0].shape[:2]
     if tolerance <= 0 or count == 1:
-        same = torch.eye(count, device=seeds[0].device).expand(rows, -1, -1)
-        return lambda r: [seed[r] for seed in seeds], same
+        identity = torch.eye(count, device=seeds[0].device).expand(rows, -1, -1)
+        return lambda r: [seed[r] for seed in seeds], identity
     gram = torch.zeros(rows, count, count, device=seeds[0].device)
     for seed in seeds:
         flat = seed.transpose(0, 1).flatten(2)
         gram += flat @ flat.mT
     strength, vectors = torch.linalg.eigh(gram.double())  # ascending
     strength, vectors = strength.flip(-1).clamp_min(0), vectors.flip(-1)
-    left_out = (strength.sum(-1, keepdim=True) - strength.cumsum(-1)).clamp_min(0).sqrt()
-    enough = left_out <= tolerance * strength[:, :1].sqrt()
+    omitted = (strength.sum(-1, keepdim=True) - strength.cumsum(-1)).clamp_min(0).sqrt()
+    enough = omitted <= tolerance * strength[:, :1].sqrt()
     size = int((~enough).sum(-1).max()) + 1
     coefficients = vectors[:, :, : min(size, count)].float()
 
@@ -192,51 +242,16 @@ def _basis(seeds: list[Tensor], tolerance: float) -> tuple[Callable[[int], list[
     return vector, coefficients
 
 
-@contextmanager
-def _scaled(layers: list[nn.Module], blocks: Sequence[int], factors: Tensor) -> Iterator[dict[int, Tensor]]:
-    """Scales the attention of `blocks`, row by row, by `factors` `[rows, len(blocks), 1, 1, 1]`, as constants.
+def _on_tokens_read(chain: AttentionChain) -> AbstractContextManager[None]:
+    """Context in which the layers after the last attention run on the leading tokens that the head reads."""
+    count = chain.tokens_read
 
-    Yields:
-        A dictionary that the forward pass fills with the unscaled matrices.
-    """
-    whole: dict[int, Tensor] = {}
-    handles = []
+    def narrow(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def on_first(tokens: Tensor) -> Tensor:
+            if tokens.ndim != 3 or tokens.shape[1] != chain.tokens:
+                return forward(tokens)
+            return F.pad(forward(tokens[:, :count]), (0, 0, 0, chain.tokens - count))
 
-    def scale(block: int, factor: Tensor) -> None:
-        def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            whole[block] = output.detach()
-            return (output.detach() * factor.to(output.dtype)).requires_grad_()
+        return on_first
 
-        handles.append(layers[block].register_forward_hook(hook))
-
-    try:
-        for index, block in enumerate(blocks):
-            scale(block, factors[:, index])
-        yield whole
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _read_tokens_only(classifier: Classifier, layers: list[nn.Module], first: int) -> Iterator[None]:
-    """The last block's attention is projected, and its MLP run, on the tokens that the head reads, where these are
-    prefix tokens alone.
-
-    What both make of the other tokens reaches nothing: the rest of the block and the head treat tokens one by one.
-    """
-    model, prefix = classifier.model, classifier.num_prefix_tokens
-    block = model.blocks[-1]  # type: ignore[index]
-    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
-    weights = readout(classifier, prefix + 1)
-    narrowed: list[nn.Module] = []
-    if first + 1 == len(layers) and not weights[prefix:].any():
-        projection = getattr(attention, "proj", None)
-        narrowed += [projection] if isinstance(projection, nn.Linear) else []
-        narrowed += [mlp] if isinstance(mlp, (Mlp, GluMlp, SwiGLU)) else []
-
-    def narrow(own: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda tokens: F.pad(own(tokens[:, :prefix]), (0, 0, 0, tokens.shape[1] - prefix))
-
-    with answered_by({module: narrow(module.forward) for module in narrowed}):
-        yield
+    return replaced_forwards({module: narrow(module.forward) for module in chain.later_modules})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltx.attribution.attention import attention_layers, captured, readout, unfused
+from ltx.attribution.attention import attention_chain
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.classifier.classifier import Classifier
 
@@ -22,8 +22,8 @@ def attention_rollout(classifier: Classifier, images: Tensor, targets: Tensor | 
     Returns:
         Non-negative maps `[B, 1, H, W]`.
     """
-    layers = attention_layers(classifier)
-    with torch.no_grad(), unfused(classifier.model), captured(layers) as attention:
+    chain = attention_chain(classifier)
+    with torch.no_grad(), chain.captured() as attention:
         classifier(images)
-    means = [attention[block].float().mean(1) for block in range(len(layers))]
-    return patch_map(classifier, roll_out(means, readout(classifier, means[0].shape[-1])), images)
+    means = [attention[block].float().mean(1) for block in range(len(chain))]
+    return patch_map(classifier, roll_out(means, chain.start), images)

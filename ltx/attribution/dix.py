@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.attribution.attention import attention_layers, has_attention
+from ltx.attribution.attention import attention_chain, has_attention
 from ltx.attribution.attention_path import path_gradients
 from ltx.attribution.feature_layers import FeatureLayer, activation_and_gradient, rescaled, select_layers, upsample
 from ltx.attribution.partial_forward import gradient_after, record
@@ -67,8 +67,8 @@ def dix(
         return _features(classifier, images, classes, selected, depth, steps or 4, max_batch)
     if layers is not None:
         raise InputError(f"layers={layers}: DIX uses the last blocks of {classifier.name}; omit layers")
-    if len(attention_layers(classifier)) < depth:
-        raise InputError(f"{classifier.name} has {len(attention_layers(classifier))} blocks, {depth} are needed")
+    if len(attention_chain(classifier)) < depth:
+        raise InputError(f"{classifier.name} has {len(attention_chain(classifier))} blocks, {depth} are needed")
     parts = images.split(max_batch), classes.split(max_batch)
     rows = [_tokens(classifier, x, y, depth, steps or 10, tolerance, max_batch) for x, y in zip(*parts, strict=True)]
     return patch_map(classifier, torch.cat(rows), images)
@@ -77,7 +77,7 @@ def dix(
 def _tokens(
     classifier: Classifier, images: Tensor, targets: Tensor, depth: int, steps: int, tolerance: float, max_batch: int
 ) -> Tensor:
-    last = len(attention_layers(classifier)) - 1
+    last = len(attention_chain(classifier)) - 1
     points = [(i / steps,) for i in range(steps + 1)]
     total: Tensor | None = None
     for block in range(last, last - depth, -1):
@@ -118,7 +118,7 @@ def _earlier_layer(
     classifier: Classifier, layer: FeatureLayer, images: Tensor, targets: Tensor, steps: int, max_batch: int
 ) -> Tensor:
     with torch.no_grad():
-        prefix = record(classifier.model, layer.module, lambda: classifier(images))
+        prefix = record(classifier.model, layer.module, lambda: classifier(images), layer.position)
     activation = prefix.value.detach()
     reference = activation.amin(layer.channel_dim, keepdim=True)
     total = torch.zeros_like(layer.as_map(activation), dtype=torch.float32)

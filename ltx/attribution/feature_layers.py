@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ltx.attribution.attention import attention_chain, has_attention
+from ltx.attribution.model_trace import ModelTrace, ModuleCall, model_trace
 from ltx.attribution.partial_forward import not_in_place
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError, suggest
@@ -30,6 +32,7 @@ class FeatureLayer:
         grid: `(h, w)` at the classifier's input size.
         prefix: number of tokens before the patch tokens.
         channels: number of channels `C`.
+        position: index of the feature map in the output if that is a tuple.
     """
 
     name: str
@@ -38,6 +41,7 @@ class FeatureLayer:
     grid: tuple[int, int]
     prefix: int
     channels: int
+    position: int | None = None
 
     @property
     def channel_dim(self) -> int:
@@ -60,13 +64,6 @@ class FeatureLayer:
         return output.amin((2, 3) if self.layout == "NCHW" else (1, 2), keepdim=True)
 
 
-@dataclass(eq=False)
-class _Call:
-    module: nn.Module
-    parent: _Call | None
-    shape: tuple[int, ...] | None = None
-
-
 def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]:
     """The last `count` feature layers, shallow to deep.
 
@@ -78,26 +75,7 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
         InputError: the model has fewer feature maps with more than one position, or none after the first quarter of
             its layers.
     """
-    calls, grid = _trace(classifier)
-    names = {module: name for name, module in classifier.model.named_modules()}
-    blocks = getattr(classifier.model, "blocks", None)
-    auxiliary = getattr(classifier.model, "aux_head", None)  # VOLO: class logits of every patch
-    selected: list[FeatureLayer] = []  # deep to shallow
-    maps = [
-        (call, layer)
-        for call in calls
-        if call.module is not auxiliary
-        and (layer := _layer(classifier, call, names, grid))
-        and _outermost(classifier, call, grid)
-    ]
-    if maps and maps[-1][1].layout == "tokens" and isinstance(blocks, (nn.Sequential, nn.ModuleList)):
-        inner = [layer for _, layer in reversed(maps) if layer.module in list(blocks)[:-1]]
-        after_all = [] if getattr(classifier.model, "global_pool", "") == "token" else [maps[-1][1]]
-        selected = inner or after_all
-    elif maps and 4 * (calls.index(maps[-1][0]) + 1) >= len(calls):  # otherwise it is only the embedding
-        for _, layer in reversed(maps):
-            if not selected or math.prod(layer.grid) > math.prod(selected[-1].grid):
-                selected.append(layer)
+    selected = _all_layers(classifier)
     if len(selected) < count:
         size = "x".join(map(str, classifier.input_size))
         raise InputError(
@@ -107,6 +85,45 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     return selected[:count][::-1]
 
 
+def _all_layers(classifier: Classifier) -> list[FeatureLayer]:
+    """All feature layers, deep to shallow."""
+    names = {module: name for name, module in classifier.model.named_modules()}
+    calls, grid = model_trace(classifier).calls, _token_grid(classifier)
+    auxiliary = getattr(classifier.model, "aux_head", None)  # VOLO: class logits of every patch
+    maps = [
+        (call, layer)
+        for call in calls
+        if call.module is not auxiliary
+        and (layer := _layer(classifier, call, names, grid))
+        and _outermost(classifier, call, grid)
+    ]
+    if not maps:
+        return []
+    deepest = maps[-1][1]
+    blocks, reads_patches = _blocks(classifier)
+    if deepest.layout == "tokens" and blocks:
+        inner = [layer for _, layer in reversed(maps) if layer.module in blocks[:-1]]
+        return inner or ([deepest] if reads_patches else [])
+    selected: list[FeatureLayer] = []
+    if 4 * (calls.index(maps[-1][0]) + 1) >= len(calls):  # otherwise it is only the embedding
+        for call, layer in reversed(maps):
+            finer = not selected or math.prod(layer.grid) > math.prod(selected[-1].grid)
+            if finer and not (selected and _begins_downsampling(classifier, call, grid)):
+                selected.append(layer)
+    return selected
+
+
+def _blocks(classifier: Classifier) -> tuple[list[nn.Module], bool]:
+    """Blocks of a token model, first to last, and whether its head reads patch tokens."""
+    if has_attention(classifier):
+        chain = attention_chain(classifier)
+        reads_patches = bool(chain.start[classifier.num_prefix_tokens :].any())
+        return [call.module for call in chain.blocks], reads_patches
+    blocks = getattr(classifier.model, "blocks", None)
+    listed = list(blocks) if isinstance(blocks, (nn.Sequential, nn.ModuleList)) else []
+    return listed, getattr(classifier.model, "global_pool", "") != "token"
+
+
 def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]:
     """The layers of these names (as in `named_modules()`), in the given order (shallow to deep).
 
@@ -114,7 +131,7 @@ def named_layers(classifier: Classifier, names: list[str]) -> list[FeatureLayer]
         InputError: no such module, or its output is not a feature map.
     """
     modules = dict(classifier.model.named_modules())
-    every, grid = _trace(classifier)
+    every, grid = model_trace(classifier).calls, _token_grid(classifier)
     calls = {call.module: call for call in every}
     layers = []
     for name in names:
@@ -158,9 +175,13 @@ def activation_and_gradient(
     """
     outputs: list[Tensor] = []
 
-    def hold(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        outputs.append(output.detach().requires_grad_())
-        return outputs[-1].clone()  # a block may add its shortcut in place
+    def hold(_: nn.Module, __: Any, output: Any) -> Any:
+        activation = output if layer.position is None else output[layer.position]
+        outputs.append(activation.detach().requires_grad_())
+        copy = outputs[-1].clone()  # a block may add its shortcut in place
+        if layer.position is None:
+            return copy
+        return tuple(copy if index == layer.position else each for index, each in enumerate(output))
 
     handle = layer.module.register_forward_hook(hold)
     try:
@@ -184,55 +205,15 @@ def rescaled(maps: Tensor) -> Tensor:
     return ((maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).float()
 
 
-_Traced = tuple[list[_Call], tuple[int, int]]
-_traces: weakref.WeakKeyDictionary[Classifier, tuple[tuple[Any, ...], _Traced]] = weakref.WeakKeyDictionary()
-
-
-def _trace(classifier: Classifier) -> _Traced:
-    """Every module call of one forward pass, in the order in which the calls finish, and the token grid.
-
-    The trace is cached until the model's modules or input size change.
-    """
-    model = (classifier.input_size, *classifier.model.modules())
-    cached = _traces.get(classifier)
-    if cached is None or cached[0] != model:
-        with classifier.unfolded():  # methods hook the model's own modules, which a folded copy does not run
-            cached = _traces[classifier] = model, (_calls(classifier), _token_grid(classifier))
-    return cached[1]
-
-
-def _calls(classifier: Classifier) -> list[_Call]:
-    finished: list[_Call] = []
-    stack: list[_Call] = []
-
-    def enter(module: nn.Module, _: Any) -> None:
-        stack.append(_Call(module, stack[-1] if stack else None))
-
-    def leave(_: nn.Module, __: Any, output: Any) -> None:
-        call = stack.pop()
-        call.shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        finished.append(call)
-
-    handles = []
-    try:
-        for module in classifier.model.modules():
-            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-        with torch.no_grad():
-            classifier(torch.zeros(1, 3, *classifier.input_size, device=classifier.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return finished
-
-
 def _layer(
-    classifier: Classifier, call: _Call, names: dict[nn.Module, str], tokens: tuple[int, int]
+    classifier: Classifier, call: ModuleCall, names: dict[nn.Module, str], tokens: tuple[int, int]
 ) -> FeatureLayer | None:
     shape = call.shape
-    if shape is None or len(shape) not in (3, 4):
+    if shape is None or len(shape) not in (3, 4) or shape[0] != 1:
         return None
+    name = names[call.module]
     if len(shape) == 4:
-        if shape[0] != 1 or _in_attention(call):
+        if _in_attention(call):
             return None
         usual: Layout = "NHWC" if getattr(classifier.model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
         other: Layout = "NCHW" if usual == "NHWC" else "NHWC"  # some layers of VOLO
@@ -241,24 +222,44 @@ def _layer(
             # Exclude maps of one row or column, and attention matrices, heads and windows, whose strides differ.
             strides = [side / cells for side, cells in zip(classifier.input_size, grid, strict=True)]
             if min(grid) >= 2 and 2 * min(strides) >= max(strides):
-                return FeatureLayer(names[call.module], call.module, layout, (grid[0], grid[1]), 0, channels)
+                return FeatureLayer(name, call.module, layout, (grid[0], grid[1]), 0, channels, call.position)
         return None
     prefix = shape[1] - tokens[0] * tokens[1]
-    if shape[0] != 1 or prefix not in (0, classifier.num_prefix_tokens) or min(tokens) < 2:
+    if prefix not in (0, classifier.num_prefix_tokens):
+        tokens, prefix = _grid_of(shape[1], classifier), 0
+    if min(tokens) < 2:
         return None
-    return FeatureLayer(names[call.module], call.module, "tokens", tokens, prefix, shape[2])
+    return FeatureLayer(name, call.module, "tokens", tokens, prefix, shape[2], call.position)
 
 
-def _in_attention(call: _Call) -> bool:
+def _grid_of(count: int, classifier: Classifier) -> tuple[int, int]:
+    """The grid of that many tokens in a hierarchical model without prefix tokens; (0, 0) if there is none."""
+    height, width = classifier.input_size
+    stride = math.isqrt(height * width // count)
+    if classifier.num_prefix_tokens or stride == 0 or height % stride or width % stride:
+        return 0, 0
+    grid = height // stride, width // stride
+    return grid if math.prod(grid) == count else (0, 0)
+
+
+def _in_attention(call: ModuleCall) -> bool:
     """Whether the call is inside an attention module, whose tensors have the dimensions of a feature map."""
-    above = call.parent
-    while above is not None and not (hasattr(above.module, "attn_drop") or hasattr(above.module, "k_norm")):
-        above = above.parent
-    return above is not None
+    modules = [caller.module for caller in call.callers()[1:]]
+    return any(hasattr(module, "attn_drop") or hasattr(module, "k_norm") for module in modules)
+
+
+_grids: weakref.WeakKeyDictionary[Classifier, tuple[ModelTrace, tuple[int, int]]] = weakref.WeakKeyDictionary()
 
 
 def _token_grid(classifier: Classifier) -> tuple[int, int]:
     """The grid of the model's patch tokens; (0, 0), which fits no number of tokens, if the model has none."""
+    trace, cached = model_trace(classifier), _grids.get(classifier)
+    if cached is None or cached[0] is not trace:
+        cached = _grids[classifier] = trace, _grid(classifier)
+    return cached[1]
+
+
+def _grid(classifier: Classifier) -> tuple[int, int]:
     grid = getattr(getattr(classifier.model, "patch_embed", None), "grid_size", None)
     try:
         height, width = classifier.grid if grid is None else grid
@@ -267,14 +268,23 @@ def _token_grid(classifier: Classifier) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _outermost(classifier: Classifier, call: _Call, tokens: tuple[int, int]) -> bool:
+def _outermost(classifier: Classifier, call: ModuleCall, tokens: tuple[int, int]) -> bool:
     """Whether no enclosing call returns a feature map, apart from plain `nn.Sequential`s."""
-    above = call.parent
-    while above is not None:
-        if (
-            not isinstance(above.module, nn.Sequential)
-            and _layer(classifier, above, {above.module: ""}, tokens) is not None
-        ):
-            return False
-        above = above.parent
-    return True
+    return not any(
+        not isinstance(caller.module, nn.Sequential)
+        and _layer(classifier, caller, {caller.module: ""}, tokens) is not None
+        for caller in call.callers()[1:]
+    )
+
+
+def _begins_downsampling(classifier: Classifier, call: ModuleCall, tokens: tuple[int, int]) -> bool:
+    """Whether the call is the normalisation before the convolution of an `nn.Sequential` that downsamples (ConvNeXt).
+
+    The feature map is then the output of the stage before it.
+    """
+    parent = call.parent
+    if parent is None or not isinstance(parent.module, nn.Sequential) or not isinstance(call.module, nn.LayerNorm):
+        return False
+    after = _layer(classifier, parent, {parent.module: ""}, tokens)
+    before = _layer(classifier, call, {call.module: ""}, tokens)
+    return call.module is parent.module[0] and after is not None and before is not None and after.grid != before.grid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ltx.attribution.attention import attention_chain
 from ltx.attribution.rollout import attention_and_gradients, patch_map, positive_relevance, roll_out
 from ltx.classifier.classifier import Classifier
 
@@ -18,6 +19,6 @@ def gae(classifier: Classifier, images: Tensor, targets: Tensor | None = None) -
     Returns:
         Non-negative maps `[B, 1, H, W]`, taken from the rows of `R` of the tokens that the head reads.
     """
-    attention, gradients, start = attention_and_gradients(classifier, images, targets)
+    attention, gradients = attention_and_gradients(classifier, images, targets)
     relevances = [positive_relevance(a, g) for a, g in zip(attention, gradients, strict=True)]
-    return patch_map(classifier, roll_out(relevances, start, normalise=False), images)
+    return patch_map(classifier, roll_out(relevances, attention_chain(classifier).start, normalise=False), images)

@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ltx.attribution.attention import attention_layers, has_attention
+from ltx.attribution.attention import attention_chain, has_attention
 from ltx.attribution.attention_path import path_gradients
 from ltx.attribution.feature_layers import FeatureLayer, rescaled, select_layers, upsample
 from ltx.attribution.partial_forward import Recording, gradient_after, record
@@ -128,7 +128,7 @@ def _released_attention(
     classifier: Classifier, images: Tensor, targets: Tensor, blocks: list[int], steps: int, tolerance: float, rows: int
 ) -> Tensor:
     factors = [i / steps for i in range(steps + 1)]
-    totals: list[Tensor | None] = [None] * len(attention_layers(classifier))
+    totals: list[Tensor | None] = [None] * len(attention_chain(classifier))
     start = None
     for part in _path_rows(images, classifier.normalisation[0], factors, rows):
         path = path_gradients(
@@ -142,7 +142,7 @@ def _released_attention(
 
 
 def _blocks(classifier: Classifier, layers: Sequence[str | int] | str | int | None, count: int) -> list[int]:
-    depth = len(attention_layers(classifier))
+    depth = len(attention_chain(classifier))
     if layers is None:
         if depth < count:
             raise InputError(f"{classifier.name} has {depth} blocks, {count} are needed")
@@ -182,8 +182,8 @@ def _paper_features(
             every = _Rows(part.images.repeat(count, 1, 1, 1), part.image * count, part.point * count)
             weight = (inner[:, None] * weights).flatten()
             if depth + 1 < len(layers):
-                with torch.no_grad(), prefix.replaying(value, count):
-                    later = record(classifier.model, layers[depth + 1].module, partial(classifier, every.images))
+                with torch.no_grad(), prefix.replaying(count, value):
+                    later = _record(classifier, layers[depth + 1], every.images)
                 integrate(later, depth + 1, every, weight)
                 continue
             gradient = gradient_after(classifier, prefix, value, every.images, targets[every.image])
@@ -193,7 +193,7 @@ def _paper_features(
 
     for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
         with torch.no_grad():
-            first = record(classifier.model, layers[0].module, partial(classifier, part.images))
+            first = _record(classifier, layers[0], part.images)
         integrate(first, 0, part, torch.tensor([grid[i][1] for i in part.point], device=images.device))
     assert total is not None
     return upsample(total, images)
@@ -206,12 +206,16 @@ def _released_features(
     factors = [i / steps for i in range(steps + 1)]
     for part in _path_rows(images, classifier.normalisation[0], factors, rows):
         with torch.no_grad():
-            prefix = record(classifier.model, layer.module, partial(classifier, part.images))
+            prefix = _record(classifier, layer, part.images)
         gradient = gradient_after(classifier, prefix, prefix.value, part.images, targets[part.image])
         relevance = layer.as_map(prefix.value).float().relu() * layer.as_map(gradient).float()
         total = _add(total, part.image, relevance.sum(1, keepdim=True), len(images))
     assert total is not None
     return rescaled(upsample(total, images, "bicubic"))
+
+
+def _record(classifier: Classifier, layer: FeatureLayer, images: Tensor) -> Recording:
+    return record(classifier.model, layer.module, partial(classifier, images), layer.position)
 
 
 # -- paths ---------------------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
-"""Cut a network at one module's output: run the part before it once, and the part after it as often as a path needs.
+"""Cut a network at an inner representation: run the layers before it once and those after it many times.
 
-Path methods differentiate the class score at many interpolants of an inner representation. Only the layers after that
-representation change from one interpolant to the next, so only they are run again. The cut works on any model: the
-calls that finished before the cut answer from memory while the model's own forward method runs, so skips, position
-embeddings and heads are those of the model, not a copy of them.
+Path methods differentiate the class score at many interpolants of an inner representation, and only the layers after
+that representation depend on the interpolant. The cut works on any model: while the model's own forward method runs,
+the calls that finished before the cut return their recorded outputs. Skip connections, position embeddings and heads
+are therefore the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,172 +21,201 @@ from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError
 from ltx.runtime.private_api import tree_leaves, tree_map
 
-ANEW = object()
-"""Stands for the output of a call that is not remembered: it saw no images, so that it has no row for each."""
+RECOMPUTED = object()
+"""Marks a call whose output is computed again on replay: its inputs have no batch dimension (position tables)."""
 
 
-class _Reached(Exception):  # noqa: N818 - no error: it leaves the forward pass where the cut is
-    def __init__(self, value: Tensor) -> None:
+class CutReached(Exception):  # noqa: N818 - not an error: it leaves the forward pass at the cut
+    """Raised in a forward pass when it reaches the cut, with the representation there."""
+
+    def __init__(self, value: Tensor, output: Any = None) -> None:
         self.value = value
+        self.output = value if output is None else output
 
 
 @dataclass
 class Recording:
-    """One forward pass up to the output of a module.
+    """A forward pass up to a cut.
 
     Attributes:
-        model: the network that was run.
-        module: where it was cut.
-        value: the output of `module`, `[B, …]`; it keeps its graph where gradients were on.
-        calls: the outermost calls that finished before the cut, in order, with what they returned, or `ANEW`.
+        model: the network.
+        value: the representation at the cut, `[B, …]`; it keeps its graph if gradients were enabled.
+        calls: the outermost calls that finished before the cut, in order, with their outputs or `RECOMPUTED`.
+        module: the module whose output is cut; None if the cut is inside a module.
+        output: the complete output of `module`, of which `value` is the tensor at `position`.
+        position: index of `value` in `output` if that is a tuple.
     """
 
     model: nn.Module
-    module: nn.Module
     value: Tensor
     calls: list[tuple[nn.Module, Any]]
+    module: nn.Module | None = None
+    output: Any = None
+    position: int | None = None
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor that was returned before the cut, in a fixed order."""
-        found: list[Tensor] = []
-        tree_map(lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None, [out for _, out in self.calls])
-        return found
+        """Every tensor returned before the cut, in a fixed order."""
+        return [leaf for leaf in tree_leaves([out for _, out in self.calls]) if isinstance(leaf, Tensor)]
 
     @contextmanager
-    def replaying(self, value: Tensor, repeats: int = 1) -> Iterator[list[Tensor]]:
-        """Within it the model runs only what comes after the cut, with `value` `[repeats·B, …]` as the cut's output.
+    def replaying(self, repeats: int, value: Tensor | None = None) -> Iterator[list[Tensor]]:
+        """Context in which a forward pass of the model runs only the layers after the cut.
 
-        Rows are ordered repeats first: row `k·B + b` is repeat `k` of image `b`; the images that the model is given
-        must be repeated likewise (they are not looked at where a first layer has answered from memory).
+        Rows are ordered repeats first: row `k·B + b` is repeat `k` of image `b`. The images passed to the model must be
+        repeated in the same way; they are ignored if the first layer finished before the cut. One context serves one
+        forward pass.
 
-        Each context serves one forward pass.
+        Args:
+            repeats: how often the recorded batch is repeated.
+            value: output of `module` in this pass, `[repeats·B, …]`.
 
         Yields:
-            Where gradients are on, copies of `tensors()`, repeated and detached, as the layers after the cut see them:
-            leaves at which a caller picks up the gradient that goes on to the layers before the cut. Else nothing.
+            If gradients are enabled, repeated and detached copies of `tensors()` as the layers after the cut receive
+            them. They are leaves of the graph; their gradients belong to the layers before the cut.
         """
         gradients = torch.is_grad_enabled()
-        grown: dict[int, Tensor] = {}
+        copies: dict[int, Tensor] = {}
 
-        def grow(leaf: Any) -> Any:
+        def repeat(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            if id(leaf) in grown:
-                return grown[id(leaf)]
-            # Memory of its own: a block may add its shortcut into what it is given.
+            if id(leaf) in copies:
+                return copies[id(leaf)]
+            # A copy with its own memory: a block may add its shortcut to its input in place.
             copy = leaf.detach().repeat(repeats, *[1] * (leaf.ndim - 1))
             if gradients and leaf.requires_grad:
-                grown[id(leaf)] = copy = copy.requires_grad_()
-            return copy  # not remembered without gradients: a big early map lives no longer than the call that asks
+                copies[id(leaf)] = copy = copy.requires_grad_()
+            return copy  # without gradients it is not kept: a large early map lives only as long as its caller
 
         answers: dict[nn.Module, list[Callable[[], Any] | None]] = {}
         for module, output in self.calls:
-            reply = None if output is ANEW else partial(tree_map, grow, output)
-            answers.setdefault(module, []).append(reply)
-        answers.setdefault(self.module, []).append(value.clone)
-        leaves = [grow(leaf) for leaf in self.tensors()] if gradients else []
-        forwards = {module: _answering(module.forward, replies) for module, replies in answers.items()}
-        with answered_by(forwards), not_in_place(self.model):
+            answer = None if output is RECOMPUTED else partial(tree_map, repeat, output)
+            answers.setdefault(module, []).append(answer)
+        if self.module is not None and value is not None:
+            answers.setdefault(self.module, []).append(partial(self._cut_output, value, repeat))
+        leaves = [repeat(leaf) for leaf in self.tensors()] if gradients else []
+        forwards = {module: _answering(module.forward, queue) for module, queue in answers.items()}
+        with replaced_forwards(forwards), not_in_place(self.model):
             yield leaves
+
+    def _cut_output(self, value: Tensor, repeat: Callable[[Any], Any]) -> Any:
+        if self.position is None:
+            return value.clone()
+        outputs = list(self.output)
+        outputs[self.position] = value.clone()
+        return tuple(x if i == self.position else tree_map(repeat, x) for i, x in enumerate(outputs))
 
 
 @contextmanager
-def answered_by(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Modules run these forward methods; afterwards their own ones again, be they their classes' or set on them."""
+def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Context in which modules run other forward methods; on exit, methods set on instances are restored too."""
     before = {module: module.__dict__.get("forward") for module in forwards}
     try:
         for module, forward in forwards.items():
             object.__setattr__(module, "forward", forward)
         yield
     finally:
-        for module, own in before.items():
+        for module, previous in before.items():
             module.__dict__.pop("forward", None)
-            if own is not None:
-                object.__setattr__(module, "forward", own)
+            if previous is not None:
+                object.__setattr__(module, "forward", previous)
 
 
-def _answering(own: Callable[..., Any], replies: list[Callable[[], Any] | None]) -> Callable[..., Any]:
-    """A forward method that answers the first calls from memory, or runs where that holds nothing, and then runs on."""
-    waiting = iter(replies)
+def _answering(forward: Callable[..., Any], answers: list[Callable[[], Any] | None]) -> Callable[..., Any]:
+    """A forward method whose first calls return these answers (None = run `forward`); later calls run `forward`."""
+    queue = iter(answers)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        reply = next(waiting, None)
-        return reply() if reply is not None else own(*args, **kwargs)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        recorded = next(queue, None)
+        return recorded() if recorded is not None else forward(*args, **kwargs)
 
-    return forward
+    return answer
 
 
-def record(model: nn.Module, module: nn.Module, run: Callable[[], Any]) -> Recording:
-    """Run the model up to the output of `module` and no further.
+def record(
+    model: nn.Module, module: nn.Module | None, run: Callable[[], Any], position: int | None = None
+) -> Recording:
+    """Run a model up to the cut.
 
     Args:
-        run: calls `model` on the images; may itself run inside `Recording.replaying` of an earlier cut.
+        model: the network.
+        module: the module whose output is cut; None if `run` itself raises `CutReached`.
+        run: calls `model` on the images; may run inside `Recording.replaying` of an earlier cut.
+        position: index of the representation in the output of `module` if that is a tuple.
 
     Raises:
-        InputError: `module` is never called, or returns no tensor.
+        InputError: `module` is never called, or does not return one tensor.
     """
     calls: list[tuple[nn.Module, Any]] = []
-    depth: list[int] = []
-    rows: list[int] = []  # of the images, as the model itself is called with them
+    starts: list[int] = []
+    batch_sizes: list[int] = []  # of the images, which the first call receives
 
-    def enter(_: nn.Module, given: Any) -> None:
-        if not rows:
-            rows.append(len(given[0]))
-        depth.append(len(calls))
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not batch_sizes:
+            batch_sizes.extend(_batch_sizes((args, kwargs))[:1])
+        starts.append(len(calls))
 
-    def leave(called: nn.Module, given: Any, output: Any) -> None:
-        start = depth.pop()
+    def leave(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        start = starts.pop()
         if called is module:
-            if not isinstance(output, Tensor):
-                raise InputError(f"layer {_name(model, module)} returns a {type(output).__name__}, not one tensor")
-            raise _Reached(output)
-        del calls[start:]  # a finished call stands for all that it called
-        # A table of positions, say, is no batch: the rows of what comes of it must not be repeated.
-        batch = any(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) in rows for leaf in tree_leaves(given))
-        calls.append((called, output if batch else ANEW))
+            value = output if position is None else output[position]
+            if not isinstance(value, Tensor):
+                raise InputError(f"layer {_name(model, module)} returns a {type(value).__name__}, not one tensor")
+            raise CutReached(value, output)
+        del calls[start:]  # a finished call includes all calls inside it
+        has_batch = bool(set(_batch_sizes((args, kwargs))) & set(batch_sizes))
+        calls.append((called, output if has_batch else RECOMPUTED))
 
     with not_in_place(model):
         handles = []
         try:
             for each in model.modules():
-                handles += [each.register_forward_pre_hook(enter), each.register_forward_hook(leave)]
+                handles.append(each.register_forward_pre_hook(enter, with_kwargs=True))
+                handles.append(each.register_forward_hook(leave, with_kwargs=True))
             run()
-        except _Reached as reached:
-            return Recording(model, module, reached.value, calls)
+        except CutReached as cut:
+            return Recording(model, cut.value, calls, module, cut.output, position)
         finally:
             for handle in handles:
                 handle.remove()
-    raise InputError(f"layer {_name(model, module)} is never called by {type(model).__name__}; choose another layer")
+    name = "an attention" if module is None else f"layer {_name(model, module)}"
+    raise InputError(f"{name} is never computed by {type(model).__name__}; choose another layer")
 
 
-def gradient_after(classifier: Classifier, before: Recording, value: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Gradient of the class logit at the cut; only the layers after it are run.
+def gradient_after(classifier: Classifier, prefix: Recording, value: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Gradient of the class logit at the cut; only the layers after the cut run.
 
     Args:
-        value: what stands at the cut, `[K·B, …]`, repeats first.
-        images: the images `[K·B, 3, H, W]`, repeated likewise.
-        targets: classes `[K·B]`.
+        classifier: the explained model.
+        prefix: the recorded pass up to the cut.
+        value: representation at the cut, `[K·B, …]`, repeats first.
+        images: images `[K·B, 3, H, W]`, repeated in the same way.
+        targets: class indices `[K·B]`.
 
     Returns:
-        A tensor like `value`.
+        A tensor of the shape of `value`.
     """
     leaf = value.detach().requires_grad_()
-    with torch.enable_grad(), before.replaying(leaf, len(value) // len(before.value)):
+    with torch.enable_grad(), prefix.replaying(len(value) // len(prefix.value), leaf):
         score = classifier(images).gather(1, targets[:, None]).sum()
     return torch.autograd.grad(score, leaf)[0]
 
 
 @contextmanager
 def not_in_place(model: nn.Module) -> Iterator[None]:
-    """Activations keep their input: what a hook has seen must not change under it. Restored on leaving."""
+    """Context in which activations do not overwrite their inputs, so that hooked tensors do not change."""
     changed = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     try:
         for module in changed:
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False  # type: ignore[assignment]  # a bool attribute that nn.Module does not declare
         yield
     finally:
         for module in changed:
-            module.inplace = True  # type: ignore[assignment]
+            module.inplace = True  # type: ignore[assignment]  # as above
+
+
+def _batch_sizes(values: Any) -> list[int]:
+    return [len(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.ndim]
 
 
 def _name(model: nn.Module, module: nn.Module) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gc
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ltx.attribution.attention import attention_layers, captured, readout, unfused
+from ltx.attribution.attention import attention_chain
 from ltx.attribution.attribute import attribute
 from ltx.bench.settings import AttributeBench
 from ltx.bench.timing import median_ratio, medians, take_turns
@@ -36,7 +36,8 @@ class Passes:
 
 def naive_iia2(classifier: Classifier, images: Tensor, targets: Tensor, steps: int) -> Tensor:
     """IIA2 by definition, `(n + 1)²` full forward and backward passes for one image at a time; maps `[B, 1, H, W]`."""
-    layers, maps = attention_layers(classifier), []
+    start, maps = attention_chain(classifier).start, []
+    layers = [block.attn.attn_drop for block in classifier.model.blocks]  # type: ignore[union-attr]  # timm's
     reference = classifier.normalisation[0]
     for image, target in zip(images, targets, strict=True):
         relevances: list[Any] = [0.0] * len(layers)
@@ -44,32 +45,57 @@ def naive_iia2(classifier: Classifier, images: Tensor, targets: Tensor, steps: i
             point = reference + i / steps * (image - reference)
             for k in range(steps + 1):
                 factor = k / steps
-                scale = layers[-1].register_forward_hook(
-                    lambda _, __, output, factor=factor: (output.detach() * factor).requires_grad_()
-                )
-                try:
-                    with unfused(classifier.model), captured(layers) as attention:
-                        score = classifier(point)[0, target]
-                finally:
-                    scale.remove()
-                matrices = [attention[block] for block in range(len(layers))]
+                matrices: list[Tensor] = []
+
+                def keep(_: Any, __: Any, matrix: Tensor, factor: float = factor, seen: list[Tensor] = matrices) -> Any:
+                    is_last = len(seen) == len(layers) - 1
+                    matrix = matrix.detach() * factor if is_last else matrix
+                    seen.append(matrix if matrix.requires_grad else matrix.detach().requires_grad_())
+                    return seen[-1]
+
+                with unfused(classifier.model), hooked(layers, keep):
+                    score = classifier(point)[0, target]
                 for block, (a, g) in enumerate(zip(matrices, torch.autograd.grad(score, matrices), strict=True)):
                     relevances[block] = relevances[block] + (a.detach() * g).relu().mean(1) / (steps + 1) ** 2
         joint = torch.eye(relevances[0].shape[-1], device=image.device)
         for relevance in relevances:
             augmented = relevance[0] + torch.eye(len(joint), device=image.device)
             joint = augmented / augmented.sum(-1, keepdim=True) @ joint
-        row = (readout(classifier, len(joint)) @ joint)[classifier.num_prefix_tokens :]
+        row = (start @ joint)[classifier.num_prefix_tokens :]
         maps.append(F.interpolate(row.view(1, 1, *classifier.grid), size=image.shape[-2:], mode="bilinear"))
     return torch.cat(maps)
+
+
+@contextmanager
+def unfused(model: nn.Module) -> Iterator[None]:
+    """Context in which timm's attention modules form their matrices."""
+    fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+    try:
+        for module in fused:
+            module.fused_attn = False  # type: ignore[assignment]  # timm's attribute
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]  # timm's attribute
+
+
+@contextmanager
+def hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    """Context in which modules have a forward hook."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
 def counted(classifier: Classifier) -> Iterator[Passes]:
     """Count the images in all forward and backward passes within the context."""
     passes = Passes()
-    # The graph begins at the first attention matrix, so a full backward pass is counted at the second.
-    second = attention_layers(classifier)[1]
+    # The graph begins at the first attention matrix, so the output of the second block sees every backward pass.
+    second = attention_chain(classifier).blocks[1].module
 
     def backward(gradient: Tensor) -> None:
         passes.backward += len(gradient)
@@ -100,7 +126,7 @@ def measure(config: AttributeBench) -> None:
     if settings.name == ClassifierConfig().name:
         settings.name, settings.weights = "deit_tiny_patch16_224", settings.weights or "random"
     classifier = settings.build().to(device)
-    attention_layers(classifier)  # raises an error for models without attention before any work
+    attention_chain(classifier)  # raises an error for models without attention before any work
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]
     images = load_images(files, classifier.input_size).to(device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ltx.attribution.partial_forward import answered_by
+from ltx.attribution.partial_forward import replaced_forwards
 from ltx.classifier.classifier import Classifier
 
 
@@ -30,5 +30,5 @@ def passes_counted(classifier: Classifier) -> Iterator[list[int]]:
     models = {classifier.model, classifier._frozen()}  # methods with hooks run the model, the others its folded copy
     firsts = [next(module for module in model.modules() if not list(module.children())) for model in models]
     # Hooks would also run for modules that return stored features.
-    with answered_by({first: counting(first.forward) for first in firsts}):
+    with replaced_forwards({first: counting(first.forward) for first in firsts}):
         yield counter

@@ -6,6 +6,7 @@ moves. The dependency is imported when the function is called, so that importing
 | dependency | API | upper bound |
 |---|---|---|
 | torch | `torch.utils._pytree` | none: the test is the guard |
+| torch | the code of `F.multi_head_attention_forward` | none: the test is the guard |
 | lightning | `strategies.launchers._SubprocessScriptLauncher` | `<2.7` |
 | torchmetrics | `Metric._filter_kwargs` | `<2` |
 | webdataset | `shardlists.expand_urls`, `tariterators.base_plus_ext`, `tariterators.tarfile_samples` | `<1.1` |
@@ -34,6 +35,22 @@ def tree_leaves(tree: Any) -> list[Any]:
     from torch.utils._pytree import tree_leaves as torch_tree_leaves
 
     return torch_tree_leaves(tree)
+
+
+def multi_head_attention_steps(*args: Any, **kwargs: Any) -> Any:
+    """`F.multi_head_attention_forward`, whose operations a `TorchFunctionMode` sees one by one.
+
+    The original hands the whole call to an active mode. Here its code runs with that check disabled.
+    """
+    from types import FunctionType
+
+    import torch.nn.functional as F
+
+    original = F.multi_head_attention_forward
+    names = {**original.__globals__, "has_torch_function": lambda _: False}
+    steps = FunctionType(original.__code__, names, original.__name__, original.__defaults__)
+    steps.__kwdefaults__ = original.__kwdefaults__
+    return steps(*args, **kwargs)
 
 
 def kill_subprocesses(launcher: Any, signum: int) -> None:

@@ -57,13 +57,24 @@ def test_tokens_enter_the_last_block():
     assert (layer.name, layer.layout, layer.grid, layer.prefix) == ("blocks.1", "tokens", (2, 3), 2)
 
 
-@pytest.mark.parametrize("name", ["crossvit_tiny_240", "tnt_s_legacy_patch16_224"])
-def test_embeddings_heads_and_tokens_that_nothing_reads_are_no_last_map(name):
-    """CrossViT's only maps are its patch embeddings; TNT's blocks return pairs, and its head reads the class token."""
-    classifier = Classifier(name, weights="random", num_classes=3)
+def test_patch_embeddings_are_not_the_last_map():
+    """The only maps of CrossViT are its patch embeddings."""
+    classifier = Classifier("crossvit_tiny_240", weights="random", num_classes=3)
     with pytest.raises(InputError, match="has 0 feature maps"):
         feature_layers(classifier)
     assert not {"gradcam", "iia2"} & set(supported_methods(classifier))
+
+
+def test_a_feature_map_may_be_part_of_a_tuple():
+    """Blocks of TNT return pixel tokens and patch tokens."""
+    classifier = Classifier("tnt_s_legacy_patch16_224", weights="random", num_classes=3)
+    (layer,) = feature_layers(classifier)
+    assert (layer.name, layer.layout, layer.position, layer.prefix) == ("blocks.10", "tokens", 1, 1)
+    images = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    whole = attribute("iia2", classifier, images, [0, 1, 2], steps=2)
+    assert (whole.amax((1, 2, 3)) > whole.amin((1, 2, 3))).all()
+    alone = attribute("iia2", classifier, images[1:2], [1], steps=2)
+    torch.testing.assert_close(alone, whole[1:2], rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 
 
 def test_class_logits_of_every_patch_are_no_map_of_features():

@@ -176,7 +176,8 @@ def test_rows_are_multiplied_before_they_are_averaged(wide_images, options):
             for row in read:
                 carried = torch.eye(len(path.start))[row]
                 for matrix in reversed(relevances):
-                    total = matrix[0] + torch.eye(len(carried))
+                    missing = len(path.start) - matrix.shape[-2]  # rows that the head does not read
+                    total = F.pad(matrix[0], (0, 0, 0, missing)) + torch.eye(len(carried))
                     carried = carried @ (total / total.sum(1, keepdim=True))
                 expected = expected + w0 * wa * shown[0, row] * carried / len(read)
     expected = patch_map(classifier, expected[None], wide_images[:1])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ltx import Classifier
-from ltx.attribution.attention import readout
+from ltx.attribution.attention import attention_chain
 from ltx.attribution.attribute import attribute
 from ltx.attribution.rollout import roll_out
 from tests.support.reference_vit import ReferenceViT, as_map, rollout
@@ -37,33 +37,49 @@ def test_attention_methods_equal_full_matrix_products(transformer, wide_images):
             torch.testing.assert_close(found[method][row : row + 1].double(), as_map(tokens), rtol=1e-5, atol=1e-6)
 
 
-def test_rollout_begins_at_every_token_that_a_pooling_by_attention_reads():
-    """Of this model the class token too: the head's gradient at the last block is nowhere zero."""
+def test_last_matrix_may_have_only_the_rows_that_are_read():
+    generator = torch.Generator().manual_seed(0)
+    first, last = torch.rand(2, 3, 5, 5, generator=generator)
+    start = torch.tensor([0.5, 0.5, 0, 0, 0])
+    for normalise in (True, False):
+        narrow = roll_out([first, last[:, :2]], start, normalise)
+        torch.testing.assert_close(narrow, roll_out([first, last], start, normalise))
+
+
+def test_rollout_starts_at_every_token_read_by_attention_pooling():
+    """This model's pooling also reads the class token: the head's gradient at the last block is nowhere zero."""
     classifier = Classifier("test_vit3", weights="random", num_classes=5, input_size=64)
-    held = []
-    handle = classifier.model.blocks[-1].register_forward_hook(lambda _, __, output: held.append(output))
+    outputs = []
+    handle = classifier.model.blocks[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     score = classifier(images)[0, 0]
     handle.remove()
-    (gradient,) = torch.autograd.grad(score, held)
-    read = gradient[0].abs().sum(1) > 0
-    assert torch.equal(readout(classifier, len(read)) > 0, read)
-    assert read.all()
+    (gradient,) = torch.autograd.grad(score, outputs)
+    rows_read = gradient[0].abs().sum(1) > 0
+    assert rows_read.all()
+    assert torch.equal(attention_chain(classifier).start > 0, rows_read)
 
 
 @pytest.mark.parametrize(
-    ("options", "tokens", "expected"),
+    ("options", "expected"),
     [
-        ({}, 7, [1, 0, 0, 0, 0, 0, 0]),
-        ({"distilled": True}, 8, [0.5, 0.5, 0, 0, 0, 0, 0, 0]),
-        ({"reg_tokens": 2}, 9, [1, 0, 0, 0, 0, 0, 0, 0, 0]),
-        ({"global_pool": "avg"}, 7, [0] + [1 / 6] * 6),
-        ({"global_pool": "map", "class_token": False}, 6, [1 / 6] * 6),
+        ({}, [1, 0, 0, 0, 0, 0, 0]),
+        ({"distilled": True}, [0.5, 0.5, 0, 0, 0, 0, 0, 0]),
+        ({"reg_tokens": 2}, [1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ({"global_pool": "avg"}, [0] + [1 / 6] * 6),
+        ({"global_pool": "max"}, [0] + [1 / 6] * 6),
+        ({"global_pool": "map", "class_token": False}, [1 / 6] * 6),
     ],
 )
-def test_rollout_begins_at_the_tokens_that_the_head_reads(options, tokens, expected, wide_images):
+def test_rollout_starts_at_the_tokens_that_the_head_reads(options, expected, wide_images):
     classifier = Classifier(vit(**options), input_size=(16, 24))
-    assert readout(classifier, tokens).tolist() == pytest.approx(expected)
+    assert attention_chain(classifier).start.tolist() == pytest.approx(expected)
     maps = attribute("gradient_rollout", classifier, wide_images)
     assert maps.shape == (3, 1, 16, 24)
     assert maps.std() > 0
+
+
+def test_an_untrained_head_of_zeros_is_read_at_the_class_token():
+    model = vit()
+    torch.nn.init.zeros_(model.head.weight)
+    assert attention_chain(Classifier(model, input_size=(16, 24))).start.tolist() == [1, 0, 0, 0, 0, 0, 0]

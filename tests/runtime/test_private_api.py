@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
 from ltx.runtime import private_api
@@ -33,6 +35,28 @@ def test_tree_map_keeps_the_nesting_and_leaves_its_order() -> None:
     assert mapped[0].maps[1].tolist() == [2, 2]
     assert mapped[1]["x"].tolist() == [4] * 4
     assert [leaf if leaf is None else len(leaf) for leaf in private_api.tree_leaves(tree)] == [1, 2, 3, 4, None]
+
+
+def test_a_function_mode_sees_the_operations_of_multi_head_attention() -> None:
+    functions = []
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            functions.append(func)
+            if func is F.multi_head_attention_forward:
+                with self:
+                    return private_api.multi_head_attention_steps(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+    torch.manual_seed(0)
+    module, tokens = nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.rand(2, 3, 8)
+    for need_weights, function in ((False, F.scaled_dot_product_attention), (True, F.softmax)):
+        expected = module(tokens, tokens, tokens, need_weights=need_weights)[0]
+        functions.clear()
+        with Seen():
+            output = module(tokens, tokens, tokens, need_weights=need_weights)[0]
+        assert function in functions
+        torch.testing.assert_close(output, expected)
 
 
 def test_kill_subprocesses_ends_the_processes_of_lightnings_script_launcher() -> None:
