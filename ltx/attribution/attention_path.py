@@ -146,7 +146,8 @@ def _replay(
     attention = prefix.value.detach()[..., : chain.tokens_read if only_last else chain.tokens, :]
     factors = torch.tensor(points, device=images.device).repeat_interleave(rows, 0).view(-1, len(blocks), 1, 1, 1)
     scaled = (attention * factors[:, 0].unflatten(0, (count, rows)).to(attention.dtype)).flatten(0, 1).requires_grad_()
-    matrices, unscaled = {first: scaled}, attention
+    matrices: dict[int, Tensor] = {first: scaled}
+    unscaled: Tensor = attention
 
     def replace(block: int, compute: Callable[[], Tensor]) -> Tensor:
         nonlocal unscaled

@@ -126,17 +126,16 @@ class _Tracer:
 
     def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         call, before = self.stack.pop()
-        tensors = {None: output} if isinstance(output, Tensor) else {}
+        tensors: dict[int | None, Tensor] = {None: output} if isinstance(output, Tensor) else {}
         if isinstance(output, (tuple, list)):
             tensors = {i: x for i, x in enumerate(output) if isinstance(x, Tensor) and x.ndim in (3, 4) and len(x) == 1}
         tensors = {position: x for position, x in tensors.items() if x.requires_grad}
         if len(tensors) == 1:
             ((call.position, tensor),) = tensors.items()
             call.shape = tuple(tensor.shape)
-            tokens = inputs[0] if len(inputs) == 1 else None
-            if before == len(self.attention) and _is_tokens(tokens) and _is_tokens(output):
+            if before == len(self.attention) and len(inputs) == 1 and _is_tokens(inputs[0]) and _is_tokens(output):
                 parents = [each.module for each in call.callers()[1:]]
-                self.token_calls.append(_TokenCall(module, parents, tokens.detach()))
+                self.token_calls.append(_TokenCall(module, parents, inputs[0].detach()))
         self.calls.append(call)
 
     def _attend(self, matrix: Tensor) -> None:

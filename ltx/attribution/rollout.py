@@ -26,7 +26,7 @@ def roll_out(relevances: Sequence[Tensor], start: Tensor, normalise: bool = True
     Returns:
         `[B, N]`, or `[B, R, N]`, float32.
     """
-    rows = torch.atleast_2d(start).float().expand(relevances[0].shape[0], -1, -1)
+    rows: Tensor = torch.atleast_2d(start).float().expand(relevances[0].shape[0], -1, -1)
     tokens = rows.shape[-1]
     for matrix in reversed(relevances):
         matrix, rows = matrix.float(), rows[..., : matrix.shape[-2]]
