@@ -74,6 +74,7 @@ def gather(evaluation: Evaluation) -> Results:
     if not names:
         raise InputError(f"none of the {len(skipped)} images can be used; {skipped[0][1] if skipped else 'none given'}")
     metrics = [metric for protocol in evaluation.protocols for metric in protocol.metrics()]
+    metrics.sort(key=lambda metric: not metric.summary)  # stable: otherwise in the order of the protocols
     rows = {
         label: {
             metric.key: torch.from_numpy(

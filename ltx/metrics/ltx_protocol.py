@@ -1,4 +1,4 @@
-"""The `ltx` protocol: POS, NEG, DEL, INS, ADP and PIC as the LTX and IIA papers compute them.
+"""The `ltx` protocol: POS, NEG, DEL, INS, ADP and PIC as in the LTX and IIA papers, and NEG - POS and INS - DEL.
 
 Removed pixels are black. The fraction removed is 0, 0.1, …, 0.9. Areas are trapezoids over 0…0.9, not divided by 0.9,
 times 100, so that the maximum is 90. The protocol needs nine forward passes for each order, one for the masked image
@@ -15,6 +15,7 @@ from ltx.masking.fill import Fill, keep
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, curves, min_max, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
+from ltx.metrics.relevance_gain import BLUECHER
 
 FRACTIONS = [step / 10 for step in range(10)]
 
@@ -31,6 +32,8 @@ class LtxProtocol(Protocol):
 
     def metrics(self) -> list[PerImageMetric]:
         return [
+            AccuracyGain(),
+            ProbabilityGain(),
             PositivePerturbation(),
             NegativePerturbation(),
             Deletion(),
@@ -125,6 +128,42 @@ class Insertion(CurveMetric):
     def update(self, lowest: Prediction) -> None:
         """Add the predictions `[B, 10]` with the lowest pixels removed first."""
         self.append(lowest.probability)
+
+
+class _RelevanceGain(PerImageMetric):
+    """Area of the lowest-first curve minus that of the highest-first curve, -90…90."""
+
+    protocol = "ltx"
+    citation = BLUECHER
+    higher_is_better = True
+    columns = 2 * len(FRACTIONS)
+    summary = True
+
+    def scores(self, rows: Tensor) -> Tensor:
+        highest, lowest = rows.chunk(2, 1)
+        return 100 * (torch.trapezoid(lowest, dx=0.1, dim=1) - torch.trapezoid(highest, dx=0.1, dim=1))
+
+
+class AccuracyGain(_RelevanceGain):
+    """NEG - POS: the symmetric relevance gain of the top-1 accuracy, -90…90; 0 in expectation for random maps."""
+
+    name = "NEG-POS"
+    meaning = "NEG minus POS, -90...90; about 0 for random maps"
+
+    def update(self, highest: Prediction, lowest: Prediction) -> None:
+        """Add the predictions `[B, 10]` with the highest and with the lowest pixels removed first."""
+        self.append(highest.correct, lowest.correct)
+
+
+class ProbabilityGain(_RelevanceGain):
+    """INS - DEL: the symmetric relevance gain of `p_y`, -90…90; 0 in expectation for random maps."""
+
+    name = "INS-DEL"
+    meaning = "INS minus DEL, -90...90; about 0 for random maps"
+
+    def update(self, highest: Prediction, lowest: Prediction) -> None:
+        """Add the predictions `[B, 10]` with the highest and with the lowest pixels removed first."""
+        self.append(highest.probability, lowest.probability)
 
 
 class AverageDropPercentage(PerImageMetric):

@@ -29,6 +29,7 @@ class PerImageMetric(Metric):
         higher_is_better: the direction.
         decimals: number of decimals in tables.
         columns: number of values in a row.
+        summary: whether tables show it first, before all other metrics.
         steps: for curves, the x-axis: the fraction of pixels removed (or inserted) at each column; otherwise None.
     """
 
@@ -40,6 +41,7 @@ class PerImageMetric(Metric):
     full_state_update = False
     decimals: ClassVar[int] = 1
     columns: ClassVar[int] = 1
+    summary: ClassVar[bool] = False
     steps: list[float] | None = None
     rows: list[Tensor]
 

@@ -12,6 +12,7 @@ from ltx.masking.fill import FILLS, Fill
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Order, Prediction, counts_removed, curves, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings, generator
+from ltx.metrics.relevance_gain import BLUECHER
 from ltx.runtime.errors import InputError
 
 FRACTIONS = [step / 20 for step in range(21)]
@@ -36,7 +37,11 @@ class StandardProtocol(Protocol):
         self.fill = ", ".join(self.settings.fills)
 
     def metrics(self) -> list[PerImageMetric]:
-        return [kind(fill) for fill in self.settings.fills for kind in (NormalisedDeletion, NormalisedInsertion)]
+        return [
+            kind(fill)
+            for fill in self.settings.fills
+            for kind in (NormalisedGain, NormalisedDeletion, NormalisedInsertion)
+        ]
 
     def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
         backgrounds, removed = {}, {}
@@ -67,13 +72,9 @@ class StandardProtocol(Protocol):
         return {"by_fill": by_fill, "pixels": maps.shape[-2] * maps.shape[-1]}
 
 
-class _NormalisedCurve(PerImageMetric):
+class _FillMetric(PerImageMetric):
     protocol = "standard"
-    citation = PETSIUK
     decimals = 3
-    columns = len(FRACTIONS) + 1
-    steps = FRACTIONS
-    order: Order
 
     def __init__(self, fill: str = "blur", **options: Any) -> None:
         super().__init__(**options)
@@ -83,12 +84,24 @@ class _NormalisedCurve(PerImageMetric):
     def key(self) -> str:
         return f"{self.name} {self.fill}"
 
+
+class _NormalisedCurve(_FillMetric):
+    citation = PETSIUK
+    columns = len(FRACTIONS) + 1
+    steps = FRACTIONS
+    order: Order
+
     def update(self, by_fill: dict[str, Curves], pixels: int) -> None:
         """Add the predictions `[B, 21]` of this metric's fill and order, for images with `pixels` pixels."""
         probability = by_fill[self.fill][self.order].probability
-        # 5 % of the pixels is rarely a whole number. Integrate over the fraction that was actually removed.
-        removed = torch.tensor(counts_removed(FRACTIONS, pixels), device=probability.device) / pixels
-        self.append(torch.trapezoid(probability, removed.to(probability.dtype), dim=1), probability)
+        self.append(area(probability, pixels), probability)
+
+
+def area(probability: Tensor, pixels: int) -> Tensor:
+    """Area `[B]` under curves `[B, 21]` over the fraction removed from images with `pixels` pixels."""
+    # 5 % of the pixels is rarely a whole number. Integrate over the fraction that was actually removed.
+    removed = torch.tensor(counts_removed(FRACTIONS, pixels), device=probability.device) / pixels
+    return torch.trapezoid(probability, removed.to(probability.dtype), dim=1)
 
 
 class NormalisedDeletion(_NormalisedCurve):
@@ -117,3 +130,26 @@ class NormalisedInsertion(_NormalisedCurve):
     meaning = "mean p_y from fill to image, highest pixels inserted first, 0...1"
     higher_is_better = True
     order = "lowest"
+
+
+class NormalisedGain(_FillMetric):
+    """Insertion minus deletion: the symmetric relevance gain of `p_y`, -1…1; 0 in expectation for random maps.
+
+    Args:
+        fill: fill for removed pixels.
+    """
+
+    name = "insertion-deletion"
+    meaning = "insertion minus deletion, -1...1; about 0 for random maps"
+    citation = BLUECHER
+    higher_is_better = True
+    columns = 2
+    summary = True
+
+    def update(self, by_fill: dict[str, Curves], pixels: int) -> None:
+        """Add the predictions `[B, 21]` of this metric's fill in both orders, for images with `pixels` pixels."""
+        highest, lowest = (by_fill[self.fill][order].probability for order in ("highest", "lowest"))
+        self.append(area(highest, pixels), area(lowest, pixels))
+
+    def scores(self, rows: Tensor) -> Tensor:
+        return rows[:, 1] - rows[:, 0]

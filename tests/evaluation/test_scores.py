@@ -19,7 +19,7 @@ from ltx.evaluation.plan import build
 from ltx.evaluation.run import evaluate
 from tests.support.small_evaluations import settings, small_classifier
 
-METRICS = ["POS", "NEG", "DEL", "INS", "ADP", "PIC"]
+METRICS = ["NEG-POS", "INS-DEL", "POS", "NEG", "DEL", "INS", "ADP", "PIC"]
 
 
 # -- written files -----------------------------------------------------------------------------------------------
