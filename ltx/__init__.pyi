@@ -1,5 +1,5 @@
 from .attribution.attribute import attribute as attribute
-from .checkpoints.folder import load as load
+from .checkpoints.loading import load as load
 from .classifier.classifier import Classifier as Classifier
 from .finetuning.finetune import finetune as finetune
 from .masking.fill import Fill as Fill

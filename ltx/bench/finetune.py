@@ -10,7 +10,7 @@ from torch import Tensor
 from ltx.bench.passes import passes_counted
 from ltx.bench.settings import FinetuneBench
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.checkpoints.folder import load
+from ltx.checkpoints.loading import load
 from ltx.classifier.classifier import CPU_ROWS
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images

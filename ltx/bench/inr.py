@@ -13,7 +13,7 @@ from ltx.attribution.inr import INRFit, fit_inr
 from ltx.bench.passes import passes_counted
 from ltx.bench.settings import TITLES, WAYS, INRBench
 from ltx.bench.timing import median_ratio, medians, take_turns
-from ltx.checkpoints.folder import load
+from ltx.checkpoints.loading import load
 from ltx.classifier.settings import ClassifierConfig
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images

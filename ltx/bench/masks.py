@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.bench.settings import MasksBench
-from ltx.checkpoints.folder import load
+from ltx.checkpoints.loading import load
 from ltx.data.finding import find_images
 from ltx.data.reading import ImageBatches
 from ltx.explainers.mask_network import MaskNetwork

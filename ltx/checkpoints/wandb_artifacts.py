@@ -1,4 +1,4 @@
-"""Checkpoints by their name on wandb: fetched once, then taken from the cache."""
+"""Checkpoints from wandb: downloaded once, then read from a cache."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ SCHEME = "wandb:"
 
 
 def fetch(name: str) -> Path:
-    """The folder of a checkpoint `wandb:ENTITY/PROJECT/NAME:ALIAS`, downloaded where it is not in the cache.
+    """The folder of a checkpoint `wandb:ENTITY/PROJECT/NAME:ALIAS`, downloaded unless it is cached.
 
-    The cache is `~/.cache/ltx`, or `LTX_CACHE`. A version (`:v3`) that is there is taken without a network; an alias
-    (`:latest`) is asked for, and stands for the version that was fetched last under it, with a warning that says why,
-    where wandb does not give another. Processes that fetch one version at once each download it, and the first that is
-    done names it.
+    The cache is `~/.cache/ltx`, or `$LTX_CACHE`. A cached version (`:v3`) needs no network. An alias (`:latest`) is
+    looked up each time; if that fails, the version that it last referred to is used, with a warning that says why.
+    Processes that fetch one version at the same time each download it, and the first to finish places it in the cache.
 
     Raises:
-        InputError: no such name, no network and nothing in the cache, or wandb is not logged in.
+        InputError: no such name, no network and no cached version, or wandb is not logged in.
     """
     place = name.removeprefix(SCHEME)
     if place.count("/") != 2 or not all(place.split("/")):
@@ -35,7 +34,7 @@ def fetch(name: str) -> Path:
     if alias.startswith("v") and alias[1:].isdigit() and (cache / alias).is_dir():
         return cache / alias
     try:
-        import wandb  # here, for it takes a second that a local checkpoint need not wait
+        import wandb  # takes a second, which local checkpoints should not wait
 
         artifact = wandb.Api().artifact(place)
         folder = cache / str(artifact.version)
@@ -45,7 +44,7 @@ def fetch(name: str) -> Path:
         reason = " ".join(str(error).split())[:200]
         if pointer.is_file() and (cache / pointer.read_text()).is_dir():
             version = pointer.read_text()
-            warnings.warn(f"checkpoint={name} cannot be asked for ({reason}); {version} is used", stacklevel=2)
+            warnings.warn(f"checkpoint={name} cannot be looked up ({reason}); using {version}", stacklevel=2)
             return cache / version
         raise InputError(
             f"checkpoint={name} cannot be fetched ({reason}); check the name, or run wandb login"
@@ -55,13 +54,13 @@ def fetch(name: str) -> Path:
 
 
 def _download(artifact: Any, folder: Path) -> None:
-    """Download into a folder of our own beside, which takes the name `folder` as a whole or leaves nothing."""
+    """Download into a temporary folder next to `folder` and rename it: `folder` is complete or does not exist."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
-        part = Path(own) / "checkpoint"
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        part = Path(temporary) / "checkpoint"
         artifact.download(root=str(part))
         try:
             part.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first, with the same files
+            if not folder.is_dir():  # otherwise another process was faster, with the same files
                 raise

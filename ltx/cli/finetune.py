@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ltx.checkpoints.folder import identity, load, located
+from ltx.checkpoints.folder import identity, located
+from ltx.checkpoints.loading import load
 from ltx.classifier.class_names import Target
 from ltx.cli.report import report_explanations
 from ltx.finetuning.finetune import finetune, learning_rate, trained_objective

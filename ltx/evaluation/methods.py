@@ -17,7 +17,8 @@ from torch import Tensor
 from ltx.attribution.attribute import attribute
 from ltx.attribution.registry import METHODS
 from ltx.attribution.support import refusal
-from ltx.checkpoints.folder import CONFIG, TENSORS, identity, load, located, read_config
+from ltx.checkpoints.folder import CONFIG, TENSORS, identity, located, read_config
+from ltx.checkpoints.loading import load
 from ltx.classifier.classifier import Classifier
 from ltx.config.options import check_arguments
 from ltx.evaluation.controls import CONTROLS, MapMaker, random_map

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ltx.checkpoints.folder import CONFIG, load
+from ltx.checkpoints.folder import CONFIG
+from ltx.checkpoints.loading import load
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ltx.checkpoints.folder import CONFIG, TENSORS, made_for, read_config
+from ltx.checkpoints.folder import CONFIG, TENSORS, read_config, read_record
 from ltx.classifier.classifier import Classifier
 from ltx.pretraining.settings import TrainConfig
 from ltx.runtime.errors import InputError
@@ -48,7 +48,7 @@ def find_resume_point(config: TrainConfig, classifier: Classifier) -> str | None
         before = previous.get(name, default.get(name))
         if before != current.get(name) and not name.startswith(FREE_SETTINGS):
             raise InputError(f"out={out} contains a run with {name}={before}, now {current.get(name)}; {fix}")
-    if (out / TENSORS).is_file() and made_for(out).get("fingerprint") != classifier.fingerprint():
+    if (out / TENSORS).is_file() and read_record(out).fingerprint != classifier.fingerprint():
         raise InputError(f"out={out} contains a run with other weights of {classifier.name}; {fix}")
     return str(point)
 

@@ -1,4 +1,4 @@
-"""The explainers that come with the project."""
+"""The explainers that ship with the project."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ def loaded(name: str, shared_data: Path | None) -> MaskNetwork:
     return ltx.load(f"checkpoints/{name}", weights=str(weights) if weights and weights.is_file() else None)
 
 
-def test_they_ship():
+def test_the_documented_explainers_ship():
     assert NAMES == ["deit_tiny_patch16_224", "tf_efficientnet_lite0", "tf_efficientnet_lite0_inr"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_small_described_and_free_of_machines(name: str):
+def test_they_are_small_described_and_name_no_machine(name: str):
     folder = SHIPPED / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 12e6
     assert {file.name for file in folder.iterdir()} == {TENSORS, CONFIG, CARD}
@@ -38,11 +38,11 @@ def test_small_described_and_free_of_machines(name: str):
         assert not [word for word in text.split() if word.strip("`'\"[],").startswith("/")], "an absolute path"
 
 
-def test_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_they_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     explainer = ltx.load("tf_efficientnet_lite0")
     assert explainer.classifier.name == "tf_efficientnet_lite0"
-    with pytest.raises(ltx.InputError, match="holds no explainer"):
+    with pytest.raises(ltx.InputError, match="does not contain explainer"):
         ltx.load("checkpoints/unknown")
 
 
@@ -61,8 +61,8 @@ def test_masks_keep_and_remove_the_prediction(name: str, shared_data: Path):
     assert 0.1 < float(explanation.mask.mean()) < 0.7
 
 
-def test_the_answer_depends_on_the_class(shared_data: Path):
-    """Of two photographs beside one another, the mask goes to the one whose class is asked about."""
+def test_the_mask_depends_on_the_target_class(shared_data: Path):
+    """Of two photographs side by side, the mask covers the one that shows the target class."""
     explainer = loaded("tf_efficientnet_lite0", shared_data)
     files = sorted((shared_data / "in1k_sample" / "val").iterdir())[:20]
     photographs, squeezed = load_images(files, (224, 112)), load_images(files, (224, 224))
@@ -73,7 +73,7 @@ def test_the_answer_depends_on_the_class(shared_data: Path):
     assert float((left > right).float().mean()) >= 0.7
 
 
-def test_a_photograph_is_explained_without_a_checkpoint_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_photograph_is_explained_without_naming_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from skimage import data
 
     Image.fromarray(data.cat()).save(tmp_path / "cat.jpg")

@@ -1,4 +1,4 @@
-"""Checkpoints by name: wandb's own offline mode writes them, and a local stand-in of its registry serves them."""
+"""Checkpoints by name: written by wandb in offline mode, served by a local substitute of its registry."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.small_trainings import small_training_config, with_weights
 
 
 class Registry:
-    """The two calls of wandb that fetching makes, over local folders: `Api().artifact(place).download(root)`."""
+    """The two wandb calls that `fetch` makes, over local folders: `Api().artifact(place).download(root)`."""
 
     versions: dict[str, Path]
     reachable = True
     downloads = 0
-    meanwhile: Callable[[], object] | None = None  # happens once, where a file is half written
+    meanwhile: Callable[[], object] | None = None  # called once, while a file is half written
 
     def artifact(self, place: str) -> Any:
         if not Registry.reachable:
@@ -72,7 +72,7 @@ def registry(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return Registry
 
 
-def test_the_offline_run_holds_overlays_masks_a_table_and_the_artifact(trained: Path, eventually) -> None:
+def test_the_offline_run_contains_overlays_masks_a_table_and_the_artifact(trained: Path, eventually) -> None:
     (run,) = trained.glob("wandb/offline-run-*")
     written = " ".join(str(file) for file in run.rglob("*"))
     assert "media/images/masks_" in written
@@ -83,15 +83,15 @@ def test_the_offline_run_holds_overlays_masks_a_table_and_the_artifact(trained: 
         assert eventually(lambda word=word: word in log.read_bytes())
 
 
-def test_loaded_by_name_the_maps_are_the_same_to_the_bit(trained: Path, registry: type[Registry]) -> None:
+def test_an_explainer_loaded_by_name_gives_the_same_maps_to_the_bit(trained: Path, registry: type[Registry]) -> None:
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     near, far = load(trained), load("wandb:me/ltx/explainer:best")
     assert torch.equal(near.explain(images).maps, far.explain(images).maps)
     load("wandb:me/ltx/explainer")
-    assert registry.downloads == 1, "two names of one version are one download"
+    assert registry.downloads == 1, "two names of one version are downloaded once"
 
 
-def test_processes_that_fetch_at_once_each_load_a_whole_checkpoint(
+def test_processes_that_download_at_once_each_load_a_complete_checkpoint(
     trained: Path, registry: type[Registry], tmp_path: Path
 ) -> None:
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -106,14 +106,14 @@ def test_processes_that_fetch_at_once_each_load_a_whole_checkpoint(
 
     registry.meanwhile = another_and_a_third
     mine = load("wandb:me/ltx/explainer:v0")
-    assert registry.downloads == 2, "the third found what the second had fetched"
+    assert registry.downloads == 2, "the third used what the second had downloaded"
     assert len(others) == 2
     for explainer in (mine, *others):
         assert torch.equal(explainer.explain(images).maps, load(trained).explain(images).maps)
     assert [entry.name for entry in (tmp_path / "cache/me/ltx/explainer").iterdir() if entry.is_dir()] == ["v0"]
 
 
-def test_a_download_that_breaks_off_leaves_nothing(registry: type[Registry], tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_nothing(registry: type[Registry], tmp_path: Path) -> None:
     def broken() -> None:
         raise ConnectionError("connection reset")
 
@@ -124,12 +124,12 @@ def test_a_download_that_breaks_off_leaves_nothing(registry: type[Registry], tmp
     load("wandb:me/ltx/explainer:v0")
 
 
-def test_without_a_network_the_cache_answers(registry: type[Registry]) -> None:
+def test_the_cache_is_used_without_a_network(registry: type[Registry]) -> None:
     with pytest.raises(InputError, match=r"explainer:v7 cannot be fetched .*not found"):
         load("wandb:me/ltx/explainer:v7")
     load("wandb:me/ltx/explainer:latest")
     registry.reachable = False
-    with pytest.warns(UserWarning, match=r"explainer:latest cannot be asked for \(no network\); v0 is used"):
+    with pytest.warns(UserWarning, match=r"explainer:latest cannot be looked up \(no network\); using v0"):
         load("wandb:me/ltx/explainer:latest")
     load("wandb:me/ltx/explainer:v0")
     with pytest.raises(InputError, match=r"explainer:best cannot be fetched \(no network\); .*wandb login"):

@@ -1,0 +1,229 @@
+"""What a checkpoint records of its classifier, and whether it fits another one."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
+
+ALIKE = 0.15
+"""Largest relative difference of the logits at which two heads count as the same.
+
+DeiT-Tiny with its LayerNorms rounded to multiples of 1/32 differs by 0.10, with a tenth of noise on all weights by 0.6.
+"""
+
+SAME_TRUNK = 0.01
+"""Largest relative difference of the feature maps at which two trunks count as the same: rounding, half precision."""
+
+MOVED_TRUNK = 0.5
+"""Largest relative difference of the feature maps at which an explainer still accepts a finetuned trunk."""
+
+SKETCH_SIZE = 256
+"""Numbers that a feature map is projected to; distances are preserved to about `sqrt(2 / SKETCH_SIZE)`, 9 %."""
+
+LOGITS_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class ClassifierRecord:
+    """The classifier that an explainer was trained for.
+
+    Attributes:
+        name: its name.
+        num_classes: its number of classes; None = not recorded.
+        fingerprint: see `Classifier.fingerprint`.
+        reading: head, mean and standard deviation: how pixels become inputs and logits become probabilities.
+        logits: logits for two fixed images, `[2][K]`, up to 1,000 classes.
+        stages: the feature maps that the explainer reads; None = all, or no maps are recorded.
+        sketches: random projections of these maps and of the final map for four fixed images, `[maps][4][256]`; None =
+            the classifier has no feature maps, or the checkpoint was written by version 0.1.
+    """
+
+    name: str
+    num_classes: int | None
+    fingerprint: str
+    reading: list[Any]
+    logits: list[list[float]] | None
+    stages: list[int] | None = None
+    sketches: list[list[list[float]]] | None = None
+
+    @classmethod
+    def of(cls, classifier: Classifier, stages: list[int] | None) -> ClassifierRecord:
+        """The record of a classifier, for an explainer that reads these of its feature maps."""
+        return cls(
+            name=classifier.name,
+            num_classes=classifier.num_classes,
+            fingerprint=classifier.fingerprint(),
+            reading=[classifier.head, *(values.flatten().tolist() for values in classifier.normalisation)],
+            logits=_logits(classifier),
+            stages=stages,
+            sketches=_sketches(classifier, stages),
+        )
+
+    def to_json(self) -> str:
+        """The record as text, for the metadata of `explainer.safetensors`."""
+        about = {
+            "classifier": self.name,
+            "fingerprint": self.fingerprint,
+            "num_classes": str(self.num_classes),
+            "reading": self.reading,
+            "answers": self.logits,
+            "stages": self.stages,
+            "features": self.sketches,
+        }
+        return json.dumps({key: value for key, value in about.items() if value is not None})
+
+    @classmethod
+    def from_json(cls, text: str) -> ClassifierRecord:
+        """Read a record; keys that earlier versions did not write are None.
+
+        Raises:
+            ValueError: the text is not a record.
+        """
+        about = json.loads(text)
+        classes = about.get("num_classes")
+        return cls(
+            name=about.get("classifier", "an unnamed classifier"),
+            num_classes=None if classes is None else int(classes),
+            fingerprint=about.get("fingerprint", ""),
+            reading=about.get("reading", []),
+            logits=about.get("answers"),
+            stages=about.get("stages"),
+            sketches=about.get("features"),
+        )
+
+    def describe(self) -> str:
+        """Name and number of classes."""
+        return self.name if self.num_classes is None else f"{self.name} with {self.num_classes} classes"
+
+
+def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier) -> None:
+    """Check that an explainer can explain a classifier: the trunk must be the same, the head may be another one.
+
+    A trunk that was finetuned a little is accepted with a warning that gives the measured difference of its features.
+
+    Args:
+        folder: the checkpoint, for messages.
+        record: the classifier that it was trained for.
+        classifier: the classifier to explain.
+
+    Raises:
+        InputError: another trunk or another normalisation; or the checkpoint does not record its trunk and the head is
+            another one.
+    """
+    if record.fingerprint == classifier.fingerprint():
+        return
+    here = ClassifierRecord.of(classifier, record.stages)
+    trained_for = f"checkpoint={folder} was trained for {record.describe()}"
+    fix = (
+        "name the weights that it was trained with, classifier.weights=FILE, or train an explainer for this classifier"
+    )
+    if record.reading[1:] != here.reading[1:]:
+        raise InputError(
+            f"{trained_for} and the normalisation {record.reading[1:]}, not {here.reading[1:]}; "
+            "set classifier.mean and classifier.std, or train an explainer for this classifier"
+        )
+    head_difference = _head_difference(record, here)
+    same_head = head_difference <= ALIKE
+    trunk_difference = _trunk_difference(record, here)
+    if trunk_difference is None:  # without feature maps, only equal logits show that it is the same classifier
+        if record.name != here.name or not same_head:
+            why = "" if record.sketches is not None else "; it does not record the features of its trunk"
+            raise InputError(f"{trained_for}, not for {here.describe()} or with other weights{why}; {fix}")
+        warnings.warn(
+            f"{trained_for} and other weights; the logits differ by {head_difference:.1%}, so it is used", stacklevel=3
+        )
+    elif not trunk_difference <= MOVED_TRUNK:  # NaN is refused too
+        raise InputError(
+            f"{trained_for}, not for {here.describe()}: the trunk's features differ by {trunk_difference:.0%} "
+            f"(up to {MOVED_TRUNK:.0%} is accepted); {fix}"
+        )
+    elif trunk_difference > SAME_TRUNK:
+        warnings.warn(
+            f"{trained_for}, whose trunk's features differ by {trunk_difference:.1%} from those of this one; its masks "
+            f"may be less faithful than after a training from it (init={folder})",
+            stacklevel=3,
+        )
+    elif not same_head:
+        warnings.warn(
+            f"{trained_for}; the trunk is the same, so it explains this head with {here.num_classes} classes "
+            f"({classifier.head}) without training",
+            stacklevel=3,
+        )
+    else:
+        warnings.warn(
+            f"{trained_for} and other weights; the features differ by {trunk_difference:.1%}, so it is used",
+            stacklevel=3,
+        )
+
+
+def _head_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float:
+    """Largest relative difference of the logits for an image; infinite for other classes or another kind of head."""
+    theirs, ours = torch.tensor(stored.logits or [[]]), torch.tensor(here.logits or [[]])
+    if theirs.shape != ours.shape or stored.num_classes != here.num_classes or stored.reading[:1] != here.reading[:1]:
+        return float("inf")
+    # What changes from image to image must agree too: logits of untrained models are all but constant.
+    absolute = ((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max()
+    varying = (ours - theirs).diff(dim=0).norm() / theirs.diff(dim=0).norm() / 4
+    return float(torch.maximum(absolute, varying))
+
+
+def _trunk_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float | None:
+    """Largest relative difference of a feature map's variation over images; None if it cannot be measured."""
+    if stored.sketches is None or here.sketches is None:
+        return None
+    differences = []
+    for theirs, ours in zip(stored.sketches, here.sketches, strict=False):
+        before, now = (torch.tensor(sketch) - torch.tensor(sketch).mean(0) for sketch in (theirs, ours))
+        if before.shape != now.shape:
+            return float("inf")
+        differences.append(float((now - before).norm() / before.norm()))
+    same_maps = len(stored.sketches) == len(here.sketches)
+    return max(differences, default=float("inf")) if same_maps else float("inf")
+
+
+def _pictures(count: int, classifier: Classifier) -> Tensor:
+    """Fixed images of coloured blotches, `[count, 3, H, W]`."""
+    blotches = torch.rand(count, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(blotches, classifier.input_size, mode="bicubic").clamp(0, 1).to(classifier.device)
+
+
+@torch.no_grad()
+def _logits(classifier: Classifier) -> list[list[float]]:
+    with torch.compiler.set_stance("force_eager"):  # two images are not worth a compilation
+        logits = classifier(_pictures(2, classifier))[:, :LOGITS_KEPT].float().cpu()
+    return _rounded(logits)
+
+
+@torch.no_grad()
+def _sketches(classifier: Classifier, stages: list[int] | None) -> list[list[list[float]]] | None:
+    try:
+        classifier.feature_shapes(stages)
+    except InputError:  # no feature maps, or not these
+        return None
+    with torch.compiler.set_stance("force_eager"):
+        _, features = classifier.logits_and_features(_pictures(4, classifier), stages)
+    return [
+        _rounded(_sketch(features_map.flatten(1).float().cpu())) for features_map in (*features.stages, features.final)
+    ]
+
+
+def _sketch(values: Tensor) -> Tensor:
+    """Count sketch (Charikar et al. 2002) of the rows of `[B, N]`: `[B, SKETCH_SIZE]` with about the same distances."""
+    signs = torch.randint(0, 2, (values.shape[1],), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    buckets = torch.arange(values.shape[1]) % SKETCH_SIZE
+    return values.new_zeros(len(values), SKETCH_SIZE).index_add_(1, buckets, values * signs)
+
+
+def _rounded(rows: Tensor) -> list[list[float]]:
+    """Rows of numbers, to four digits."""
+    return [[float(f"{value:.4g}") for value in row] for row in rows.tolist()]

@@ -1,0 +1,96 @@
+"""Explainers from checkpoint folders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ltx.checkpoints.classifier_record import check_fit
+from ltx.checkpoints.folder import CONFIG, TENSORS, located, read_config, read_record, read_tensors
+from ltx.classifier.classifier import Classifier
+from ltx.classifier.settings import ClassifierConfig
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.settings import ExplainerConfig
+from ltx.runtime.devices import pick_device
+from ltx.runtime.errors import InputError
+
+
+def load(
+    path: str | Path,
+    classifier: Classifier | None = None,
+    device: str | torch.device = "cpu",
+    **changes: Any,
+) -> MaskNetwork:
+    """Load the explainer of a checkpoint folder, with its classifier, in eval mode.
+
+    The classifier may have another head than in training: the explainer reads the head's rows, so one that was trained
+    for 1,000 classes explains a finetuned head of ten.
+
+        explainer = ltx.load("tf_efficientnet_lite0")
+        explainer = ltx.load("tf_efficientnet_lite0", weights="my_head.pth", num_classes=10)
+
+    Args:
+        path: a folder, the name of a shipped checkpoint (`tf_efficientnet_lite0`), or
+            `wandb:ENTITY/PROJECT/NAME:ALIAS`, see `ltx.checkpoints.wandb_artifacts.fetch`.
+        classifier: the model to explain; None = rebuild it from the checkpoint's configuration.
+        device: device of both; `auto` = a GPU if there is one.
+        changes: settings of the rebuilt classifier that differ from training, such as `weights`, `num_classes`,
+            `class_names`, `head` and `precision`, see `ltx.Classifier`; None = as in training, but precision `"fp32"`.
+
+    Raises:
+        InputError: no such folder, an unreadable file, or a checkpoint that does not fit the classifier.
+    """
+    folder = located(path)
+    if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():
+        raise InputError(f"checkpoint={folder} does not contain {TENSORS} and {CONFIG}; give a folder of `ltx train`")
+    config = read_config(folder)
+    tensors = read_tensors(folder)
+    record = read_record(folder)
+    if classifier is None:
+        classifier = _classifier(folder, config, changes)
+    check_fit(folder, record, classifier)
+    explainer: MaskNetwork = _settings(config, "explainer", ExplainerConfig, folder).build(classifier)
+    expected = explainer.state_dict()
+    misfits = [
+        f"{name} {tuple(tensors[name].shape) if name in tensors else 'absent'} in the file, "
+        f"{tuple(expected[name].shape) if name in expected else 'absent'} in the network"
+        for name in [*expected, *(name for name in tensors if name not in expected)]
+        if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape
+    ]
+    if misfits and record.num_classes not in (None, classifier.num_classes):
+        raise InputError(
+            f"checkpoint={folder} was trained for {record.describe()}; it cannot explain the head of {classifier.name} "
+            f"with {classifier.num_classes}, because not both heads are linear layers"
+        )
+    if misfits:
+        raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(misfits[:3])}")
+    explainer.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+    explainer.made_with = config
+    place = pick_device("auto") if device == "auto" else device
+    classifier.to(place)
+    return explainer.to(place).eval()
+
+
+def _classifier(folder: Path, config: dict[str, Any], changes: dict[str, Any]) -> Classifier:
+    """The classifier of a checkpoint's configuration, with changed settings."""
+    settings: ClassifierConfig = _settings(config, "classifier", ClassifierConfig, folder)
+    changed = {key: value for key, value in changes.items() if value is not None}
+    classes = changed.get("num_classes", settings.num_classes)
+    if classes != settings.num_classes and "class_names" not in changed:
+        changed["class_names"] = None  # names of other classes
+    try:
+        return replace(settings, **{"precision": "fp32", **changed}).build()
+    except TypeError as error:
+        raise InputError(f"ltx.load({str(folder)!r}): {error}; changes are settings of ltx.Classifier") from error
+
+
+def _settings(config: dict[str, Any], group: str, schema: type[Any], folder: Path) -> Any:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), config.get(group) or {}))
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint={folder}: {CONFIG}: {group}: {str(error).splitlines()[0]}") from error
