@@ -11,7 +11,7 @@
 # Look at several methods side by side, then measure them on the same images under the same protocol, with controls. Nine photographs
 # are far too few for conclusions; use hundreds of images that neither the classifier nor the explainer was trained on.
 
-# %%
+# %% tags=["remove_output"]
 import matplotlib.pyplot as plt
 from IPython.display import Image, Markdown
 
@@ -59,7 +59,7 @@ for axis in axes.flat:
 # `evaluate` is what `ltx evaluate` runs. POS and DEL should be low, NEG and INS high. `random` and `gaussian` are controls: a method that does
 # not beat them on a metric has shown nothing on it.
 
-# %%
+# %% tags=["remove_output"]
 config = EvaluationConfig(
     methods=["ltx:tf_efficientnet_lite0", "gradcam", "iia2", "integrated_gradients", "random", "gaussian"],
     images="scikit-image",

@@ -11,7 +11,7 @@
 # A shipped explainer shows which pixels EfficientNet-Lite0 relies on: in one forward pass, for any class, sharpened on this
 # photograph, and as masks of any area. Everything here runs on a CPU and without a network connection.
 
-# %%
+# %% tags=["remove_output"]
 import ltx
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images
@@ -25,6 +25,7 @@ classifier = explainer.classifier
 
 # %%
 files = [file for file in find_images("scikit-image") if file.stem in ("chelsea", "coffee")]
+names = [file.name for file in files]
 images = load_images(files, classifier.input_size)
 images.shape
 
@@ -35,22 +36,15 @@ images.shape
 # probability of the class for the full image, with the kept pixels alone, and without them.
 
 # %%
-explanation = explainer.explain(images)
-explanation.plot(0)
-
-# %%
+explanation = explainer.explain(images, names=names)
 explanation.plot(1)
 
+# %% [markdown]
+# The three probabilities tell how good an explanation is. For the espresso, the kept pixels preserve the prediction, and the image without
+# them loses it. For the cat, one pass is not enough: the mask misses pixels that the prediction relies on.
+
 # %%
-for name, label, p, kept, removed in zip(
-    files,
-    explanation.labels,
-    explanation.probability,
-    explanation.probability_kept,
-    explanation.probability_removed,
-    strict=True,
-):
-    print(f"{name.stem}: {label} {p:.2f}, kept {kept:.2f}, removed {removed:.2f}")
+explanation.plot(0)
 
 # %% [markdown]
 # ## Another class
@@ -65,11 +59,17 @@ explainer.explain(images[:1], classifier.label(int(second))).plot(0)
 # %% [markdown]
 # ## Sharpen it on this image
 #
-# Finetuning adapts a copy of the decoder to each image. Compare *kept* and *removed* with those of the single pass.
+# Finetuning adapts a copy of the decoder to each image of the batch. Compare *kept* and *removed* with those of the single pass.
 
 # %%
-finetuned = ltx.finetune(explainer, images, steps=25)
+finetuned = ltx.finetune(explainer, images, steps=25, names=names)
 finetuned.plot(0)
+
+# %%
+for one_pass, sharpened in zip(map(explanation.record, range(2)), map(finetuned.record, range(2)), strict=True):
+    print(f"{one_pass['image']}, {one_pass['label']}: full image {one_pass['probability']:.2f}")
+    for record in (one_pass, sharpened):
+        print(f"  {record['steps']:2} steps: kept {record['probability_kept']:.2f}, removed {record['probability_removed']:.2f}")
 
 # %% [markdown]
 # ## Masks of any area
@@ -85,8 +85,8 @@ by_area.plot_areas(0)
 
 # %%
 smallest = by_area.by_area.smallest_sufficient(share=0.5)
-for name, area, p in zip(files, smallest.areas, smallest.probability, strict=True):
-    print(f"{name.stem}: {area:.0%} of the image gives a probability of {p:.2f}")
+for name, area, p in zip(names, smallest.areas, smallest.probability, strict=True):
+    print(f"{name}: {area:.0%} of the image gives a probability of {p:.2f}")
 
 # %% [markdown]
 # ## Save the results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 
@@ -144,9 +145,18 @@ def plane_of(values: Tensor) -> np.ndarray:
     return np.asarray(values[0].detach().float().cpu())
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook displays although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def _figure(width: float, height: float) -> Figure:
     """A figure of this size in inches, without pyplot, which would keep every figure alive."""
-    figure = Figure(figsize=(width, height), dpi=100)
+    figure = NotebookFigure(figsize=(width, height), dpi=100)
     FigureCanvasAgg(figure)
     return figure
 
