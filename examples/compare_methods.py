@@ -8,10 +8,11 @@
 # %% [markdown]
 # # Compare methods
 #
-# Look at several methods side by side, then measure them on the same images under the same protocol, with controls. Nine photographs
-# are far too few for conclusions; use hundreds of images that neither the classifier nor the explainer was trained on.
+# Look at several methods side by side, then measure them on the same images under the same protocol, with controls.
+# Nine photographs are far too few for conclusions; use hundreds of images that neither the classifier nor the
+# explainer was trained on.
 
-# %% tags=["remove_output"]
+# %%
 import matplotlib.pyplot as plt
 from IPython.display import Image, Markdown
 
@@ -20,7 +21,6 @@ from ltx.data.finding import find_images
 from ltx.data.reading import load_images
 from ltx.evaluation.run import evaluate
 from ltx.evaluation.settings import EvaluationConfig
-from ltx.results.pictures import overlay
 
 explainer = ltx.load("tf_efficientnet_lite0")
 classifier = explainer.classifier
@@ -31,8 +31,8 @@ images = load_images(files, classifier.input_size)
 # %% [markdown]
 # ## Look at them
 #
-# `ltx.attribute` computes a map `[B, 1, H, W]` with any method of the registry. The scale of a map depends on the method, so each is stretched to
-# [0, 1] here; the masks of an explainer already are in that range.
+# `ltx.attribute` computes a map `[B, 1, H, W]` with any method of the registry. The scale of a map depends on the
+# method, so each picture has its own colour range.
 
 # %%
 maps = {"ltx, one pass": explainer.explain(images).maps, "ltx, 25 steps": ltx.finetune(explainer, images).maps}
@@ -47,8 +47,8 @@ for row, image in enumerate(images):
     axes[row, 0].imshow(pixels)
     axes[row, 0].set_title(labels[row], size=9)
     for axis, (method, values) in zip(axes[row, 1:], maps.items(), strict=True):
-        low, high = values[row].min(), values[row].max()
-        axis.imshow(overlay(pixels, ((values[row, 0] - low) / (high - low)).numpy()))
+        axis.imshow(pixels.mean(2), cmap="gray")
+        axis.imshow(values[row, 0].numpy(), cmap="inferno", alpha=0.65)
         axis.set_title(method, size=9)
 for axis in axes.flat:
     axis.set_axis_off()
@@ -56,10 +56,10 @@ for axis in axes.flat:
 # %% [markdown]
 # ## Measure them
 #
-# `evaluate` is what `ltx evaluate` runs. POS and DEL should be low, NEG and INS high. `random` and `gaussian` are controls: a method that does
-# not beat them on a metric has shown nothing on it.
+# `evaluate` is what `ltx evaluate` runs. POS and DEL should be low, NEG and INS high. `random` and `gaussian` are
+# controls: a method that does not beat them on a metric has shown nothing on it.
 
-# %% tags=["remove_output"]
+# %%
 config = EvaluationConfig(
     methods=["ltx:tf_efficientnet_lite0", "gradcam", "iia2", "integrated_gradients", "random", "gaussian"],
     images="scikit-image",
@@ -76,8 +76,8 @@ for method, metrics in scores["methods"].items():
 Markdown("\n".join(rows))
 
 # %% [markdown]
-# `curves.png` shows the probability of the class while pixels are removed, most important first and least important first. `scores.md` has all
-# tables with confidence intervals and paired differences.
+# `curves.png` shows the probability of the class while pixels are removed, most important first and least important
+# first. `scores.md` has all tables with confidence intervals and paired differences.
 
 # %%
 Image("out/compare_methods/curves.png")
@@ -85,8 +85,9 @@ Image("out/compare_methods/curves.png")
 # %% [markdown]
 # ## Is it adversarial?
 #
-# Integrated Gradients has the lowest POS and DEL: scattered black pixels destroy a prediction soonest. Its NEG and INS are those of random
-# scores, so the same pixels do not preserve the prediction. NEG - POS and INS - DEL cannot be traded against each other in this way:
+# Integrated Gradients has the lowest POS and DEL: scattered black pixels destroy a prediction soonest. Its NEG and
+# INS are those of random scores, so the same pixels do not preserve the prediction. NEG - POS and INS - DEL cannot be
+# traded against each other in this way:
 
 # %%
 for method, metrics in scores["methods"].items():

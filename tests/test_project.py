@@ -97,7 +97,7 @@ def test_the_layers_of_contributing_are_those_of_the_contract() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     nav = re.search(r"^nav:\n(.*?)^\w", (PROJECT / "mkdocs.yml").read_text(), flags=re.MULTILINE | re.DOTALL)
     assert nav is not None
-    listed = re.findall(r": (\S+\.(?:md|ipynb|py))$", nav[1], flags=re.MULTILINE)
+    listed = re.findall(r": (\S+\.md)$", nav[1], flags=re.MULTILINE)
     pages = [page.relative_to(PROJECT / "docs").as_posix() for page in (PROJECT / "docs").rglob("*.md")]
     assert sorted(listed) == sorted(pages)
 

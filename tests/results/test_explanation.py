@@ -305,3 +305,9 @@ def test_a_grid_repeats_the_picture_of_a_single_pair() -> None:
 def test_inconsistent_shapes_are_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         explanation(**changes)
+
+
+def test_a_notebook_displays_the_figures() -> None:
+    """pyplot does not know the figures, so IPython finds no other way to draw them."""
+    figure = explanation().plot(0)
+    assert figure._repr_png_().startswith(b"\x89PNG")
