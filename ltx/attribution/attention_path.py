@@ -96,6 +96,7 @@ def path_gradients(
     points: Sequence[Point],
     max_batch: int,
     tolerance: float,
+    attention: Tensor | None = None,
 ) -> PathGradients:
     """Gradients of the logits of `targets` `[S]` for `images` `[S, 3, H, W]` at every point of a path.
 
@@ -108,6 +109,7 @@ def path_gradients(
             through their softmax.
         max_batch: maximum batch size of a forward pass, but at least `S`.
         tolerance: see the module.
+        attention: matrices `[S, heads, N, N]` to scale in place of the attention of the first of `blocks`.
     """
     chain = attention_chain(classifier)
     lower: list[Tensor] = []
@@ -121,6 +123,8 @@ def path_gradients(
     with torch.enable_grad():
         with chain.intercept(stop_at_first):
             prefix = record(classifier.model, None, partial(classifier, images))
+        if attention is not None:
+            prefix.value = attention
         replays = _Replays()
         step = max(1, max_batch // len(images))
         for begin in range(0, len(points), step):

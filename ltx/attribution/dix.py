@@ -1,18 +1,22 @@
-"""DIX, Deep Integrated Explanations (Barkan et al., CIKM 2023), as computed by the authors' code.
+"""DIX, Deep Integrated Explanations (Barkan et al., CIKM 2023).
 
 DIX integrates over paths of inner representations only, not of the input, and combines several layers.
 
-- Feature maps, `n = 4` (5 points): `H1 = Σ relu(∇) ∘ relu(A)` for the last layer, where reference and activation
-  coincide. For the layers before it, `H = Σ relu(∇ ∘ relu(v) ∘ ‖(v - r)/n‖)`, where `r` is the minimum over channels at
-  each position and the norm is over the whole tensor. All maps are resized (trilinearly over channels and positions)
-  to the number of channels of the second and the grid of the third layer from the end. `DIX2 = H2∘H1 + H1`,
-  `DIX3 = (H2∘H3∘H1 + H1)∘H1`; then sum over channels, bicubic upsampling, min-max normalisation.
+- Feature maps, `n = 4` (5 points), as computed by the authors' code: `H1 = Σ relu(∇) ∘ relu(A)` for the last layer,
+  where reference and activation coincide. For the layers before it, `H = Σ relu(∇ ∘ relu(v) ∘ ‖(v - r)/n‖)`, where `r`
+  is the minimum over channels at each position and the norm is over the whole tensor. All maps are resized
+  (trilinearly over channels and positions) to the number of channels of the second and the grid of the third layer from
+  the end. `DIX2 = H2∘H1 + H1`, `DIX3 = (H2∘H3∘H1 + H1)∘H1`; then sum over channels, bicubic upsampling, min-max
+  normalisation.
 - Vision transformers, `n = 10` (11 points), `r = 0`: Gradient Rollout with the attention of one block interpolated,
   `relu(A ∘ ∇A)` averaged over points and heads. The maps of the last block and of the block before it (DIX3: of the two
-  blocks before it) are added.
+  blocks before it) are added. `variant="paper"` interpolates the attention of the block itself. `variant="released"` is
+  the authors' code, which puts the interpolated attention of the *last* block into each of these blocks.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +31,8 @@ from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError
 
+Variant = Literal["paper", "released"]
+
 
 def dix(
     classifier: Classifier,
@@ -34,6 +40,7 @@ def dix(
     targets: Tensor | None = None,
     *,
     depth: int = 2,
+    variant: Variant = "paper",
     steps: int | None = None,
     layers: list[str] | None = None,
     tolerance: float = 1e-3,
@@ -45,6 +52,7 @@ def dix(
         images: `[B, 3, H, W]` in [0, 1].
         targets: class indices `[B]`; None = the predicted classes.
         depth: 2 or 3, see above.
+        variant: `paper` or `released`, see above; both are the same for feature maps.
         steps: number `n` of intervals (`n + 1` points); None = 4 for feature maps, 10 for attention.
         layers: three feature layers, shallow to deep; None = the last three of the model. Not for vision
             transformers.
@@ -55,10 +63,12 @@ def dix(
         Non-negative maps `[B, 1, H, W]`.
 
     Raises:
-        InputError: the model does not have these layers, or has too few blocks or feature maps.
+        InputError: unknown variant, or the model does not have these layers or has too few blocks or feature maps.
     """
     if depth not in (2, 3):
         raise InputError(f"depth={depth} is not a valid depth of DIX; allowed: 2, 3")
+    if variant not in ("paper", "released"):
+        raise InputError(f"variant={variant!r} is unknown; allowed: paper, released")
     if steps is not None and steps < 1:
         raise InputError(f"steps={steps}; give a positive number of intervals")
     classes = explained_classes(classifier, images, targets, max_batch)
@@ -69,19 +79,35 @@ def dix(
         raise InputError(f"layers={layers}: DIX uses the last blocks of {classifier.name}; omit layers")
     if len(attention_chain(classifier)) < depth:
         raise InputError(f"{classifier.name} has {len(attention_chain(classifier))} blocks, {depth} are needed")
-    parts = images.split(max_batch), classes.split(max_batch)
-    rows = [_tokens(classifier, x, y, depth, steps or 10, tolerance, max_batch) for x, y in zip(*parts, strict=True)]
+    released = variant == "released"
+    rows = [
+        _tokens(classifier, x, y, depth, steps or 10, released, tolerance, max_batch)
+        for x, y in zip(images.split(max_batch), classes.split(max_batch), strict=True)
+    ]
     return patch_map(classifier, torch.cat(rows), images)
 
 
 def _tokens(
-    classifier: Classifier, images: Tensor, targets: Tensor, depth: int, steps: int, tolerance: float, max_batch: int
+    classifier: Classifier,
+    images: Tensor,
+    targets: Tensor,
+    depth: int,
+    steps: int,
+    released: bool,
+    tolerance: float,
+    max_batch: int,
 ) -> Tensor:
-    last = len(attention_chain(classifier)) - 1
+    chain = attention_chain(classifier)
+    last = len(chain) - 1
     points = [(i / steps,) for i in range(steps + 1)]
+    attention: Tensor | None = None
+    if released:
+        with torch.no_grad(), chain.captured() as matrices:
+            classifier(images)
+        attention = matrices[last]
     total: Tensor | None = None
     for block in range(last, last - depth, -1):
-        path = path_gradients(classifier, images, targets, [block], points, max_batch, tolerance)
+        path = path_gradients(classifier, images, targets, [block], points, max_batch, tolerance, attention)
         row = roll_out(path.mean(), path.start)
         total = row if total is None else total + row
     assert total is not None

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Area:
-    """Penalty on the mask at image resolution, averaged over its pixels.
+    """Penalty on the mask at image resolution, averaged over its pixels (`released`: on the network's own grid).
 
     The kinds are:
 
     - `l1`: m.
     - `bce`: -log(1 - m), the binary cross-entropy towards an empty mask.
     - `released`: log(1 + e^m), as in the released LTX code: the cross-entropy with logits, applied to a mask that has
-      already passed through a sigmoid. Its minimum is log 2, its slope 0.5 to 0.73.
+      already passed through a sigmoid. Its minimum is log 2, its slope 0.5 to 0.73. It is averaged over the mask before
+      upsampling (14 x 14 tokens of a ViT); for masks that take areas or are restricted to some pixels, over the pixels.
     - `entropy`: the binary entropy, which makes masks crisp and does not depend on their size.
     - `band`: the distance of the mean from [low, high].
     - `sorted`: |sort(m) - r_a|², with `r_a` one on the top share `target` of the pixels and zero elsewhere (extremal
@@ -52,6 +53,8 @@ class Area:
         if self.kind == "l1":
             return mask.mean(1)
         if self.kind == "released":
+            if batch.areas is None and batch.allowed is None:
+                mask = batch.scores.flatten(1).float().sigmoid()
             return torch.log1p(mask.exp()).mean(1)
         if self.kind == "band":
             mean = mask.mean(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,3 +40,22 @@ def test_area_of_a_grey_mask():
 
 def test_sorted_area_is_zero_for_a_binary_mask_of_that_area():
     assert value(Area(kind="sorted", target=0.5), batch_for(left_half())) == pytest.approx(0, abs=1e-6)
+
+
+def test_released_area_is_averaged_over_the_mask_before_upsampling():
+    """Transcription of the released LTX code: `BCEWithLogitsLoss()(mask, zeros)` on the 14 x 14 token mask."""
+    scores = torch.randn(3, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+    mask = torch.nn.functional.interpolate(scores.sigmoid(), (224, 224), mode="bilinear")
+    batch = replace(batch_for(torch.ones(3, 1, 8, 8)), scores=scores, mask=mask)
+    tokens = scores.sigmoid()
+    expected = torch.nn.BCEWithLogitsLoss(reduction="none")(tokens, torch.zeros_like(tokens)).mean((1, 2, 3))
+    penalties = Area(kind="released")(batch, {})
+    torch.testing.assert_close(penalties, expected)
+    assert not torch.allclose(penalties, torch.log1p(mask.exp()).mean((1, 2, 3)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"areas": torch.full((3,), 0.2)}, {"allowed": torch.ones(3, 1, 8, 8)}])
+def test_released_area_of_restricted_masks_is_averaged_over_the_pixels(changes: dict[str, torch.Tensor]):
+    mask = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    penalties = Area(kind="released")(replace(batch_for(mask), **changes), {})
+    torch.testing.assert_close(penalties, torch.log1p(mask.exp()).mean((1, 2, 3)))
