@@ -1,1 +1,1 @@
-"""Several explanations of one image, and the agreement between seeds."""
+"""Multiple explanations of one image, and the agreement between seeds."""

@@ -1,4 +1,4 @@
-"""How much an explanation depends on the network's random start."""
+"""Agreement of explanations between networks with different random initialisations."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import torch
 from torch import Tensor
 
 from ltx.classifier.class_names import Targets
-from ltx.explainers.mask_network import MaskNetwork, checked
+from ltx.explainers.mask_network import MaskNetwork, checked_images
 from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.runtime.errors import InputError
 
 
 @dataclass
 class Stability:
-    """What networks that were started from several seeds agree on.
+    """Agreement between networks with different seeds.
 
     Attributes:
-        masks: of each seed and area, `[S, B, A, H, W]`.
-        consensus: their mean over the seeds, `[B, A, H, W]`.
-        spread: their standard deviation, `[B, A, H, W]`.
-        agreement: intersection over union of two seeds' masks at one half, mean over the pairs, `[B, A]`; 1 = equal.
+        masks: mask of each seed, image and area, `[S, B, A, H, W]`.
+        consensus: mean over the seeds, `[B, A, H, W]`.
+        spread: standard deviation over the seeds, `[B, A, H, W]`.
+        agreement: intersection over union of the masks of two seeds, thresholded at 0.5, averaged over all pairs,
+            `[B, A]`; 1 = equal.
     """
 
     masks: Tensor
@@ -37,45 +39,49 @@ def stability(
     images: Tensor,
     targets: Targets = None,
     compared: Sequence[float] = (0.05, 0.1, 0.2),
-    max_batch: int = 64,
+    steps: int = 25,
+    settings: FinetuneSettings | None = None,
+    *,
     allowed: Tensor | None = None,
-    **options: object,
 ) -> Stability:
-    """Fit several networks to each image, all of them side by side, and compare their masks.
+    """Fit several networks to each image at once, and compare their masks.
 
-    The paper states the dependence on the start as a cost of its method (Byra & Skibbe, WACV 2025).
+    The paper reports the dependence on the initialisation as a limitation (Byra & Skibbe, WACV 2025).
 
     Args:
-        starts: one network a seed, equal but for their parameters; see `ltx.attribution.inr.fresh_inr`.
+        starts: one network per seed, with different parameters and otherwise equal; see
+            `ltx.attribution.inr.fresh_inr`.
         images: `[B, 3, H, W]` in [0, 1].
-        targets: the classes asked about; None = predicted.
-        compared: areas of the masks that are compared.
-        max_batch: images of one pass, at most.
-        allowed: `[B, 1, H, W]` in [0, 1], which pixels a mask may keep; None = all of them.
-        options: the others of `ltx.finetune`, but names. Its draws are the same for all seeds: the start differs.
+        targets: target classes; None = the predicted ones.
+        compared: areas of the compared masks.
+        steps: optimiser steps; see `ltx.finetune`.
+        settings: see `ltx.finetune`; None = the defaults with `max_batch=64`. The random draws of finetuning are the
+            same for all networks, so that only the initialisation differs.
+        allowed: `[B, 1, H, W]` in [0, 1], pixels that a mask may keep; None = all of them.
 
     Raises:
-        InputError: fewer than two networks, or networks that take no areas.
+        InputError: there are fewer than two networks, or some take no areas; or see `ltx.finetune`.
     """
+    settings = FinetuneSettings(max_batch=64) if settings is None else settings
     seeds = len(starts)
     if seeds < 2 or not all(network.takes_areas for network in starts):
         raise InputError(f"stability compares two or more networks that take areas (inr); {seeds} given")
     classifier = starts[0].classifier
-    images = checked(classifier, images)
+    images = checked_images(classifier, images)
     with torch.no_grad():
-        logits = torch.cat([classifier(part) for part in images.split(max_batch)])
-        chosen = classifier.targets(targets, logits)
-    found = finetune(
+        logits = torch.cat([classifier(part) for part in torch.split(images, settings.max_batch)])
+        classes = classifier.targets(targets, logits)
+    by_area = finetune(
         starts[0],
         images.repeat(seeds, 1, 1, 1),
-        chosen.repeat(seeds),
+        classes.repeat(seeds),
+        steps,
+        settings,
         starts=[network for network in starts for _ in images],
-        max_batch=max_batch,
         allowed=None if allowed is None else allowed.repeat(seeds, 1, 1, 1),
-        **options,  # type: ignore[arg-type]
     ).by_area
-    assert found is not None
-    masks = found(compared).unflatten(0, (seeds, len(images)))
+    assert by_area is not None
+    masks = torch.unflatten(by_area(compared), 0, (seeds, len(images)))
     kept = masks >= 0.5
     overlaps = [
         (kept[a] & kept[b]).sum((-2, -1)) / (kept[a] | kept[b]).sum((-2, -1)).clamp_min(1)

@@ -12,6 +12,7 @@ from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
 from ltx.explainers.inr import INRExplainer
 from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.fill import Fill
 from ltx.objectives.area import Area
@@ -103,20 +104,22 @@ def fit_inr(
         An `Explanation`; its `by_area` predicts masks of any area.
     """
     fit = fit or INRFit()
-    sampling = AreaSampling(fit.areas)
-    return finetune(
-        fresh_inr(classifier, fit.nested, fit.seed),
-        images,
-        targets,
-        steps=fit.steps,
+    settings = FinetuneSettings(
         lr=fit.lr,
         objective=area_objective(fit.variant, fit.reward),
         fill=Fill("blur"),
         seed=fit.seed,
         max_batch=max(1, max_batch // fit.areas),
-        names=names,
-        areas=sampling,
+        areas=AreaSampling(fit.areas),
         jitter=fit.jitter,
+    )
+    return finetune(
+        fresh_inr(classifier, fit.nested, fit.seed),
+        images,
+        targets,
+        fit.steps,
+        settings,
+        names=names,
         allowed=allowed,
     )
 

@@ -16,6 +16,7 @@ from ltx.data.finding import find_images
 from ltx.data.reading import load_images
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
@@ -68,7 +69,8 @@ def _ways(
     explainer: MaskNetwork, images: Tensor, config: FinetuneBench, masks: dict[str, Tensor]
 ) -> dict[str, Callable[[], None]]:
     """What is timed, by name; finetuning stores its masks in `masks`."""
-    classifier, steps, scope = explainer.classifier, config.steps, config.scope
+    classifier, steps = explainer.classifier, config.steps
+    settings = FinetuneSettings(scope=config.scope, max_batch=len(images))
     masked_images = torch.cat([images, 1 - images])
 
     @torch.no_grad()
@@ -80,14 +82,14 @@ def _ways(
         explainer(images)
 
     def at_once() -> None:
-        masks["at once"] = finetune(explainer, images, steps=steps, scope=scope, max_batch=len(images)).maps
+        masks["at once"] = finetune(explainer, images, steps=steps, settings=settings).maps
 
     def one_by_one() -> None:
-        parts = [finetune(explainer, image[None], steps=steps, scope=scope).maps for image in images]
+        parts = [finetune(explainer, image[None], steps=steps, settings=settings).maps for image in images]
         masks["one by one"] = torch.cat(parts)
 
     def no_steps() -> None:
-        finetune(explainer, images, steps=0, scope=scope, max_batch=len(images))
+        finetune(explainer, images, steps=0, settings=settings)
 
     def bound() -> None:
         rows = CPU_ROWS if images.device.type == "cpu" else len(masked_images)

@@ -20,6 +20,7 @@ from ltx.data.reading import load_images
 from ltx.evaluation.methods import build_methods
 from ltx.explainers.inr import INRExplainer
 from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.masking.fill import Fill
 from ltx.metrics.perturbation import read_logits
 from ltx.metrics.protocol import Batch
@@ -51,11 +52,12 @@ def measure(config: INRBench) -> None:
     targets = logits.argmax(1)
     probability = classifier.log_probability(logits, targets).exp()
     area_masks = AreaMasks(classifier, images, Fill("blur")(images), targets, probability, _no_masks)
+    blurred = FinetuneSettings(fill="blur")
     unique = [files.index(file) == index for index, file in enumerate(files)]
     areas = config.areas
     ways: dict[str, Callable[[Tensor, Tensor], Any]] = {
         "one_pass": lambda pixels, classes: amortised.explain(pixels, classes),
-        "finetuned": lambda pixels, classes: finetune(amortised, pixels, classes, config.finetuning_steps, fill="blur"),
+        "finetuned": lambda pixels, classes: finetune(amortised, pixels, classes, config.finetuning_steps, blurred),
         "fitted": lambda pixels, classes: fit_inr(
             classifier, pixels, classes, INRFit(config.steps, nested=config.nested)
         ),

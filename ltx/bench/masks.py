@@ -11,7 +11,9 @@ from ltx.checkpoints.loading import load
 from ltx.data.finding import find_images
 from ltx.data.reading import ImageBatches
 from ltx.explainers.mask_network import MaskNetwork
-from ltx.finetuning.finetune import finetune, trained_objective
+from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
+from ltx.finetuning.training_defaults import trained_objective
 from ltx.objectives.objective import Objective
 from ltx.runtime.devices import pick_device
 
@@ -24,7 +26,14 @@ def measure(config: MasksBench) -> None:
     files = find_images(config.images)[: config.limit]
     batches = [pixels for _, pixels in ImageBatches(files, classifier.input_size, config.batch_size)]
     count = sum(map(len, batches))
-    objective = Objective(trained_objective(explainer, config.area_weight))
+    settings = FinetuneSettings(
+        scope=config.scope,
+        lr=config.lr,
+        objective=Objective(trained_objective(explainer, config.area_weight)),
+        fill=config.fill,
+        max_batch=config.batch_size,
+        seed=config.seed,
+    )
     print(f"{config.checkpoint}: {classifier.name}, {count} images, fill {config.fill}, target predicted", flush=True)
     print("steps | kept/full  removed/full  mask mean | share of images with kept/full >= 0.8 | s/image")
     for steps in config.steps:
@@ -34,12 +43,7 @@ def measure(config: MasksBench) -> None:
                 explainer,
                 pixels.to(device),
                 steps=steps,
-                scope=config.scope,
-                lr=config.lr,
-                objective=objective,
-                fill=config.fill,
-                max_batch=config.batch_size,
-                seed=config.seed,
+                settings=settings,
             )
             seconds += explanation.seconds * len(pixels)
             assert explanation.probability_kept is not None

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltx.analysis.multiple_explanations import REACHES, Fit, MultipleExplanations, multiple_explanations
+from ltx.analysis.multiple_explanations import (
+    REACHES,
+    Fit,
+    MultipleExplanations,
+    SearchSettings,
+    multiple_explanations,
+)
 from ltx.attribution.inr import INRFit, area_objective, fit_inr
 from ltx.bench.inr import amortised_inr
 from ltx.bench.settings import MultipleBench
@@ -18,6 +24,7 @@ from ltx.classifier.classifier import Classifier
 from ltx.data.finding import find_images
 from ltx.data.reading import ImageBatches
 from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.masking.fill import Fill, keep
 from ltx.results.explanation import Explanation
 from ltx.runtime.devices import pick_device
@@ -35,7 +42,8 @@ def measure(config: MultipleBench) -> None:
             "batch_size >= 1, and steps >= 1 where no checkpoint is given"
         )
     device = pick_device(config.device)
-    explainer, objective = None, area_objective("preserve", "log_probability")
+    explainer = None
+    settings = FinetuneSettings(objective=area_objective("preserve", "log_probability"), fill="blur")
     if config.checkpoint is not None:
         explainer = amortised_inr(config.checkpoint, config.classifier, device)
     classifier = config.classifier.build().to(device) if explainer is None else explainer.classifier
@@ -51,7 +59,7 @@ def measure(config: MultipleBench) -> None:
     def fit(pixels: Tensor, classes: Tensor, allowed: Tensor | None = None) -> Explanation:
         if explainer is None:
             return fit_inr(classifier, pixels, classes, INRFit(steps=config.steps), allowed=allowed)
-        return finetune(explainer, pixels, classes, config.steps, objective=objective, fill="blur", allowed=allowed)
+        return finetune(explainer, pixels, classes, config.steps, settings, allowed=allowed)
 
     explanations = [
         _explain(part, classes, fit, config)
@@ -68,14 +76,9 @@ def measure(config: MultipleBench) -> None:
 
 def _explain(images: Tensor, targets: Tensor, fit: Fit, config: MultipleBench) -> MultipleExplanations:
     everywhere = torch.ones_like(images[:, :1])
-    return multiple_explanations(
-        fit(images, targets, everywhere),
-        fit,
-        config.most,
-        share=config.share,
-        largest=config.largest,
-        reaches=REACHES if config.reaches is None else config.reaches,
-    )
+    reaches = REACHES if config.reaches is None else config.reaches
+    settings = SearchSettings(config.most, config.share, config.largest, reaches=reaches)
+    return multiple_explanations(fit(images, targets, everywhere), fit, settings)
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ def load(
     if misfits:
         raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(misfits[:3])}")
     explainer.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
-    explainer.made_with = config
+    explainer.training_config = config
     place = pick_device("auto") if device == "auto" else device
     classifier.to(place)
     return explainer.to(place).eval()

@@ -11,8 +11,10 @@ from ltx.checkpoints.folder import identity, located
 from ltx.checkpoints.loading import load
 from ltx.classifier.class_names import Target
 from ltx.cli.report import report_explanations
-from ltx.finetuning.finetune import finetune, learning_rate, trained_objective
+from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.finetuning.settings import FinetuneConfig
+from ltx.finetuning.training_defaults import learning_rate, trained_objective
 from ltx.masking.fill import Fill
 from ltx.objectives.objective import Objective
 from ltx.results.explanation import Explanation
@@ -36,28 +38,23 @@ def finetune_files(config: FinetuneConfig) -> Path:
     explainer.classifier.fold_norms()
     explainer.scope(config.scope)
     config = replace(config, lr=learning_rate(explainer, config.scope) if config.lr is None else config.lr)
-    objective, fill = Objective(trained_objective(explainer, config.area_weight)), Fill(config.fill)
+    settings = FinetuneSettings(
+        scope=config.scope,
+        lr=config.lr,
+        objective=Objective(trained_objective(explainer, config.area_weight)),
+        fill=Fill(config.fill),
+        select_by=config.select_by,
+        seed=config.seed,
+        max_batch=config.batch_size,
+    )
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
-        return finetune(
-            explainer,
-            images,
-            targets,
-            config.steps,
-            config.scope,
-            config.lr,
-            objective,
-            fill,
-            config.select_by,
-            config.seed,
-            config.batch_size,
-            names,
-        )
+        return finetune(explainer, images, targets, config.steps, settings, names=names)
 
     names = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
-    settings = {key: value for key, value in asdict(config).items() if key in names - {"classifier"}}
-    settings["explainer_fingerprint"] = identity(folder)[:16]  # the folder may contain another network next time
-    count = explain_files(config, explain, explainer.classifier, settings)
+    recorded = {key: value for key, value in asdict(config).items() if key in names - {"classifier"}}
+    recorded["explainer_fingerprint"] = identity(folder)[:16]  # the folder may contain another network next time
+    count = explain_files(config, explain, explainer.classifier, recorded)
     print(f"{count} explanation{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
     report_explanations(config)
     return Path(config.out)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ltx.evaluation.controls import CONTROLS, MapMaker, random_map
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
 from ltx.finetuning.finetune import finetune
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.metrics.protocol import Batch
 from ltx.runtime.errors import InputError, suggest
 
@@ -155,10 +155,16 @@ def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Me
 # -- explainers ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class FinetuneOptions(FinetuneSettings):
+    """Options of `ltx:FOLDER@option=value`: the settings of finetuning, and its number of steps."""
+
+    steps: int = 0
+
+
 def _explainer(spec: MethodName, classifier: Classifier, max_batch: int) -> Method | str:
-    fixed = ("explainer", "images", "targets", "objective", "names", "areas", "allowed", "starts")
-    allowed = [key for key in inspect.signature(finetune).parameters if key not in fixed]
-    check_arguments(f"methods: {spec.name}", finetune, allowed, spec.options)
+    allowed = [option.name for option in fields(FinetuneOptions) if option.name not in ("objective", "areas")]
+    check_arguments(f"methods: {spec.name}", FinetuneOptions, allowed, spec.options)
     if spec.options and not spec.options.get("steps"):
         raise InputError(f"methods: {spec.text!r} is one forward pass; its options require steps, as in @steps=25")
     folder = located(spec.name.removeprefix(CHECKPOINT))
@@ -170,17 +176,17 @@ def _explainer(spec: MethodName, classifier: Classifier, max_batch: int) -> Meth
         explainer = load(folder, classifier, classifier.device)
     except InputError as error:
         return str(error)
-    options = {"max_batch": max_batch} | spec.options
+    settings = FinetuneOptions(**{"max_batch": max_batch} | spec.options)
 
     def make(model: Classifier, images: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         network = explainer if model is classifier else rebuild(model, explainer, folder)
-        if "steps" in options:
-            return finetune(network, images, targets, **options).maps
+        if settings.steps:
+            return finetune(network, images, targets, settings.steps, settings).maps
         with torch.no_grad():
             parts = zip(images.split(max_batch), targets.split(max_batch), strict=True)
             return torch.cat([network(*part) for part in parts])
 
-    modules = (type(explainer).__module__, *([finetune.__module__] if "steps" in options else []))
+    modules = (type(explainer).__module__, *([finetune.__module__] if settings.steps else []))
     return Method(spec.label, spec.text, make, modules, identity(folder), selected_by=spec.options.get("select_by"))
 
 
@@ -192,7 +198,7 @@ def rebuild(classifier: Classifier, explainer: MaskNetwork, folder: Path) -> Mas
     settings = ExplainerConfig(**(read_config(folder).get("explainer") or {}))
     network = settings.build(classifier)
     network.load_state_dict(explainer.state_dict())
-    network.made_with = explainer.made_with
+    network.training_config = explainer.training_config
     return network.to(classifier.device).eval()
 
 

@@ -1,1 +1,1 @@
-"""Mask networks: an image (and a class, and an area) to a mask."""
+"""Mask networks: they map an image and a class to a mask."""

@@ -1,4 +1,4 @@
-"""How a mask network is told which class it is asked about: a query, evidence of the class, and what they modulate."""
+"""Modules that condition a mask network on the target class: a query, evidence of the class, and FiLM modulation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ltx.classifier.classifier import Classifier
 
 
 class ClassQuery(nn.Module):
-    """The class asked about as a vector: the classifier's own head row, standardised, then a linear layer.
+    """Embeds the target class: the classifier's own head row, standardised, followed by a linear layer.
 
-    Where the classifier has no linear head, a learned embedding stands in for its rows.
+    A learned embedding replaces the rows if the classifier has no linear head.
 
     Shape: class indices `[B]` to `[B, width]`.
     """
@@ -25,28 +25,29 @@ class ClassQuery(nn.Module):
         if rows is None:
             self.rows = nn.Parameter(torch.randn(classifier.num_classes, width))
         else:
-            rows = own_part(classifier, rows)
+            rows = distinctive_part(classifier, rows)
             self.register_buffer("rows", rows / rows.std(1, keepdim=True).clamp_min(1e-6), persistent=False)
         self.project = nn.Linear(self.rows.shape[1], width)
 
     def forward(self, targets: Tensor) -> Tensor:
-        return self.project(self.rows[targets])
+        query: Tensor = self.project(self.rows[targets])
+        return query
 
 
-def own_part(classifier: Classifier, rows: Tensor) -> Tensor:
-    """Head rows `[K, D]` without what all classes share.
+def distinctive_part(classifier: Classifier, rows: Tensor) -> Tensor:
+    """Head rows `[K, D]` minus the mean over the classes, which does not affect a softmax.
 
-    A softmax does not see what is added to all logits. The classes of a sigmoid head are each on their own.
+    The classes of a sigmoid head are independent: their rows are returned unchanged.
     """
     return rows - rows.mean(0) if classifier.head == "softmax" else rows
 
 
 class ClassEvidence(nn.Module):
-    """How well each place of the final map fits the class's head row: Grad-CAM's map for a pooled linear head (CAM),
-    what each patch writes into the class token for a head that reads one
-    (`ltx.classifier.feature_maps.written_into_token`).
+    """Product of each cell of the final map with the class's head row, standardised over the image.
 
-    Standardised over the image; an all-zero channel where map and head differ in width.
+    For a pooled linear head this is Grad-CAM's map (CAM). For a head that reads a class token, the map contains what
+    each patch writes into that token (`ltx.classifier.feature_maps.written_into_token`). The evidence is zero if the
+    widths of the map and the head differ.
 
     Shape: final map `[B, D, h, w]`, class indices `[B]` to `[B, 1, h, w]`.
     """
@@ -57,8 +58,8 @@ class ClassEvidence(nn.Module):
         super().__init__()
         rows = classifier.class_weights()
         fits = rows is not None and rows.shape[1] == channels
-        own = own_part(classifier, rows) if rows is not None and fits else None
-        self.register_buffer("rows", own, persistent=False)
+        used = distinctive_part(classifier, rows) if rows is not None and fits else None
+        self.register_buffer("rows", used, persistent=False)
 
     def forward(self, final: Tensor, targets: Tensor) -> Tensor:
         if self.rows is None:
@@ -69,7 +70,7 @@ class ClassEvidence(nn.Module):
 
 
 def evidence_skip(weight: float) -> nn.Conv2d:
-    """From a class's evidence to mask logits, both `[B, 1, h, w]`: with it, training begins at that evidence."""
+    """A skip connection from the evidence to the mask logits, both `[B, 1, h, w]`: training starts at the evidence."""
     skip = nn.Conv2d(1, 1, kernel_size=1)
     nn.init.constant_(skip.weight, weight)
     assert skip.bias is not None
@@ -78,7 +79,7 @@ def evidence_skip(weight: float) -> nn.Conv2d:
 
 
 class Modulation(nn.Module):
-    """Feature-wise linear modulation (FiLM, Perez et al. 2018) of channels by a query vector; starts as the identity.
+    """Feature-wise linear modulation of channels by a query (FiLM, Perez et al. 2018), close to the identity at first.
 
     Shape: `x [B, C, h, w]`, query `[B, width]` to `[B, C, h, w]`.
     """
@@ -91,4 +92,5 @@ class Modulation(nn.Module):
 
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         scale, shift = self.affine(F.gelu(query))[:, :, None, None].chunk(2, 1)
-        return x * (1 + scale) + shift
+        modulated: Tensor = x * (1 + scale) + shift
+        return modulated

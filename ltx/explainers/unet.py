@@ -1,4 +1,4 @@
-"""Mask networks over the feature pyramid of a convolutional or hierarchical model."""
+"""Mask network for the feature pyramid of a convolutional or hierarchical model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from ltx.runtime.private_api import unet_decoder
 
 
 class UNetExplainer(MaskNetwork):
-    """A U-Net decoder (Ronneberger et al. 2015) over any timm feature pyramid, down to stride 4.
+    """A U-Net decoder (Ronneberger et al. 2015) for any timm feature pyramid, with masks at stride 4.
 
     Args:
         classifier, trunk, stages, conditioned: see `MaskNetwork`.
         variant: `"decoder"` = the U-Net, modulated by the class at its deepest level; `"released"` = the head of the
             released LTX code, a 1×1 convolution on the last map (stride 32).
-        width: channels of the decoder at its finest level; they double with each coarser one.
-        evidence: weight of the class's evidence in the logits that training begins at; see `evidence_skip`.
+        width: channels of the decoder at its finest level; they double with each coarser level.
+        evidence: initial weight of the class's evidence in the logits; see `evidence_skip`.
+
+    Raises:
+        InputError: the variant is unknown, or the trunk has no feature pyramid.
     """
 
     head_modules = ("head", "skip")
@@ -59,12 +62,12 @@ class UNetExplainer(MaskNetwork):
             self.norms = nn.ModuleList(nn.GroupNorm(1, shape[0]) for shape in (*maps, final))
             self.evidence = ClassEvidence(classifier, final[0]) if conditioned else None
             self.project = nn.Conv2d(maps[-1][0] + final[0] + int(conditioned), deepest, kernel_size=1)
-            # Its first entry stands for the image, which this decoder does not read. Instance normalisation keeps
-            # every image's result independent of its batch, on one process as on many.
+            # The first entry is the image, which this decoder does not read. With instance normalisation, an image's
+            # result depends neither on its batch nor on the number of processes.
             pyramid = [0, *(shape[0] for shape in maps[:-1]), deepest]
             self.decoder = unet_decoder(pyramid, widths, n_blocks=len(widths), use_norm="instancenorm")
             for name, norm in list(self.decoder.named_modules()):
-                if isinstance(norm, nn.InstanceNorm2d):  # the same function, but for its copies of channels-last maps
+                if isinstance(norm, nn.InstanceNorm2d):  # the same function, without copies of channels-last maps
                     groups = nn.GroupNorm(norm.num_features, norm.num_features, norm.eps, norm.affine)
                     self.decoder.set_submodule(name, groups)
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
@@ -73,37 +76,45 @@ class UNetExplainer(MaskNetwork):
                 nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
         self.modulate = Modulation(64, deepest) if conditioned else None
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the classifier's maps are
+        self.to(memory_format=torch.channels_last)  # like the classifier's maps
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
-        """The last map for the released head, else the last map of each resolution from stride 4 on."""
+        """The last map for the released head, otherwise the last map of each resolution from stride 4 on."""
         if self.variant == "released":
             return [len(shapes) - 1]
         finest = min(self.classifier.input_size) / 4
         by_size = {shape[1:]: stage for stage, shape in enumerate(shapes) if min(shape[1:]) <= finest}
         return sorted(by_size.values())
 
-    def decode(  # these masks have no area to ask for
-        self, found: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
+    def decode(  # `areas` and `size` are for networks that take areas
+        self, features: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
     ) -> Tensor:
         if self.variant == "released":
-            return self.head(self._asked(found.final, targets))
+            return self._head(self._modulated(features.final, targets))
         *skips, last, final = [
-            norm(feature) for feature, norm in zip((*found.stages, found.final), self.norms, strict=True)
+            norm(feature) for feature, norm in zip((*features.stages, features.final), self.norms, strict=True)
         ]
         deep = [last, nn.functional.interpolate(final, last.shape[-2:])]
         if self.evidence is None:
-            return self.head(self._decoded(deep, skips, targets))
-        evidence = self.evidence(found.final, targets)
+            return self._head(self._decoded(deep, skips, targets))
+        evidence = self.evidence(features.final, targets)
         deep.append(nn.functional.interpolate(evidence, last.shape[-2:]))
-        logits = self.head(self._decoded(deep, skips, targets))
+        logits = self._head(self._decoded(deep, skips, targets))
         if not self.starts_at_evidence:
             return logits
         return logits + nn.functional.interpolate(self.skip(evidence), logits.shape[-2:], mode="bilinear")
 
     def _decoded(self, deep: list[Tensor], skips: list[Tensor], targets: Tensor) -> Tensor:
-        x = self._asked(self.project(torch.cat(deep, 1)), targets)
-        return self.decoder([x, *skips, x])
+        x = self._modulated(self.project(torch.cat(deep, 1)), targets)
+        decoded: Tensor = self.decoder([x, *skips, x])
+        return decoded
 
-    def _asked(self, x: Tensor, targets: Tensor) -> Tensor:
-        return x if self.query is None or self.modulate is None else self.modulate(x, self.query(targets))
+    def _head(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x)
+        return logits
+
+    def _modulated(self, x: Tensor, targets: Tensor) -> Tensor:
+        if self.query is None or self.modulate is None:
+            return x
+        modulated: Tensor = self.modulate(x, self.query(targets))
+        return modulated

@@ -1,4 +1,4 @@
-"""Mask networks over the tokens of a vision transformer."""
+"""Mask network for the tokens of a vision transformer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from ltx.runtime.errors import InputError
 
 
 class ViTExplainer(MaskNetwork):
-    """A token head on a trunk whose maps share one grid: one mask value for each patch.
+    """A token head for a trunk whose maps have one resolution: one mask value per patch.
 
     Args:
         classifier, trunk, stages, conditioned: see `MaskNetwork`.
-        variant: `"decoder"` = layer-normed tokens of several blocks, the class's evidence map, and a small transformer
-            modulated by the class; `"released"` = the head of the released LTX code on the last block's
-            normalised tokens, Linear(d, d), tanh, Linear(d, 1).
-        width: token width of the decoder.
-        depth: transformer blocks of the decoder.
-        evidence: weight of the class's evidence in the logits that training begins at; see `evidence_skip`.
+        variant: `"decoder"` = a small transformer, modulated by the class, on layer-normed tokens of several blocks and
+            the class's evidence map; `"released"` = the head of the released LTX code on the last block's
+            normalised tokens: Linear(d, d), tanh, Linear(d, 1).
+        width: token width of the decoder, a multiple of 64 (or any width below 128).
+        depth: number of transformer blocks of the decoder.
+        evidence: initial weight of the class's evidence in the logits; see `evidence_skip`.
+
+    Raises:
+        InputError: the variant is unknown, the trunk has several resolutions, or the width does not fit the heads.
     """
 
     head_modules = ("head", "skip")
@@ -58,7 +61,7 @@ class ViTExplainer(MaskNetwork):
             width = channels
         else:
             self.norms = nn.ModuleList(nn.LayerNorm(shape[0]) for shape in maps)
-            # Over the whole map, not token by token: how much a token writes tells it from the others.
+            # Normalised over the whole map and not per token: the magnitude of a token's contribution is informative.
             self.final_norm = nn.GroupNorm(1, final[0])
             self.evidence = ClassEvidence(classifier, channels) if conditioned else None
             self.project = nn.Linear(sum(shape[0] for shape in (*maps, final)) + int(conditioned), width)
@@ -77,22 +80,22 @@ class ViTExplainer(MaskNetwork):
                 nn.init.normal_(last.weight, std=0.01)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
-        """The last block for the released head, else four blocks a quarter of the depth apart."""
+        """The last block for the released head, otherwise four blocks a quarter of the depth apart."""
         last = len(shapes) - 1
         return [last] if self.variant == "released" else sorted({round(last * part / 4) for part in (1, 2, 3, 4)})
 
-    def decode(  # these masks have no area to ask for
-        self, found: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
+    def decode(  # `areas` and `size` are for networks that take areas
+        self, features: Features, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None
     ) -> Tensor:
-        height, width = found.final.shape[-2:]
+        height, width = features.final.shape[-2:]
         evidence: Tensor | None = None
         if self.variant == "released":
-            x = found.final if self.trunk is not None else self._normalised(found.stages[-1])
+            x = features.final if self.trunk is not None else self._normalised(features.stages[-1])
         else:
-            tokens = [norm(_tokens(feature)) for feature, norm in zip(found.stages, self.norms, strict=True)]
-            tokens.append(_tokens(self.final_norm(found.final)))
+            tokens = [norm(_tokens(feature)) for feature, norm in zip(features.stages, self.norms, strict=True)]
+            tokens.append(_tokens(self.final_norm(features.final)))
             if self.evidence is not None:
-                evidence = self.evidence(found.final, targets)
+                evidence = self.evidence(features.final, targets)
                 tokens.append(_tokens(evidence))
             x = self.project(torch.cat(tokens, -1)).transpose(1, 2).unflatten(2, (height, width))
         if self.query is not None and self.modulate is not None:
@@ -100,20 +103,21 @@ class ViTExplainer(MaskNetwork):
         x = _tokens(x)
         if self.variant == "decoder":
             x = self.blocks(x)
-        logits = self.head(x).transpose(1, 2).unflatten(2, (height, width))
+        logits: Tensor = self.head(x).transpose(1, 2).unflatten(2, (height, width))
         return logits + self.skip(evidence) if evidence is not None and self.starts_at_evidence else logits
 
     def _normalised(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, C, h, w]` through the classifier's last norm."""
+        """Apply the classifier's last norm to tokens `[B, C, h, w]`."""
         norm = getattr(self.classifier.model, "norm", nn.Identity())
-        return norm(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        normalised: Tensor = norm(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return normalised
 
 
 def _tokens(feature: Tensor) -> Tensor:
-    """`[B, C, h, w]` to `[B, h·w, C]`."""
+    """Reshape `[B, C, h, w]` to `[B, h·w, C]`."""
     return feature.flatten(2).transpose(1, 2)
 
 
 def is_single_resolution(shapes: Sequence[torch.Size]) -> bool:
-    """Whether all feature maps (`[C, h, w]` each) share one grid, as a plain ViT's do."""
+    """Whether feature maps of these shapes `[C, h, w]` have one resolution, like those of a plain ViT."""
     return all(a[1:] == b[1:] for a, b in pairwise(shapes))

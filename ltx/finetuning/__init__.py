@@ -1,1 +1,1 @@
-"""Adapting an explainer to single images, many at once."""
+"""Per-image finetuning of explainers, many images at once."""

@@ -1,9 +1,9 @@
-"""A network with parameters of its own for each image."""
+"""A mask network with separate parameters for each image."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from copy import deepcopy
 from operator import itemgetter
 from typing import Any
 
@@ -19,20 +19,25 @@ from ltx.runtime.private_api import tree_map
 
 
 class Copies:
-    """One copy of an explainer's adapted parameters for each image, stacked, and the pass that uses them.
+    """Copies of an explainer's adapted parameters, one per image, stacked along a first axis.
 
-    A GPU runs all copies in one batched pass. A CPU runs one after the other: it is busy with one image already, and
-    its convolutions with a single set of weights take less than half of the batched products' time.
+    A GPU runs all copies in one batched pass. A CPU runs them one after the other: a single image keeps it busy, and
+    convolutions with one set of weights take less than half the time of the batched products.
 
     Args:
-        explainer: the network that is copied; not changed.
-        scope: see `MaskNetwork.scope`.
+        explainer: the network that is copied; it does not change.
+        scope: adapted parameters, see `MaskNetwork.scope`.
         count: number of images.
-        found: the images' features, read where all copies have the explainer's own trunk.
-        images: `[B, 3, H, W]`, read where they do not.
-        starts: networks of the explainer's kind whose parameters the copies start from, one an image; None = the
-            explainer's own.
-        batched: whether all copies run in one pass; None = not on a CPU.
+        features: the images' features, used if all copies share the explainer's trunk.
+        images: `[B, 3, H, W]`, used if they do not.
+        starts: networks of the same architecture whose parameters the copies start from, one per image; None = the
+            explainer's.
+        batched: whether all copies run in one pass; None = except on a CPU.
+
+    Attributes:
+        parameters: adapted parameters by name, `[B, …]`.
+        fixed: the explainer's other parameters and buffers.
+        constants: buffers that differ between `starts` and are not adapted, `[B, …]`.
     """
 
     def __init__(
@@ -40,80 +45,89 @@ class Copies:
         explainer: MaskNetwork,
         scope: str,
         count: int,
-        found: Features,
+        features: Features,
         images: Tensor,
         starts: Sequence[MaskNetwork] | None = None,
         batched: bool | None = None,
     ) -> None:
-        self.explainer = _apart(explainer)
+        self.explainer = _separate_modules(explainer)
         self.batched = images.device.type != "cpu" if batched is None else batched
         # Under vmap, torch 2.15 returns wrong gradients of normalisation layers for channels-last tensors.
-        self.found = tree_map(Tensor.contiguous, found)
+        self.features = tree_map(Tensor.contiguous, features)
         self.images = images.contiguous()
         adapted = set(explainer.scope(scope))
         every = {**dict(explainer.named_parameters()), **dict(explainer.named_buffers())}
         self.fixed = {name: value.detach().contiguous() for name, value in every.items() if name not in adapted}
-        own = [{**dict(start.named_parameters()), **dict(start.named_buffers())} for start in starts or []]
+        states = [{**dict(start.named_parameters()), **dict(start.named_buffers())} for start in starts or []]
         self.parameters = {
             name: (
-                torch.stack([start[name].detach().contiguous() for start in own])
-                if own
+                torch.stack([state[name].detach().contiguous() for state in states])
+                if states
                 else value.detach().contiguous().expand(count, *value.shape).clone()
             ).requires_grad_()
             for name, value in every.items()
             if name in adapted
         }
-        # Random features differ from one start to the next, and are not learned.
-        differ = [name for name in self.fixed if any(not torch.equal(start[name], self.fixed[name]) for start in own)]
-        self.constants = {name: torch.stack([start[name].detach() for start in own]) for name in differ}
+        # The random Fourier features of an INR differ between networks but are not adapted.
+        differ = [n for n, fixed in self.fixed.items() if any(not torch.equal(state[n], fixed) for state in states)]
+        self.constants = {name: torch.stack([state[name].detach() for state in states]) for name in differ}
         self.own_trunks = any(name.startswith("trunk") for name in (*self.parameters, *differ))
 
     def scores(self, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """What the explainer decodes for classes `[B]` (and areas, if it takes them), each image by its own copy."""
+        """Decode scores `[B, A, h, w]`, each image with its own copy of the parameters.
+
+        Args:
+            targets: target classes, `[B]`.
+            areas: requested areas, `[B, A]`, for networks that take areas.
+            size: height and width of the scores, for networks that take areas.
+        """
         network: nn.Module = _Decode(self.explainer, {} if size is None else {"size": size})
         fixed = {f"explainer.{name}": value for name, value in self.fixed.items()}
 
-        def one(parameters: dict[str, Tensor], source: Features | Tensor, *asked: Tensor) -> Tensor:
-            own = {f"explainer.{name}": value for name, value in parameters.items()}
+        def one(parameters: dict[str, Tensor], source: Features | Tensor, *conditions: Tensor) -> Tensor:
+            adapted = {f"explainer.{name}": value for name, value in parameters.items()}
             single = tree_map(lambda x: x[None], source)
-            return functional_call(network, {**fixed, **own}, (single, *(x[None] for x in asked))).squeeze(0)
+            inputs = (single, *(condition[None] for condition in conditions))
+            scores: Tensor = functional_call(network, {**fixed, **adapted}, inputs)
+            return scores.squeeze(0)
 
-        source = self.images if self.own_trunks else self.found
-        asked = (targets,) if areas is None else (targets, areas)
+        source = self.images if self.own_trunks else self.features
+        conditions = (targets,) if areas is None else (targets, areas)
         stacked = {**self.parameters, **self.constants}
         if not self.batched:
             rows = zip(*(value.unbind() for value in stacked.values()), strict=True)
             copies = (dict(zip(stacked, row, strict=True)) for row in rows)
             return torch.stack(
-                [one(own, *tree_map(itemgetter(row), (source, *asked))) for row, own in enumerate(copies)]
+                [one(copy, *tree_map(itemgetter(row), (source, *conditions))) for row, copy in enumerate(copies)]
             )
-        # Fused attention has no batching rule, and would be looped over the images.
+        # Fused attention has no batching rule: vmap would loop over the images.
         with sdpa_kernel(SDPBackend.MATH), _ConvolutionAsProduct():
-            return vmap(one)(stacked, source, *asked)
+            batched: Tensor = vmap(one)(stacked, source, *conditions)
+            return batched
 
     def finish(self) -> None:
-        """Nothing is learned any more: let go of the gradients."""
+        """Release the gradients after the last step."""
         for parameter in self.parameters.values():
             parameter.grad = None
             parameter.requires_grad_(False)
 
 
-def _apart(explainer: MaskNetwork) -> MaskNetwork:
-    """The same network in modules of its own, which nobody else runs while a pass puts other values into them.
+def _separate_modules(explainer: MaskNetwork) -> MaskNetwork:
+    """A network with separate module objects, so that concurrent calls do not swap each other's parameters.
 
-    The tensors, the classifier and what users hooked are shared.
+    Tensors, the classifier and the users' hooks are shared.
     """
     shared: list[Any] = [explainer.classifier, *explainer.parameters(), *explainer.buffers()]
     for module in explainer.modules():
         shared += [value for key, value in vars(module).items() if key.endswith("_hooks") or isinstance(value, Tensor)]
-    return copy.deepcopy(explainer, {id(each): each for each in shared})
+    return deepcopy(explainer, {id(item): item for item in shared})
 
 
 class _ConvolutionAsProduct(TorchFunctionMode):
     """Computes dense 2-D convolutions as matrix products of the shifted input.
 
-    With weights of its own for each image, a convolution becomes one with as many groups as images, which is several
-    times slower than these batched products (measured by `python -m ltx.bench finetune`).
+    Under vmap, a convolution with separate weights per image becomes a grouped one, which is several times slower than
+    these batched products (see `ltx bench finetune`).
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -134,7 +148,8 @@ class _ConvolutionAsProduct(TorchFunctionMode):
     ) -> Tensor:
         rows, columns = weight.shape[-2:]
         if isinstance(padding, str) or {*_pair(dilation), groups} != {1}:
-            return function(x, weight, bias, stride, padding, dilation, groups).contiguous()
+            convolved: Tensor = function(x, weight, bias, stride, padding, dilation, groups)
+            return convolved.contiguous()
         (down, across), (step, skip) = _pair(padding), _pair(stride)
         x = torch.nn.functional.pad(x, (across, across, down, down))
         height, width = (x.shape[-2] - rows) // step + 1, (x.shape[-1] - columns) // skip + 1
@@ -144,7 +159,7 @@ class _ConvolutionAsProduct(TorchFunctionMode):
             for j in range(columns)
         ]
         product = weight.flatten(1) @ torch.stack(shifted, 2).flatten(1, 2).flatten(2)
-        y = product.unflatten(2, (height, width))
+        y = torch.unflatten(product, 2, (height, width))
         return y if bias is None else y + bias[:, None, None]
 
 
@@ -153,7 +168,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 class _Decode(nn.Module):
-    """Gives `functional_call` a forward that decodes."""
+    """Adapts `MaskNetwork.decode` to `functional_call`, which calls `forward`."""
 
     def __init__(self, explainer: MaskNetwork, options: dict[str, Any]) -> None:
         super().__init__()
@@ -161,5 +176,5 @@ class _Decode(nn.Module):
         self.options = options
 
     def forward(self, source: Features | Tensor, targets: Tensor, areas: Tensor | None = None) -> Tensor:
-        found = self.explainer.encode(source) if isinstance(source, Tensor) else source
-        return self.explainer.decode(found, targets, areas, **self.options)
+        features = self.explainer.encode(source) if isinstance(source, Tensor) else source
+        return self.explainer.decode(features, targets, areas, **self.options)

@@ -1,4 +1,4 @@
-"""The settings of `ltx finetune`."""
+"""Settings of `ltx finetune`."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ SELECTIONS = ("positive", "negative", "deletion", "insertion")
 
 @dataclass
 class LoadedClassifierConfig:
-    """What may differ from the training: where the weights are, and the precision."""
+    """Settings of the classifier that may differ from those in training."""
 
-    weights: str | None = option(None, help="the classifier's weights, if not where they were in training")
-    precision: str = option("fp32", help="of the classifier's forward pass", choices=["fp32", "bf16"])
+    weights: str | None = option(
+        None, help="file with the classifier's weights; null = the path in the checkpoint's configuration"
+    )
+    precision: str = option("fp32", help="precision of the classifier's forward pass", choices=["fp32", "bf16"])
 
 
 @dataclass
 class FinetuneConfig(ExplainConfig):
-    """Adapt an explainer to each image and write the explanations."""
+    """Finetune an explainer on each image and write the explanations."""
 
     checkpoint: str = option(
         "tf_efficientnet_lite0",
-        help="folder that train.py wrote, the name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
+        help="folder of a checkpoint, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
     )
-    steps: int = option(25, help="optimiser steps for each image; 0 = the plain forward pass")
-    scope: str = option("decoder", help="parameters that each image adapts", choices=["head", "decoder", "all"])
+    steps: int = option(25, help="optimiser steps for each image; 0 = one forward pass")
+    scope: str = option("decoder", help="parameters that are adapted to each image", choices=["head", "decoder", "all"])
     lr: float | None = option(
-        None, help="learning rate of AdamW; null = 1e-3, of a siren 3e-4, with scope=all (a trunk of its own) 1e-4"
+        None, help="learning rate of AdamW; null = 1e-3 (siren: 3e-4; scope=all with an own trunk: 1e-4)"
     )
     area_weight: float | None = option(
-        None, help="weight of the objective's area term (not of an INR); null = as in training"
+        None, help="weight of the objective's area term (not for an INR); null = as in training"
     )
     fill: Any = option(
         "black",
-        help="what replaces removed pixels: black, mean, blur, noise, random or a list, whose first is reported",
+        help="fill for removed pixels: black, mean, blur, noise, random or a list, whose first is reported",
     )
     select_by: str | None = option(
         None,
@@ -47,7 +49,7 @@ class FinetuneConfig(ExplainConfig):
         choices=[*SELECTIONS, None],
     )
     classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
-    seed: int = option(0, help="of the draws of fills and terms")
+    seed: int = option(0, help="random seed of fills and terms")
 
     def __post_init__(self) -> None:
         check_ranges("", self, steps=(0, math.inf), batch_size=(1, math.inf), seed=(-(2**63), 2**63 - 1))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ltx import Classifier, InputError, finetune
-from ltx.analysis.multiple_explanations import MultipleExplanations, multiple_explanations
+from ltx.analysis.multiple_explanations import MultipleExplanations, SearchSettings, multiple_explanations
 from ltx.analysis.seed_agreement import stability
 from ltx.attribution.inr import area_objective
 from ltx.explainers.inr import INRExplainer
-from ltx.explainers.mask_network import describe
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.area_threshold import masks_of_area
 from ltx.masking.fill import gaussian_blur
+from ltx.results.building import Provenance, build_explanation
 from ltx.results.explanation import Explanation
 
 
@@ -45,9 +48,9 @@ def checkered(count: int) -> Tensor:
     return (torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 
 
-def options(steps: int) -> dict[str, object]:
-    objective = area_objective("preserve", "logit")
-    return {"steps": steps, "lr": 1e-3, "objective": objective, "fill": "blur", "areas": AreaSampling(3, 0.05, 0.5)}
+SETTINGS = FinetuneSettings(
+    lr=1e-3, objective=area_objective("preserve", "logit"), fill="blur", areas=AreaSampling(3, 0.05, 0.5)
+)
 
 
 def test_two_rectangles_give_two_masks(either: Classifier):
@@ -57,10 +60,12 @@ def test_two_rectangles_give_two_masks(either: Classifier):
     images[1, :, a:c, b:d] = 0.5
 
     def fit(seen: Tensor, targets: Tensor, allowed: Tensor) -> Explanation:
-        return finetune(network(either), seen, targets, allowed=allowed, **options(80))  # type: ignore[arg-type]
+        return finetune(network(either), seen, targets, 80, SETTINGS, allowed=allowed)
 
     targets = torch.zeros(2, dtype=torch.long)
-    found = multiple_explanations(fit(images, targets, torch.ones(2, 1, 32, 32)), fit, most=4, largest=0.3)
+    found = multiple_explanations(
+        fit(images, targets, torch.ones(2, 1, 32, 32)), fit, SearchSettings(most=4, largest=0.3)
+    )
     assert found.count.tolist() == [2, 1]
     assert float((found.masks >= 0.5).sum(1).max()) == 1, "no pixel is in two"
     chosen = []
@@ -88,9 +93,9 @@ def test_a_map_of_both_rectangles_gives_one_at_a_time(either: Classifier):
         def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
             return masks_of_area(scores.expand(-1, areas.shape[1], -1, -1), areas, 0.05, allowed)
 
-        found = describe(either, seen, scores, asked, either(seen), "blur", None, "both", 0, 0.0, ask)
-        assert found.by_area is not None
-        return found
+        explanation = build_explanation(either, seen, scores, asked, either(seen), Provenance("both", "blur"), ask)
+        assert explanation.by_area is not None
+        return explanation
 
     first = fit(images, targets, torch.ones(1, 1, 32, 32))
 
@@ -98,9 +103,9 @@ def test_a_map_of_both_rectangles_gives_one_at_a_time(either: Classifier):
         kept = found.masks[0, : int(found.count[0])] >= 0.5
         return [[float(mask[a:c, b:d].sum() / mask.sum()) for a, b, c, d in Either.boxes] for mask in kept]
 
-    spanning = shares(multiple_explanations(first, fit, share=0.8, reaches=()))
+    spanning = shares(multiple_explanations(first, fit, SearchSettings(share=0.8, reaches=())))
     assert max(spanning[0]) < 0.6
-    apart = shares(multiple_explanations(first, fit, share=0.8, reaches=(0.5,)))
+    apart = shares(multiple_explanations(first, fit, SearchSettings(share=0.8, reaches=(0.5,))))
     assert len(apart) == 2
     assert min(max(inside) for inside in apart) > 0.85
     assert apart[0].index(max(apart[0])) != apart[1].index(max(apart[1]))
@@ -117,10 +122,10 @@ def test_an_explanation_without_areas_is_refused(either: Classifier):
 
 def test_no_pass_is_larger_than_asked_for(either: Classifier, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ltx.results.masks_by_area.CPU_ROWS", 1000)  # what bounds a CPU's passes anyway
-    first = finetune(network(either), checkered(3), 0, max_batch=2, **options(1))  # type: ignore[arg-type]
+    first = finetune(network(either), checkered(3), 0, 1, replace(SETTINGS, max_batch=2))
     passes: list[int] = []
     either.model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
-    multiple_explanations(first, lambda *_: first, most=1)
+    multiple_explanations(first, lambda *_: first, SearchSettings(most=1))
     assert max(passes) == 2
 
 
@@ -130,8 +135,8 @@ def test_stability_takes_what_finetuning_takes(either: Classifier, monkeypatch: 
     starts, images = [network(either), network(either, 1)], checkered(3)
     seen: list[Tensor] = []
     either.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    found = stability(starts, images, max_batch=2, **options(1))
-    again = stability(starts, images.double(), max_batch=2, **options(1))
+    found = stability(starts, images, steps=1, settings=replace(SETTINGS, max_batch=2))
+    again = stability(starts, images.double(), steps=1, settings=replace(SETTINGS, max_batch=2))
     assert torch.equal(found.masks, again.masks)
     assert max(map(len, seen)) == 2
     assert {pixels.dtype for pixels in seen} == {torch.float32}
@@ -141,18 +146,18 @@ def test_stability_keeps_out_of_what_is_forbidden(either: Classifier):
     allowed = torch.ones(3, 1, 32, 32)
     allowed[0, ..., :16], allowed[1, ..., 16:] = 0, 0
     starts = [network(either), network(either, 1)]
-    masks = stability(starts, checkered(3), allowed=allowed, **options(1)).masks
+    masks = stability(starts, checkered(3), steps=1, settings=SETTINGS, allowed=allowed).masks
     assert float((masks * (1 - allowed[None, :])).abs().max()) == 0
     assert float(masks.mean()) > 0.02
 
 
 def test_equal_starts_agree_and_others_are_compared(either: Classifier):
     images = checkered(2)
-    same = stability([network(either), network(either)], images, 0, **options(2))
+    same = stability([network(either), network(either)], images, 0, steps=2, settings=SETTINGS)
     # Two areas asked for, each its own mask: the agreement of equal masks is 1 and their spread 0.
     assert torch.allclose(same.agreement, torch.ones(2, 3), atol=0.02)
     assert float(same.spread.mean()) < 1e-3
-    other = stability([network(either, seed) for seed in range(3)], images, 0, **options(2))
+    other = stability([network(either, seed) for seed in range(3)], images, 0, steps=2, settings=SETTINGS)
     assert other.masks.shape == (3, 2, 3, 32, 32)
     assert torch.allclose(other.consensus, other.masks.mean(0))
     kept = other.masks >= 0.5
@@ -161,7 +166,7 @@ def test_equal_starts_agree_and_others_are_compared(either: Classifier):
     assert float(other.agreement[1, 2]) == pytest.approx(by_hand, abs=1e-6)
     assert float(other.agreement.max()) < 0.9
     # Each seed's masks are what it gives alone.
-    alone = finetune(network(either, 2), images, 0, **options(2)).by_area  # type: ignore[arg-type]
+    alone = finetune(network(either, 2), images, 0, 2, SETTINGS).by_area
     assert alone is not None
     assert float((alone((0.05, 0.1, 0.2)) - other.masks[2]).abs().mean()) < 1e-3
     with pytest.raises(InputError, match="two or more networks"):

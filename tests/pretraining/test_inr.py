@@ -12,14 +12,14 @@ from PIL import Image
 
 from ltx import Classifier, Fill, InputError, finetune, load
 from ltx.explainers.inr import INRExplainer
-from ltx.explainers.mask_network import AREA
-from ltx.finetuning.finetune import trained_areas
+from ltx.finetuning.training_defaults import trained_areas
 from ltx.masking.area_sampling import SWEEP, AreaSampling
 from ltx.objectives.objective import Objective
 from ltx.objectives.settings import ObjectiveConfig
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.run import run_pretraining
 from ltx.pretraining.settings import OptimiserConfig
+from ltx.results.building import SHOWN_AREA
 from tests.support.deciding_square import Bright, images_with_square
 from tests.support.small_trainings import metric_rows
 
@@ -67,7 +67,7 @@ def test_a_run_writes_an_explainer_that_can_be_finetuned(
     explanation = finetune(explainer, images, steps=1)
     assert explanation.method == "inr"
     assert explanation.mask is not None
-    assert torch.allclose(explanation.mask.mean((1, 2, 3)), torch.full((2,), AREA), atol=1e-3)
+    assert torch.allclose(explanation.mask.mean((1, 2, 3)), torch.full((2,), SHOWN_AREA), atol=1e-3)
     written = explanation.save(tmp_path / "explained", ["a", "b"])
     assert [file.name for file in written] == ["a.png", "a.npz", "b.png", "b.npz"]
     with Image.open(tmp_path / "explained" / "b.areas.png") as picture:
