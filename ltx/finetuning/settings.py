@@ -15,11 +15,15 @@ SELECTIONS = ("positive", "negative", "deletion", "insertion")
 
 @dataclass
 class LoadedClassifierConfig:
-    """Settings of the classifier that may differ from those in training."""
+    """Settings of the explained model that differ from training; null = as in training.
 
-    weights: str | None = option(
-        None, help="file with the classifier's weights; null = the path in the checkpoint's configuration"
-    )
+    The head may be another one than in training, on the same or a finetuned trunk.
+    """
+
+    weights: str | None = option(None, help="FILE with the classifier's weights, for instance of a finetuned head")
+    num_classes: int | None = option(None, help="number of classes of a finetuned head")
+    class_names: Any = option(None, help="FILE with one name per line, or a list")
+    head: str | None = option(None, help="how logits become probabilities", choices=["softmax", "sigmoid", None])
     precision: str = option("fp32", help="precision of the classifier's forward pass", choices=["fp32", "bf16"])
 
 

@@ -109,7 +109,7 @@ def test_unfit_weights_name_the_first_three_tensors(place: Path, capfd: pytest.C
     [
         (["target=catt"], "did you mean cat"),
         (["target=7"], "indices go from 0 to 3"),
-        (["checkpoint=nowhere"], "holds no explainer.safetensors"),
+        (["checkpoint=nowhere"], "does not contain explainer.safetensors"),
         (["scope=all"], "shares"),
         (["select_by=pos"], "positive"),
         (["device=cuda:99"], "device=cuda:99"),
@@ -136,7 +136,25 @@ def test_a_checkpoint_for_other_weights_says_so(place: Path, tmp_path: Path, cap
     save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), tmp_path / "other.safetensors")
     words = [f"images={place}/good", f"out={tmp_path}/out", f"classifier.weights={tmp_path}/other.safetensors"]
     assert finetune_words(place, *words) == 2
-    assert "was made for resnet10t with other weights" in capfd.readouterr().err.strip().splitlines()[-1]
+    assert (
+        "was trained for resnet10t with 4 classes, not for resnet10t with 4"
+        in capfd.readouterr().err.strip().splitlines()[-1]
+    )
+
+
+def test_a_finetuned_head_is_explained_and_does_not_mix_with_results_of_another(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    stored = load_file(place / "weights.safetensors")
+    stored["fc.weight"], stored["fc.bias"] = torch.randn(3, 512), torch.zeros(3)
+    save_file(stored, tmp_path / "head.safetensors")
+    words = [f"images={place}/good/0.jpg", f"out={tmp_path}/out"]
+    head = [f"classifier.weights={tmp_path}/head.safetensors", "classifier.num_classes=3"]
+    with pytest.warns(UserWarning, match="so it explains this head with 3 classes"):
+        assert finetune_words(place, *words, *head, "classifier.class_names=[red,green,blue]", "target=blue") == 0
+    assert json.loads((tmp_path / "out" / "explanations.jsonl").read_text())["label"] == "blue"
+    assert finetune_words(place, *words, "target=2") == 2
+    assert "contains explanations made with" in capfd.readouterr().err
 
 
 def test_nan_ends_a_training_with_one_line(
@@ -262,7 +280,7 @@ def test_a_run_does_not_go_on_with_other_weights_of_the_classifier(
     assert called(run_pretraining, TrainConfig, [*SMALL, *words]) == 0
     save_file({name: value + 0.01 for name, value in load_file(weights).items()}, weights)
     assert called(run_pretraining, TrainConfig, [*SMALL, *words]) == 2
-    assert "holds a run with other weights of resnet10t" in capfd.readouterr().err.splitlines()[-1]
+    assert "contains a run with other weights of resnet10t" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_a_checkpoint_carries_the_names_of_its_classes(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -270,7 +288,7 @@ def test_a_checkpoint_carries_the_names_of_its_classes(place: Path, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     words = [f"data.images={place}/good", "out=run", "classifier.class_names=names.txt"]
     assert pretrain_words(place, *words) == 0
-    assert pretrain_words(place, *words) == 0, "the same command goes on"
+    assert pretrain_words(place, *words) == 0, "the same command resumes"
     (tmp_path / "names.txt").unlink()
     assert finetune_words(place, "checkpoint=run", f"images={place}/good/0.jpg", "target=bird", "out=out") == 0
 
@@ -335,7 +353,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(
         assert pretrain_words(place, *words) == 1
     assert capfd.readouterr().err.strip().splitlines()[-1].endswith("No space left on device")
     assert (out / "explainer.safetensors").read_bytes() == saved[0]
-    assert pretrain_words(place, *words, succeeds=True) == 0, "it goes on from there"
+    assert pretrain_words(place, *words, succeeds=True) == 0, "it resumes"
 
 
 @pytest.mark.parametrize(("script", "key"), [("train.py", "objective.area.weight"), ("finetune.py", "select_by")])
