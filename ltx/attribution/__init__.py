@@ -1,1 +1,1 @@
-"""Attribution methods, one a file, and their registry."""
+"""Attribution methods, one per file, and their registry."""

@@ -16,7 +16,7 @@ from ltx.masking.fill import gaussian_blur
 from ltx.runtime.errors import InputError
 
 AREAS = (0.025, 0.05, 0.1, 0.2)
-SIDE = 224  # image side of the published lengths in pixels; they scale with the image
+SIDE = 224  # image side in pixels that the published lengths below refer to; they scale with the image
 STEP, SIGMA, LEVELS, BLUR = 7, 21, 8, 20.0
 COLDNESS = 20.0
 AREA_WEIGHT, GROWTH = 300.0, 1.0035

@@ -1,7 +1,7 @@
 """Gradient SHAP, expected gradients (Lundberg & Lee, NeurIPS 2017; Erion et al., 2021).
 
-Not captum's implementation: captum draws from NumPy's global random state and its draws depend on the batch size, so
-its maps are not reproducible from a seed.
+This does not use captum's implementation, whose maps cannot be reproduced from a seed: it draws from NumPy's global
+random state, and its draws depend on the batch size.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _peak(device: torch.device) -> int | None:
 
 
 def _processes(config: ScaleBench, device: torch.device) -> None:
-    """Time trainings with image decoding and gradient exchange; each process has one thread or one GPU."""
+    """Time training runs with image decoding and gradient exchange; each process has one thread or one GPU."""
     most = torch.cuda.device_count() if device.type == "cuda" else os.cpu_count() or 1
     first = 0.0
     for processes in config.processes:

@@ -150,7 +150,7 @@ def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier) ->
     elif trunk_difference > SAME_TRUNK:
         warnings.warn(
             f"{trained_for}, whose trunk's features differ by {trunk_difference:.1%} from those of this one; its masks "
-            f"may be less faithful than after a training from it (init={folder})",
+            f"may be less faithful than after further training (init={folder})",
             stacklevel=3,
         )
     elif not same_head:

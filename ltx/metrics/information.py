@@ -2,7 +2,7 @@
 
 Computed as in PAIR's `saliency`. Keep 1 % random pixels, the corners and the top fraction t of the map, and fill the
 rest by linear interpolation. The x-axis is the size of the lossless WebP file, the y-axis the softmax probability
-(SIC) or the top-1 accuracy (AIC). Both are scaled between the seed image (nothing of the map) and the full image. The
+(SIC) or the top-1 accuracy (AIC). Both are scaled so that the seed image (t = 0) is at 0 and the full image at 1. The
 score is the area under the running maximum over t.
 """
 
@@ -200,7 +200,7 @@ def reconstruct(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def webp_size(pixels: np.ndarray) -> int:
-    """Bytes of a uint8 picture `[H, W, 3]` as lossless WebP, an upper bound on its information."""
+    """Size in bytes of a uint8 image `[H, W, 3]` as lossless WebP, an upper bound on its information."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="webp", lossless=True, quality=100)
     return buffer.tell()

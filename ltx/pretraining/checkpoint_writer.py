@@ -1,4 +1,4 @@
-"""Writes the checkpoint folder of a training."""
+"""Writes the checkpoint folder of a training run."""
 
 from __future__ import annotations
 

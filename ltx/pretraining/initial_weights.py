@@ -1,4 +1,4 @@
-"""Starting a training from the weights of an earlier checkpoint."""
+"""Initialise an explainer with the weights of an earlier checkpoint."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def model_card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, fl
     terms = {name: value for name, value in asdict(config.objective).items() if value["weight"] != 0}
     conditioning = "conditioned on the class" if explainer.conditioned else "not conditioned"
     training = (
-        f"{step} steps of {config.data.batch_size * config.trainer.accumulate} images a device, seed {config.seed}, "
+        f"{step} steps of {config.data.batch_size * config.trainer.accumulate} images per device, seed {config.seed}, "
         f"fill `{config.fill}`"
         + (f", from the weights of `{config.init}`" if config.init else "")
         + (f", taught by `{config.teacher.method}`" if "teacher" in terms else "")

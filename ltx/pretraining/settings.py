@@ -1,4 +1,4 @@
-"""Settings of a training."""
+"""Settings of `ltx train`."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""IIA: closed forms, float64 quadrature, and the variant of the released code."""
+
 import copy
 
 import pytest
@@ -38,8 +40,8 @@ def test_iia2_of_a_linear_model_is_its_closed_form(images):
         u = model.features(images)
         r = u.amin((2, 3), keepdim=True)
         slope = model.head.weight[1].view(1, 4, 1, 1) / 16
-        # (u - r) ∫ (r + a (u - r)) da = (u² - r²) / 2; u and r grow with the input's factor, so the outer integral is
-        # that of a², which the trapezoid rule takes for 1/3 + 1/(6 n²).
+        # (u - r) ∫ (r + a (u - r)) da = (u² - r²) / 2. Both u and r are proportional to the input's factor a, so the
+        # outer integral is that of a², for which the trapezoid rule gives 1/3 + 1/(6 n²).
         expected = ((u**2 - r**2) / 2 * slope * (1 / 3 + 1 / (6 * n**2))).mean(1, keepdim=True)
     expected = F.interpolate(expected, size=(16, 16), mode="bilinear")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)

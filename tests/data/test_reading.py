@@ -1,4 +1,4 @@
-"""Which files a spec means, what each kind of picture becomes, and what happens to files that cannot be read."""
+"""Finding and reading images: folders, globs and listings, conversion to RGB, files that cannot be read."""
 
 import os
 import struct
@@ -31,18 +31,18 @@ def folder(tmp_path: Path) -> Path:
 # -- which files ---------------------------------------------------------------------------------------------------
 
 
-def test_folder_of_any_depth_sorted_without_hidden_files(folder: Path) -> None:
+def test_folders_are_searched_recursively_without_hidden_files(folder: Path) -> None:
     names = [file.relative_to(folder).as_posix() for file in find_images(folder)]
     assert names == ["a.JPG", "b.png", "deep/a.png", "deep/er/c.jpeg"]
     assert find_images(str(folder)) == find_images(folder)
 
 
-def test_folder_link_to_a_folder_above_ends(folder: Path) -> None:
+def test_a_link_to_a_parent_folder_is_followed_once(folder: Path) -> None:
     (folder / "deep/loop").symlink_to(folder, target_is_directory=True)
     assert len(find_images(folder)) == 4
 
 
-def test_glob_file_and_list_without_repeats(folder: Path) -> None:
+def test_files_named_twice_are_listed_once(folder: Path) -> None:
     assert [f.name for f in find_images(f"{folder}/*.png")] == ["b.png"]
     assert [f.name for f in find_images(f"{folder}/**/*.png")] == ["b.png", "a.png"]
     assert [f.name for f in find_images(f"{folder}/d*")] == ["a.png", "c.jpeg"]
@@ -74,7 +74,7 @@ def test_listing(tmp_path: Path, text: str) -> None:
         assert read_labels(listing) == {tmp_path / "with, comma.png": 3, tmp_path / "sub/b.png": 4}
 
 
-def test_labels_name_what_is_missing(tmp_path: Path) -> None:
+def test_a_missing_label_column_is_named(tmp_path: Path) -> None:
     listing = tmp_path / "list.csv"
     listing.write_text("file,label\na.png,3\n")
     with pytest.raises(InputError, match="no column class_index; its columns are file, label"):

@@ -1,4 +1,4 @@
-"""A training so small that a test can run several."""
+"""A training configuration that takes seconds."""
 
 from __future__ import annotations
 

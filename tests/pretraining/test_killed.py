@@ -1,4 +1,4 @@
-"""`train.py` under SIGKILL: no half-written file, at most one checkpoint interval lost, and the same final weights."""
+"""Training under SIGKILL: no half-written file, at most one checkpoint interval lost, and the same final weights."""
 
 from __future__ import annotations
 

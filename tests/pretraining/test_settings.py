@@ -1,4 +1,4 @@
-"""Settings of a training: ranges and the learning rate's schedule."""
+"""Settings of `ltx train`: ranges, and the schedule of the learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small trainings in several processes, and whether they are the same training."""
+"""Small training runs in several processes, and a comparison of their results."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def small_training(photos: Path, out: Path, *words: str) -> list[str]:
 
 
 def with_weights(file: Path) -> list[str]:
-    """Words that replace the random classifier by `write_weights`' one, for trainings in several processes."""
+    """Words that replace the random classifier by that of `write_weights`, for training in several processes."""
     return ["classifier.name=resnet10t", "classifier.num_classes=4", f"classifier.weights={file}"]
 
 

@@ -1,1 +1,1 @@
-"""Lightning callbacks: what a training writes on the way, when it validates, and how it stops."""
+"""Lightning callbacks: files written during training, additional validations, clean stops."""

@@ -10,7 +10,7 @@ import lightning
 
 
 class Preemption(lightning.Callback):
-    """On SIGTERM or SIGUSR1 (a scheduler's notice) or SIGINT (Ctrl-C), finish the running step, call `save` and exit.
+    """On SIGTERM or SIGUSR1 (a scheduler's notice) or SIGINT (Ctrl-C), finish the current step, call `save` and exit.
 
     The exit status is 128 plus the signal's number (143, 138 or 130): the job is not finished, and the same command
     resumes it. The ranks agree on the step, so it does not matter which of them received the signal. A second Ctrl-C
@@ -30,7 +30,7 @@ class Preemption(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         # Lightning has installed its handlers before this hook and restores the original ones when training ends, for
-        # whatever reason. Only the main thread can handle signals; trainings run there.
+        # whatever reason. Only the main thread can handle signals, and training runs in it.
         for number in self.SIGNALS:
             # A shell starts background jobs with Ctrl-C ignored, and it stays ignored.
             if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:

@@ -16,7 +16,7 @@ class SaveTensors(Protocol):
     """Writes the explainer next to a resume point; called on the first rank."""
 
     def __call__(self, trainer: lightning.Trainer, state: dict[str, Tensor], /) -> None:
-        """Write the tensors of the LightningModule's `state`, complete also under FSDP."""
+        """Write the tensors of the LightningModule's `state`, which is complete under FSDP too."""
 
 
 class ResumePoint(lightning.Callback):
@@ -32,7 +32,7 @@ class ResumePoint(lightning.Callback):
     Args:
         file: `OUT/last.ckpt`.
         every: optimiser steps between two writes.
-        images_per_step: images of an optimiser step on each device.
+        images_per_step: images per optimiser step on each device.
         save: writes the explainer's tensors.
     """
 
@@ -48,7 +48,7 @@ class ResumePoint(lightning.Callback):
         first_rank_step = trainer.strategy.broadcast(trainer.global_step)
         if not trainer.strategy.reduce_boolean_decision(first_rank_step == trainer.global_step, all=True):
             raise InputError(
-                f"the processes do not all see {self.file}, so that some would resume from it and others start from "
+                f"{self.file} is not visible to all processes: some would resume from it and others would start from "
                 "scratch; set out=… to a folder that all nodes share"
             )
 

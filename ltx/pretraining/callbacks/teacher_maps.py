@@ -10,7 +10,7 @@ from ltx.runtime.progress import progress_bar
 
 
 class PrecomputeTeacherMaps(lightning.Callback):
-    """Compute and store the teacher's maps of the training images before the first step, each rank its share.
+    """Compute and store the teacher's maps of the training images before the first step; each rank computes its share.
 
     Maps that are stored already are not recomputed.
 

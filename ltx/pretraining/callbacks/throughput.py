@@ -1,4 +1,4 @@
-"""Speed of a training: images per second, waiting for data, peak memory."""
+"""Throughput of a training run: images per second, time spent waiting for data, peak memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Throughput(lightning.Callback):
 
     Args:
         wait: the trainer's profiler.
-        images_per_step: images of an optimiser step on each device.
+        images_per_step: images per optimiser step on each device.
         warmup: steps that are not representative: workers start, kernels are chosen and compiled.
 
     Attributes:
@@ -83,7 +83,7 @@ class Throughput(lightning.Callback):
         rate = steps * self.images_per_step * trainer.world_size / seconds
         self.summary = (
             f"{rate:.1f} images/s in training, {share:.1%} of the time waiting for data, "
-            f"peak memory {peak_memory(module.device) / 2**30:.2f} GiB a device"
+            f"peak memory {peak_memory(module.device) / 2**30:.2f} GiB per device"
         )
 
     def _start(self, step: int) -> None:

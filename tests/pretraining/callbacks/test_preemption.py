@@ -1,4 +1,4 @@
-"""Signals: a training saves and exits, and the same command ends as if it had not been interrupted."""
+"""On a signal, training saves and exits; the resumed run ends with the same result as an uninterrupted one."""
 
 from __future__ import annotations
 

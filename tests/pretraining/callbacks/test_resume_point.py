@@ -27,7 +27,7 @@ def test_processes_that_see_different_folders_do_not_train(tmp_path: Path) -> No
     point = ResumePoint(tmp_path / "last.ckpt", 1, 4, lambda trainer, state: None)
     point.on_train_start(trainer, module)
     trainer.global_step = 0
-    with pytest.raises(InputError, match=r"do not all see .*last\.ckpt.* a folder that all nodes share"):
+    with pytest.raises(InputError, match=r"last\.ckpt is not visible to all processes.* a folder that all nodes share"):
         point.on_train_start(trainer, module)
     assert votes == [True, False], "every process votes, so that none waits"
 

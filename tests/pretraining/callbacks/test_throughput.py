@@ -1,4 +1,4 @@
-"""What a training prints about itself and its speed."""
+"""The speed that a training run reports."""
 
 from __future__ import annotations
 
