@@ -75,8 +75,8 @@ def measure(config: INRBench) -> None:
                 above = extremal_masks(classifier, images, targets, larger, config.extremal_steps)
                 masks = torch.cat([masks, above], 1)
         else:
-            # Two passes classify the kept and the removed pixels for the explanation.
-            count, masks = counter[0] / len(images) - 2, result.by_area([*areas, *larger])
+            # The kept and the removed pixels are classified when their probabilities are first read.
+            count, masks = counter[0] / len(images), result.by_area([*areas, *larger])
         print(f"{TITLES[name].format(**vars(config))}: {count:.1f} passes per image")
         _describe(masks, areas)
         _print_kept(area_masks, masks[:, : len(areas)], areas, unique)

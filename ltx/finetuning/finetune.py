@@ -63,52 +63,20 @@ def finetune(
     settings = FinetuneSettings() if settings is None else settings
     if steps < 0:
         raise InputError(f"steps={steps}; need steps >= 0")
-    images = checked_images(explainer.classifier, images)
-    listed = one_each(targets, len(images))
-    classes = None if listed is None else explainer.classifier.classes(listed)
-    allowed = None if allowed is None else allowed.to(images)
-    _check_rows(images, names, allowed, starts)
+    batch = _check_batch(explainer, images, targets, names, allowed, starts)
     resolved = resolve(explainer, steps, settings)
     started = time.perf_counter()
-    adapted: list[_AdaptedChunk] = []
     with evaluating(explainer):
-        for first in range(0, len(images), settings.max_batch):
-            rows = slice(first, first + settings.max_batch)
-            copies, chunk = _start(
-                explainer,
-                settings.scope,
-                images[rows],
-                None if classes is None else classes[rows],
-                None if allowed is None else allowed[rows],
-                None if starts is None else starts[rows],
-            )
-            maps = adapt(copies, chunk, resolved)
-            # Release per-chunk copies and gradients so that memory stays bounded.
-            copies.finish()
-            adapted.append(_AdaptedChunk(copies if explainer.takes_areas else None, chunk, maps))
-
-    def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
-        parts = zip(adapted, torch.split(areas, settings.max_batch), strict=True)
-        return torch.cat([part.masks(requested, size) for part, requested in parts])
-
+        adapted = [
+            _adapt_chunk(explainer, batch, slice(first, first + settings.max_batch), settings.scope, resolved)
+            for first in range(0, len(batch.images), settings.max_batch)
+        ]
+    seconds = (time.perf_counter() - started) / len(batch.images)
+    selected_by = settings.select_by if steps else None
     provenance = Provenance(
-        explainer.method,
-        resolved.fill,
-        names,
-        steps,
-        seconds=(time.perf_counter() - started) / len(images),
-        selected_by=settings.select_by if steps else None,
-        max_batch=settings.max_batch,
+        explainer.method, resolved.fill, names, steps, seconds, selected_by, max_batch=settings.max_batch
     )
-    return build_explanation(
-        explainer.classifier,
-        images,
-        torch.cat([part.maps for part in adapted]),
-        torch.cat([part.chunk.targets for part in adapted]),
-        torch.cat([part.chunk.unmasked_logits for part in adapted]),
-        provenance,
-        ask if explainer.takes_areas else None,
-    )
+    return _explanation(explainer, batch.images, adapted, provenance)
 
 
 def resolve(explainer: MaskNetwork, steps: int, settings: FinetuneSettings) -> LoopSettings:
@@ -144,6 +112,41 @@ def resolve(explainer: MaskNetwork, steps: int, settings: FinetuneSettings) -> L
 
 
 @dataclass(frozen=True)
+class _Batch:
+    """Validated arguments of `finetune`, with one row or entry per image."""
+
+    images: Tensor
+    classes: list[Target] | None
+    allowed: Tensor | None
+    starts: Sequence[MaskNetwork] | None
+
+
+def _check_batch(
+    explainer: MaskNetwork,
+    images: Tensor,
+    targets: Targets,
+    names: list[str] | None,
+    allowed: Tensor | None,
+    starts: Sequence[MaskNetwork] | None,
+) -> _Batch:
+    images = checked_images(explainer.classifier, images)
+    listed = one_each(targets, len(images))
+    classes = None if listed is None else explainer.classifier.classes(listed)
+    if names is not None and len(names) != len(images):
+        raise InputError(f"{len(names)} names for {len(images)} images; give one for each image")
+    if starts is not None and len(starts) != len(images):
+        raise InputError(f"starts: {len(starts)} networks for {len(images)} images; give one for each image")
+    if allowed is not None:
+        allowed = allowed.to(images)
+        shape = (len(images), 1, *images.shape[-2:])
+        if tuple(allowed.shape) != shape:
+            raise InputError(f"allowed has shape {tuple(allowed.shape)}; give {shape}")
+        if not bool(((allowed >= 0) & (allowed <= 1)).all()):
+            raise InputError(f"allowed has values from {allowed.min():g} to {allowed.max():g}; give shares from 0 to 1")
+    return _Batch(images, classes, allowed, starts)
+
+
+@dataclass(frozen=True)
 class _AdaptedChunk:
     """A finished chunk; its copies are kept for networks that take areas."""
 
@@ -158,32 +161,35 @@ class _AdaptedChunk:
         return self.copies.explainer.masks(scores, areas, self.chunk.allowed, size)
 
 
-def _start(
-    explainer: MaskNetwork,
-    scope: str,
-    images: Tensor,
-    classes: list[Target] | None,
-    allowed: Tensor | None,
-    starts: Sequence[MaskNetwork] | None,
-) -> tuple[Copies, Chunk]:
+def _adapt_chunk(
+    explainer: MaskNetwork, batch: _Batch, rows: slice, scope: str, settings: LoopSettings
+) -> _AdaptedChunk:
+    images = batch.images[rows]
     with torch.no_grad():
         unmasked_logits, features = explainer.predict_and_encode(images)
-    targets = explainer.classifier.targets(classes, unmasked_logits)
+    targets = explainer.classifier.targets(None if batch.classes is None else batch.classes[rows], unmasked_logits)
+    starts = None if batch.starts is None else batch.starts[rows]
     copies = Copies(explainer, scope, len(images), features, images, starts)
-    return copies, Chunk(images, targets, unmasked_logits, allowed)
+    chunk = Chunk(images, targets, unmasked_logits, None if batch.allowed is None else batch.allowed[rows])
+    maps = adapt(copies, chunk, settings)
+    # Release per-chunk copies and gradients so that memory stays bounded.
+    copies.finish()
+    return _AdaptedChunk(copies if explainer.takes_areas else None, chunk, maps)
 
 
-def _check_rows(
-    images: Tensor, names: list[str] | None, allowed: Tensor | None, starts: Sequence[MaskNetwork] | None
-) -> None:
-    if names is not None and len(names) != len(images):
-        raise InputError(f"{len(names)} names for {len(images)} images; give one for each image")
-    if starts is not None and len(starts) != len(images):
-        raise InputError(f"starts: {len(starts)} networks for {len(images)} images; give one for each image")
-    if allowed is None:
-        return
-    shape = (len(images), 1, *images.shape[-2:])
-    if tuple(allowed.shape) != shape:
-        raise InputError(f"allowed has shape {tuple(allowed.shape)}; give {shape}")
-    if not bool(((allowed >= 0) & (allowed <= 1)).all()):
-        raise InputError(f"allowed has values from {allowed.min():g} to {allowed.max():g}; give shares from 0 to 1")
+def _explanation(
+    explainer: MaskNetwork, images: Tensor, adapted: list[_AdaptedChunk], provenance: Provenance
+) -> Explanation:
+    def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:
+        parts = zip(adapted, torch.split(areas, provenance.max_batch), strict=True)
+        return torch.cat([part.masks(requested, size) for part, requested in parts])
+
+    return build_explanation(
+        explainer.classifier,
+        images,
+        torch.cat([part.maps for part in adapted]),
+        torch.cat([part.chunk.targets for part in adapted]),
+        torch.cat([part.chunk.unmasked_logits for part in adapted]),
+        provenance,
+        ask if explainer.takes_areas else None,
+    )
