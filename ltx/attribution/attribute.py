@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +14,12 @@ from ltx.attribution.registry import METHODS, check_options
 from ltx.attribution.support import unsupported
 from ltx.classifier.class_names import Targets
 from ltx.classifier.classifier import Classifier
+from ltx.metrics.perturbation import is_constant
 from ltx.runtime.errors import InputError
+
+
+class ConstantMapWarning(UserWarning):
+    """A map has one value everywhere, so it does not say which pixels matter."""
 
 
 @torch.inference_mode(False)
@@ -38,9 +44,12 @@ def attribute(
     Returns:
         Maps `[B, 1, H, W]`, float32, on the classifier's device. Their scale depends on the method.
 
+    Warns:
+        ConstantMapWarning: some maps have one value everywhere, for example if a rectified sum has no positive term.
+
     Raises:
         InputError: unknown method, option or class, images of a wrong shape or range, or a classifier that the method
-            does not support (the message lists the methods that do).
+            does not support (the message lists the methods that do); or maps that are not one per image.
     """
     defaults = check_options(method, options)
     if max_batch < 1:
@@ -58,8 +67,29 @@ def attribute(
         function = METHODS[method].function
         parts = images.split(max_batch)
         classes = [None] * len(parts) if indices is None else indices.split(max_batch)
-        maps = [function(classifier, *batch, **options).detach() for batch in zip(parts, classes, strict=True)]
-        return torch.cat(maps)
+        maps = torch.cat(
+            [function(classifier, *batch, **options).detach() for batch in zip(parts, classes, strict=True)]
+        )
+    expected = (len(images), 1, *images.shape[-2:])
+    if tuple(maps.shape) != expected:
+        raise InputError(
+            f"method={method} returns maps {tuple(maps.shape)} for {len(images)} images, not {expected}: the layer or "
+            "attention that it uses does not have one row per image; choose another layer or method"
+        )
+    _warn_of_constant_maps(method, maps)
+    return maps
+
+
+def _warn_of_constant_maps(method: str, maps: Tensor) -> None:
+    rows = is_constant(maps).nonzero().flatten().tolist()
+    if rows:
+        listed = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+        warnings.warn(
+            f"{method}: the maps of {len(rows)} of {len(maps)} images (index {listed}) are constant and do not rank "
+            "pixels",
+            ConstantMapWarning,
+            stacklevel=5,
+        )
 
 
 def _target_indices(classifier: Classifier, images: Tensor, targets: Targets, max_batch: int) -> Tensor | None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from ltx.attribution.attribute import attribute
+from ltx.attribution.attribute import ConstantMapWarning, attribute
 from ltx.attribution.registry import check_options
 from ltx.attribution.settings import AttributeConfig
 from ltx.attribution.support import check_method
 from ltx.classifier.class_names import Target
 from ltx.cli.report import report_explanations
+from ltx.metrics.perturbation import is_constant
 from ltx.results.explanation import Explanation
 from ltx.results.streaming import WRITTEN, explain_files
 from ltx.runtime.devices import pick_device
@@ -30,12 +32,18 @@ def attribute_files(config: AttributeConfig) -> None:
     classifier = config.classifier.build().to(pick_device(config.device)).fold_norms()
     check_method(config.method, classifier, config.options)
 
+    constant: list[str] = []
+
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
         start = time.perf_counter()
         with torch.no_grad():
             logits = torch.cat([classifier(part) for part in torch.split(images, config.max_batch)])
         indices = classifier.targets(targets, logits)
-        maps = attribute(config.method, classifier, images, indices, **{"max_batch": config.max_batch} | config.options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantMapWarning)  # printed below with the names of the files
+            options = {"max_batch": config.max_batch} | config.options
+            maps = attribute(config.method, classifier, images, indices, **options)
+        constant.extend(name for name, flat in zip(names, is_constant(maps).tolist(), strict=True) if flat)
         return Explanation(
             images=images,
             maps=maps,
@@ -49,5 +57,7 @@ def attribute_files(config: AttributeConfig) -> None:
 
     settings = {key: asdict(config)[key] for key in ("method", "options", "classifier")}
     count = explain_files(config, explain, classifier, settings)
+    if constant:
+        print(f"warning: {len(constant)} constant maps, which do not rank pixels: {', '.join(constant)}")
     print(f"{count} map{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
     report_explanations(config)

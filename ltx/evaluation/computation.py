@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ltx.classifier.classifier import Classifier
 from ltx.evaluation.pieces import Piece
 from ltx.evaluation.samples import Loaded
-from ltx.metrics.perturbation import check_maps, min_max, read_logits
+from ltx.metrics.perturbation import check_maps, is_constant, read_logits
 from ltx.metrics.protocol import Batch, update
+from ltx.results.pictures import scaled
 from ltx.runtime.errors import InputError
 
 if TYPE_CHECKING:  # the name of a piece depends on the modules imported here, see `ltx.evaluation.plan.HARNESS`
@@ -57,9 +59,16 @@ def pieces(
                 probabilities=batch.unmasked.probability.tolist(),
                 skipped=loaded.skipped,
                 rows=rows,
-                maps=min_max(maps[:shown])[:, 0].half().cpu().numpy(),
+                maps=_for_gallery(maps[:shown]),
+                constant=is_constant(maps).tolist(),
             ),
         )
+
+
+def _for_gallery(maps: Tensor) -> np.ndarray:
+    """Maps `[G, 1, H, W]` scaled for a picture, float16 `[G, H, W]`."""
+    values = maps[:, 0].float().cpu().numpy()
+    return np.stack([scaled(each, constant=0.5) for each in values]).astype(np.float16) if len(values) else values
 
 
 @torch.no_grad()

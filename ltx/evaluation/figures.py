@@ -61,6 +61,9 @@ def draw_gallery(evaluation: Evaluation, results: Results) -> bytes:
         for column, (method, maps) in enumerate(results.maps.items(), start=1):
             axes[row, column].imshow(images[row].mean(2), cmap="gray", vmin=0, vmax=1)
             axes[row, column].imshow(maps[row].astype(np.float32), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+            if maps[row].min() == maps[row].max():
+                box = axes[row, column].transAxes
+                axes[row, column].text(0.5, 0.5, "constant", ha="center", transform=box, color="white", size=7)
             if row == 0:
                 axes[row, column].set_title(shortened(method, 30), fontsize=7)
     for axis in axes.flatten():

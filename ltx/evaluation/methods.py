@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from ltx.attribution.attribute import attribute
+from ltx.attribution.attribute import ConstantMapWarning, attribute
 from ltx.attribution.registry import METHODS
 from ltx.attribution.support import refusal
 from ltx.checkpoints.folder import CONFIG, TENSORS, identity, located, read_config
@@ -146,7 +147,9 @@ def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Me
         return reason
 
     def make(classifier: Classifier, images: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        return attribute(spec.name, classifier, images, targets, **{"max_batch": max_batch} | spec.options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantMapWarning)  # constant maps are listed with the scores
+            return attribute(spec.name, classifier, images, targets, **{"max_batch": max_batch} | spec.options)
 
     entry = METHODS[spec.name]
     return Method(spec.label, spec.text, make, (entry.source.partition(":")[0],), identity=repr(entry))

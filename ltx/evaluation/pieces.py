@@ -26,6 +26,7 @@ class Piece:
         skipped: files that were skipped, with the reason.
         rows: the rows of each metric, float32 `[B, C]`.
         maps: maps of the first images for the gallery, float16 `[G, H, W]`.
+        constant: whether each map is constant.
     """
 
     names: list[str]
@@ -34,6 +35,7 @@ class Piece:
     skipped: list[tuple[str, str]]
     rows: dict[str, np.ndarray]
     maps: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 1), np.float16))
+    constant: list[bool] = field(default_factory=list)
 
 
 class Store:
@@ -58,6 +60,7 @@ class Store:
             "targets": piece.targets,
             "probabilities": piece.probabilities,
             "skipped": piece.skipped,
+            "constant": piece.constant,
         }
         arrays = {f"rows/{key}": rows for key, rows in piece.rows.items()}
         buffer = io.BytesIO()
@@ -78,4 +81,5 @@ class Store:
                 skipped=[(name, reason) for name, reason in about["skipped"]],
                 rows=rows,
                 maps=stored["maps"],
+                constant=about["constant"],
             )

@@ -34,6 +34,7 @@ class Results:
         metrics: in the order of the tables.
         rows: by method label and metric key, float64 `[n, C]`.
         maps: by method label, maps of the first images, float16 `[G, H, W]`.
+        constant: by method label, the images for which the map is constant; controls are left out.
         photographs: index of the photograph of each row `[n]`; None = every row has its own photograph.
         scores: by method label and metric key.
         differences: by metric key and pair of labels, the first minus the second.
@@ -47,6 +48,7 @@ class Results:
     metrics: list[PerImageMetric]
     rows: dict[str, dict[str, Tensor]]
     maps: dict[str, np.ndarray]
+    constant: dict[str, list[str]]
     photographs: Tensor | None
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
     differences: dict[str, dict[tuple[str, str], Score]] = field(default_factory=dict)
@@ -95,6 +97,7 @@ def gather(evaluation: Evaluation) -> Results:
             label: _join_maps([piece.maps for piece in pieces if len(piece.maps)])
             for label, pieces in by_method.items()
         },
+        constant=_constant_maps(evaluation, by_method),
         photographs=evaluation.samples.photographs(),
     )
     _bootstrap(results, evaluation.config.resamples, evaluation.config.seed)
@@ -127,6 +130,16 @@ def _read_pieces(evaluation: Evaluation) -> dict[str, list[Piece]]:
                     "its disk failed; run the same command again to recompute these scores"
                 )
     return by_method
+
+
+def _constant_maps(evaluation: Evaluation, by_method: dict[str, list[Piece]]) -> dict[str, list[str]]:
+    """Images with a constant map by method label, for methods that have any; controls may be constant by design."""
+    compared = [method.label for method in evaluation.methods if not method.control]
+    named = {
+        label: [name for p in by_method[label] for name, flat in zip(p.names, p.constant, strict=True) if flat]
+        for label in compared
+    }
+    return {label: names for label, names in named.items() if names}
 
 
 def _join_maps(parts: list[np.ndarray]) -> np.ndarray:

@@ -17,7 +17,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.file_names import TEXT
 
-LISTED = 20  # maximum number of skipped files listed in scores.md
+LISTED = 20  # maximum number of files in a list of scores.md
 
 
 def write_report(evaluation: Evaluation) -> dict[str, Any]:
@@ -75,6 +75,7 @@ def as_json(evaluation: Evaluation, results: Results) -> dict[str, Any]:
         "weights": evaluation.classifier.weights,
         **({} if evaluation.second is None else {"second": _second(evaluation.second)}),
         "selected_by": {method.label: method.selected_by for method in evaluation.methods if method.selected_by},
+        "constant_maps": results.constant,
         "left_out_methods": evaluation.left_out,
         "skipped_images": [{"image": name, "reason": reason} for name, reason in results.skipped],
     }
@@ -178,6 +179,11 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         lines.append(f"- **{metric.key}** {metric.arrow} {metric.meaning} ({metric.citation}).{skips}")
     if any(method.selected_by for method in evaluation.methods):
         lines += ["", "† The maps of this method were selected by a metric of the same kind as those reported."]
+    if results.constant:
+        lines += ["", "## Constant maps", "", "These maps do not rank pixels; the scores include them.", ""]
+        for label, names in results.constant.items():
+            more = f" and {len(names) - LISTED} more, in scores.json" if len(names) > LISTED else ""
+            lines.append(f"- {label}: {len(names)} of {results.n} images: {', '.join(names[:LISTED])}{more}")
     if evaluation.left_out:
         lines += ["", "## Methods left out", "", *[f"- {label}: {why}" for label, why in evaluation.left_out.items()]]
     if results.skipped:

@@ -56,6 +56,12 @@ def check_maps(images: Tensor, maps: Tensor, names: Sequence[str] | None = None)
         )
 
 
+def is_constant(maps: Tensor) -> Tensor:
+    """Whether each map `[B, 1, H, W]` has one value everywhere, so that it does not rank pixels, `[B]` bool."""
+    low, high = maps.flatten(1).aminmax(dim=1)
+    return low == high
+
+
 def min_max(maps: Tensor) -> Tensor:
     """Scale each map `[B, 1, H, W]` to [0, 1]; a constant map becomes 0.5 everywhere."""
     maps = maps / 2  # the difference of two finite numbers may overflow

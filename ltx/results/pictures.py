@@ -40,9 +40,11 @@ def panels(image: np.ndarray, values: np.ndarray, mask: np.ndarray | None, headi
     heat_map = axes[1].imshow(
         values, cmap=COLOURS, vmin=0 if in_unit_range else None, vmax=1 if in_unit_range else None
     )
+    if values.min() == values.max():
+        axes[1].text(0.5, 0.5, "constant map", ha="center", transform=axes[1].transAxes, color="white", size=12)
     figure.colorbar(heat_map, cax=place(0.17 + 2 * panel, 0.13)).ax.tick_params(labelsize=8)
     if mask is None:
-        axes[2].imshow(overlay(image, _stretched(values)))
+        axes[2].imshow(overlay(image, scaled(values)))
     else:
         _draw_overlay(axes[2], image, mask)
     for axis in axes:
@@ -167,7 +169,17 @@ def _draw_overlay(axis: Axes, image: np.ndarray, kept: np.ndarray) -> None:
         axis.contour(kept, levels=[0.5], colors="white", linewidths=1.0)
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """Scale to [0, 1]; all ones for a constant map."""
+def scaled(values: np.ndarray, constant: float = 1.0) -> np.ndarray:
+    """Scale a map to [0, 1] for a picture.
+
+    A map with negative values is drawn from zero: what speaks against the class is black, not a middle colour.
+
+    Args:
+        values: `[H, W]`.
+        constant: value of a constant map in the picture.
+    """
     low, high = float(values.min()), float(values.max())
-    return np.asarray((values - low) / (high - low)) if high > low else np.ones_like(values)
+    if low == high:
+        return np.full_like(values, constant)
+    low = max(low, 0.0)
+    return np.asarray((values.clip(min=low) - low) / (high - low)) if high > low else np.zeros_like(values)

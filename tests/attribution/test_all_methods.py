@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ltx import Classifier, InputError
-from ltx.attribution.attribute import attribute
+from ltx.attribution.attribute import ConstantMapWarning, attribute
 from ltx.attribution.feature_layers import named_layers
 from ltx.attribution.registry import METHODS
 from ltx.attribution.support import check_method, supported_methods
@@ -205,3 +205,26 @@ def test_bfloat16_forwards_give_float32_maps(images, wide_images):
         maps, expected = (attribute(method, c, wide_images, 1, **QUICK.get(method, {})) for c in (classifier, exact))
         assert maps.dtype == torch.float32
         assert (maps - expected).abs().max() < 0.2 * expected.max()
+
+
+def test_constant_maps_warn(cnn, images):
+    """The head ignores the last map of every image but the first, so their gradients are zero."""
+    hidden = cnn.model.hidden
+    handle = hidden.register_forward_hook(
+        lambda _, __, output: torch.cat([output[:1], torch.zeros_like(output[1:])]) if len(output) > 1 else output
+    )
+    with pytest.warns(ConstantMapWarning, match=r"gradcam: the maps of 2 of 3 images \(index 1, 2\) are constant"):
+        maps = attribute("gradcam", cnn, images, 4)
+    handle.remove()
+    assert maps[0].std() > 0
+    assert not maps[1:].any()
+
+
+def test_maps_that_are_not_one_per_image_are_refused(cnn, images, monkeypatch):
+    class Short:
+        needs, function = "pixels", staticmethod(lambda classifier, images, targets: images[:1, :1])
+
+    monkeypatch.setitem(METHODS, "short", Short)
+    monkeypatch.setattr("ltx.attribution.attribute.check_options", lambda method, options: {})
+    with pytest.raises(InputError, match=r"returns maps \(1, 1, 16, 16\) for 3 images"):
+        attribute("short", cnn, images, 1)

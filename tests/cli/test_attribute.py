@@ -105,3 +105,14 @@ def test_mistakes_are_refused_before_any_work(folder, words, text):
     with pytest.raises(InputError, match=text):
         attribute_files(settings(*words, f"images={folder}/pictures", f"out={folder}/out"))
     assert not (folder / "out").exists()
+
+
+def test_constant_maps_are_named(folder, capsys, monkeypatch):
+    def zeros(method, classifier, images, targets, **_):
+        return torch.zeros(len(images), 1, 64, 64)
+
+    monkeypatch.setattr("ltx.cli.attribute.attribute", zeros)
+    attribute_files(settings("method=gradcam", f"images={folder}/pictures", f"out={folder}/out"))
+    printed = capsys.readouterr().out
+    assert "warning: 2 constant maps, which do not rank pixels" in printed
+    assert "one.png" in printed

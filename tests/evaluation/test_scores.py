@@ -56,6 +56,21 @@ def test_score_files_agree_with_each_other(place: Path, tmp_path: Path):
     assert not (tmp_path / "gallery.png").exists()
 
 
+def test_constant_maps_are_counted_and_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def third_is_constant(method: str, classifier: Classifier, images: torch.Tensor, *_: object, **__: object):
+        maps = torch.rand(len(images), 1, *images.shape[-2:], generator=torch.Generator().manual_seed(0))
+        return torch.where((images[:, :1] == third[None, :1]).all(), torch.zeros_like(maps), maps)
+
+    build_config = settings(place, tmp_path, methods=["gradcam", "constant"], batch_size=1)
+    third = build(build_config).samples.load(2).images[0]
+    monkeypatch.setattr("ltx.evaluation.methods.attribute", third_is_constant)
+    scores = evaluate(build_config)
+    assert scores is not None
+    names = list(dict.fromkeys(row["image"] for row in csv.DictReader((tmp_path / "per_image.csv").open())))
+    assert scores["constant_maps"] == {"gradcam": [names[2]]}, "the control is constant by design"
+    assert f"- gradcam: 1 of 6 images: {names[2]}" in (tmp_path / "scores.md").read_text()
+
+
 def test_the_second_classifier_is_reported(place: Path, tmp_path: Path):
     config = settings(
         place, tmp_path, methods=["random"], protocol="transfer", second=small_classifier(place), gallery=0
