@@ -2,186 +2,188 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypedDict, Unpack
 
 import torch
-from timm.data import resolve_model_data_config
-from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
+from ltx.classifier import heads, identity
 from ltx.classifier.batch_norm_fusion import folded
+from ltx.classifier.building import Setup, build
 from ltx.classifier.class_names import Target, Targets, class_index, one_each
-from ltx.classifier.class_names import class_names as named
-from ltx.classifier.feature_maps import Features, feature_shapes, logits_and_features, settled
-from ltx.classifier.timm_models import timm_model
-from ltx.runtime.errors import InputError, first_line
+from ltx.classifier.feature_maps import in_eval_mode
+from ltx.classifier.interface import Features, ImageModel
+from ltx.classifier.settings import HeadName, Precision
+from ltx.runtime.errors import InputError
 
 CPU_ROWS = 4
-"""Images that a CPU classifies at once: the activations of more leave its caches, up to twice the time an image."""
+"""Batch size on a CPU: the activations of more images exceed its caches, which takes up to twice the time per image."""
 
 OVERSHOOT = 0.25
-"""How far outside [0, 1] pixels may lie, as resampling leaves them; bytes and normalised pictures go further."""
+"""How far pixels may lie outside [0, 1], as after resampling; bytes and normalised images go further."""
+
+
+class ModelOptions(TypedDict, total=False):
+    """Further keyword arguments of `Classifier`, all optional.
+
+    Attributes:
+        channels: number of input channels; default: the model's own.
+        weights_key: entry of the weights file, for instance `state_dict_ema`; default: chosen.
+        options: keyword arguments for the function that builds a model by name.
+        features: names of the modules whose outputs are the feature maps of the stages, shallow to deep. Default:
+            inferred, each resolution of a pyramid or each block of a transformer. Not for timm models.
+        head_layer: name of the linear classification layer; default: inferred.
+        grid: height and width of the patch tokens; default: inferred from the patch embedding.
+        prefix_tokens: number of class, distillation and register tokens before them; default: inferred.
+        forward: `forward(module, inputs) -> logits [B, K]`, how a module is called; default: `module(inputs)`, with
+            the logits taken from a tuple, a dict or a transformers output.
+    """
+
+    channels: int | None
+    weights_key: str | None
+    options: Mapping[str, Any] | None
+    features: Sequence[str] | None
+    head_layer: str | None
+    grid: Sequence[int] | None
+    prefix_tokens: int | None
+    forward: Callable[[nn.Module, Tensor], Any] | None
 
 
 class Classifier:
     """A frozen image classifier from raw pixels in [0, 1] to logits.
 
-    It is deliberately no `nn.Module`: an attribute of a LightningModule, it stays out of the optimiser, of
-    `state_dict`, of DDP's buckets and of the parent's `.train()`. Gradients flow through it to the pixels.
+    It is deliberately not an `nn.Module`: as an attribute of a LightningModule, it stays out of the optimiser,
+    `state_dict`, DDP's buckets and `.train()`. Gradients flow through it to the pixels.
 
     Args:
-        name: a timm model name, or any `nn.Module` from pixels in [0, 1] (or normalised by `mean`, `std`) to logits.
-        weights: None = the pretrained weights of timm's hub or of the offline package; `"random"` = none;
-            else a `.safetensors`, `.pth` or `.pt` file. Only for a timm name.
-        num_classes: number of classes where it is not the model's own default.
-        class_names: one name a class, or a text file with one a line; ImageNet's for models with 1,000 classes.
-        head: `"softmax"` (one class an image) or `"sigmoid"` (several labels an image).
-        input_size: height and width of the images; None = the model's own.
-        mean, std: normalisation, three numbers each; None = the model's own (none for an `nn.Module`).
-        precision: `"fp32"`, or `"bf16"` for an autocast forward (logits are fp32 in any case).
+        name: a timm name (`resnet18`), `torchvision:resnet50`, `hf:FOLDER` (transformers),
+            `package.module:function`, or any `nn.Module` or function from images to logits. Of a module a frozen
+            copy in eval mode with float32 weights is kept; the caller's object does not change. It is tried on two
+            images first, see `ltx.classifier.trial`.
+        weights: None = pretrained (or as the module is); `"random"` = none; otherwise a `.safetensors`, `.pth` or
+            `.pt` file, see `ltx.classifier.weight_files`. Only for a model by name.
+        num_classes: number of classes; None = the model's own.
+        class_names: one name per class, or a text file with one per line; None = those of a transformers
+            configuration, ImageNet's for 1,000 classes, or the indices.
+        head: `"softmax"` (one class per image), `"sigmoid"` (several labels per image) or `"binary"` (one logit for
+            two classes, which can both be targets). Another value is taken as `head_layer`.
+        input_size: height and width of the images; None = the model's own, or 224.
+        mean, std: normalisation, one number per channel; None = the model's own. For a module that is not timm's:
+            none, the module takes pixels in [0, 1].
+        precision: `"fp32"`, or `"bf16"` for an autocast forward pass (logits are float32 in any case).
+        options: see `ModelOptions`.
 
     Raises:
-        InputError: unknown name, weights that do not fit, class names that do not match the classes, or settings
-            that no classifier can have.
+        InputError: unknown name, weights or class names that do not fit, invalid settings, or a module that is not a
+            deterministic, differentiable classifier of a batch of images.
+
+    Example:
+        >>> Classifier("torchvision:resnet18", weights="random", num_classes=10, input_size=64)
+        Classifier('torchvision:resnet18', num_classes=10, input_size=(64, 64))
+        >>> Classifier(module, features=["layer1", "layer2"], head_layer="fc", input_size=64)  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        name: str | nn.Module = "tf_efficientnet_lite0",
+        name: str | nn.Module | Callable[[Tensor], Any] = "tf_efficientnet_lite0",
         weights: str | Path | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | str | Path | None = None,
-        head: Literal["softmax", "sigmoid"] = "softmax",
+        head: HeadName | str = "softmax",
         input_size: Sequence[int] | int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
+        **options: Unpack[ModelOptions],
     ) -> None:
-        if head not in ("softmax", "sigmoid"):
-            raise InputError(f"classifier.head={head!r} is unknown; allowed: softmax, sigmoid")
-        if precision not in ("fp32", "bf16"):
-            raise InputError(f"classifier.precision={precision!r} is unknown; allowed: fp32, bf16")
-        size = _size(input_size)
-        for key, numbers in (("mean", mean), ("std", std)):
-            if numbers is None:
-                continue
-            if len(numbers) != 3 or not all(map(math.isfinite, numbers)) or (key == "std" and min(numbers) <= 0):
-                raise InputError(f"classifier.{key}={list(numbers)}; give three numbers, for red, green and blue")
-        if num_classes is not None and num_classes < 1:
-            raise InputError(f"classifier.num_classes={num_classes}; give 1 or more")
-        if isinstance(name, nn.Module):
-            if weights is not None:
-                raise InputError(f"classifier.weights={weights} is for a timm name; load them into the module itself")
-            self.name, model = type(name).__name__, name
-            config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
-        else:
-            self.name = name
-            model = timm_model(name, weights, num_classes, size)
-            config = resolve_model_data_config(model)
-        self.weights = str(weights) if weights is not None else None
-        self.head: Literal["softmax", "sigmoid"] = head
-        self.precision: Literal["fp32", "bf16"] = precision
-        self.input_size: tuple[int, int] = (int(size[0]), int(size[1])) if size else tuple(config["input_size"][1:])
-        self.model = model.eval().requires_grad_(False)
+        setup = Setup.checked(
+            name,
+            {
+                **{"weights": weights, "num_classes": num_classes, "class_names": class_names, "head": head},
+                **{"input_size": input_size, "mean": mean, "std": std, "precision": precision, **options},
+            },
+        )
+        built = build(setup)
+        self.setup = setup
+        self.name, self.weights = built.name, str(weights) if weights is not None else None
+        self.head, self.precision = setup.head, setup.precision
+        self.input_size, self.channels = built.input_size, built.interface.channels
+        self.num_classes, self.class_names = built.num_classes, built.class_names
+        self._interface: ImageModel = built.interface
         self._folded: nn.Module | None = None
         self._checkpoints = False
-        self._mean, self._std = (
-            torch.tensor([float(x) for x in (config[key] if own is None else own)]).view(1, 3, 1, 1)
-            for key, own in (("mean", mean), ("std", std))
-        )
+        self._by_timm_name = built.by_timm_name
+        self._memory_format = built.memory_format
+        self._mean, self._std = built.mean, built.std
         self.to(self.device)
-        said: int | None = num_classes or getattr(model, "num_classes", None)
-        self._check_patches()
-        # Whether a timm model takes a size of the user's, or a module has so many classes, shows in a pass.
-        tried = num_classes if isinstance(name, nn.Module) else size
-        answered = self._count_classes() if tried is not None or not said else 0
-        if num_classes is not None and answered not in (0, num_classes):
-            raise InputError(f"classifier.num_classes={num_classes}: {self.name} returns {answered} logits")
-        self.num_classes: int = said or answered
-        if self.num_classes == 1 and head == "softmax":
-            raise InputError(f"{self.name} has one class, always of probability 1; set classifier.head=sigmoid")
-        self.class_names = named(class_names, self.num_classes)
 
     # -- the forward pass ------------------------------------------------------------------------------------------
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits `[B, K]`, float32, of images `[B, 3, H, W]` in [0, 1]. Differentiable in the images."""
+        """Logits `[B, K]`, float32, of images `[B, C, H, W]` in [0, 1]. Differentiable in the images."""
         with self._autocast():
-            logits = self._frozen()(self._normalise(images))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise InputError(f"{self.name} returns {found}; a classifier returns logits [B, K]")
-        return logits.float()
+            logits = self._frozen_interface().logits(self._normalise(images))
+        return heads.expand_logits(self.head, logits.float())
 
     def logits_and_features(self, images: Tensor, stages: list[int] | None = None) -> tuple[Tensor, Features]:
-        """Logits and feature maps of one forward pass, see `ltx.classifier.feature_maps.logits_and_features`."""
+        """Logits and feature maps of one forward pass, float32; see `ImageModel.logits_and_features`."""
         with self._autocast():
-            logits, features = logits_and_features(self._frozen(), self._normalise(images), stages)
-        return logits.float(), Features([stage.float() for stage in features.stages], features.final.float())
+            logits, maps = self._frozen_interface().logits_and_features(self._normalise(images), stages)
+        features = Features([stage.float() for stage in maps.stages], maps.final.float())
+        return heads.expand_logits(self.head, logits.float()), features
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax or sigmoid of `logits [..., K]`, as this classifier's head is read."""
-        return logits.softmax(-1) if self.head == "softmax" else logits.sigmoid()
+        """Probabilities of `logits [..., K]`: softmax, or sigmoid for the heads `sigmoid` and `binary`."""
+        return heads.probabilities(self.head, logits)
 
     def log_probability(self, logits: Tensor, targets: Tensor) -> Tensor:
         """`log p_y` `[B]` of logits `[B, K]` for targets `[B]`."""
-        if self.head == "softmax":
-            return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
-        return nn.functional.logsigmoid(logits.gather(1, targets[:, None]).squeeze(1))
+        return heads.log_probability(self.head, logits, targets)
 
     def log_complement(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """`log(1 - p_y)` `[B]`, computed without cancellation where `p_y` is near 1."""
-        chosen = logits.gather(1, targets[:, None])
-        if self.head == "sigmoid":
-            return nn.functional.logsigmoid(-chosen.squeeze(1))
-        others = logits.scatter(1, targets[:, None], float("-inf"))
-        return others.logsumexp(1) - logits.logsumexp(1)
+        """`log(1 - p_y)` `[B]`, computed without cancellation if `p_y` is near 1."""
+        return heads.log_complement(self.head, logits, targets)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(f"images have shape {tuple(images.shape)}; the classifier takes [B, 3, H, W] in [0, 1]")
-        return ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            expected = f"[B, {self.channels}, H, W] in [0, 1]"
+            raise InputError(f"images have shape {tuple(images.shape)}; the classifier takes {expected}")
+        return ((images - self._mean) / self._std).contiguous(memory_format=self._memory_format)
 
     def _frozen(self) -> nn.Module:
-        model = settled(self.model)
+        """The module that forward passes run: the model, or its copy with fused normalisation."""
+        model = in_eval_mode(self.model)
         return model if self._folded is None else self._folded
+
+    def _frozen_interface(self) -> ImageModel:
+        module = self._frozen()
+        return self._interface if module is self._interface.module else self._interface.rebind(module)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _check_patches(self) -> None:
-        """A vision transformer must read all of its input: maps are enlarged to the whole of it."""
-        embed = getattr(self.model, "patch_embed", None)
-        if not isinstance(embed, PatchEmbed) or embed.grid_size is None or not embed.strict_img_size:
-            return
-        covered = [cells * patch for cells, patch in zip(embed.grid_size, embed.patch_size, strict=True)]
-        if any(side > read for side, read in zip(self.input_size, covered, strict=True)):
-            size, read, patch = ("x".join(map(str, pair)) for pair in (self.input_size, covered, embed.patch_size))
-            raise InputError(
-                f"classifier.input_size={size}: the patches of {self.name} cover {read} of it; give what they cover, "
-                f"or build it for a multiple of {patch}"
-            )
+    # -- the model -------------------------------------------------------------------------------------------------
 
-    def _count_classes(self) -> int:
-        height, width = self.input_size
-        try:
-            with torch.no_grad():
-                return int(self(torch.zeros(1, 3, height, width, device=self.device)).shape[1])
-        except InputError:
-            raise
-        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-            raise InputError(
-                f"classifier.input_size={height}x{width} does not go through {self.name}: {first_line(error)}"
-            ) from error
-        finally:
-            self.model.train().eval()  # LeViT keeps biases between passes in eval mode: weights may still be loaded
+    @property
+    def interface(self) -> ImageModel:
+        """The adapter of the model: feature maps, tokens, head. See `ltx.classifier.interface.ImageModel`."""
+        return self._interface
 
-    # -- where it lives --------------------------------------------------------------------------------------------
+    @property
+    def model(self) -> nn.Module:
+        """The frozen module. Assigning a copy of it, with other weights, makes the classifier use that."""
+        return self._interface.module
+
+    @model.setter
+    def model(self, module: nn.Module) -> None:
+        self._interface = self._interface.rebind(module)
+
+    def blank(self, count: int = 1) -> Tensor:
+        """Black images `[count, C, H, W]` at `input_size`, on the device."""
+        return torch.zeros(count, self.channels, *self.input_size, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -197,46 +199,50 @@ class Classifier:
         return self
 
     def compile(self) -> Classifier:
-        """Compile forwards and backwards of the logits (`torch.compile`), equal to rounding; returns self."""
+        """Compile forward and backward passes with `torch.compile`, equal up to rounding; returns self."""
         self._frozen().compile()
         return self
 
     def fold_norms(self) -> Classifier:
-        """Run a copy of the model with its batch normalisation folded into its convolutions, equal to rounding.
+        """Run a copy of the model with batch normalisation fused into its convolutions, equal up to rounding.
 
-        Forwards and backwards in two thirds of the time for a convolutional model on a CPU. Hooks on `self.model`, and
-        what is done to its weights later, do not reach the copy. Returns self.
+        Forward and backward passes of a convolutional model take two thirds of the time on a CPU. Hooks on
+        `self.model` and later changes of its weights do not affect the copy. Returns self.
         """
-        self._folded = folded(settled(self.model), self.input_size)
+        model = in_eval_mode(self.model)
+        self._folded = folded(model, self.blank(2).shape, lambda module: self._interface.rebind(module).logits)
         return self
 
     @contextmanager
     def unfolded(self) -> Iterator[None]:
-        """The model itself runs within, as hooks and attention maps need it: whether or not its normalisation was
-        folded, not compiled, and with all activations kept."""
-        held, self._folded = self._folded, None
+        """Context in which forward passes run `self.model` itself, as hooks and attention maps need it.
+
+        It is neither fused nor compiled, and keeps all activations.
+        """
+        fused, self._folded = self._folded, None
         try:
             if self._checkpoints:
-                self.model.set_grad_checkpointing(False)  # type: ignore[operator]
+                self.model.set_grad_checkpointing(False)  # type: ignore[operator]  # timm's method
             with torch.compiler.set_stance("force_eager"):
                 yield
         finally:
-            self._folded = held
+            self._folded = fused
             if self._checkpoints:
-                self.model.set_grad_checkpointing(True)  # type: ignore[operator]
+                self.model.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's method
 
     def checkpoint_activations(self) -> Classifier:
-        """Keep fewer activations for the gradient and compute them again (Chen et al. 2016): less memory, a second
-        forward pass. Returns self.
+        """Recompute activations in the backward pass (Chen et al. 2016): less memory, a second forward pass.
+
+        Returns self.
 
         Raises:
-            InputError: the model does not offer it.
+            InputError: the model does not support it.
         """
         try:
-            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
-        except (AttributeError, AssertionError) as error:
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's method
+        except (AttributeError, AssertionError, TypeError) as error:
             raise InputError(
-                f"trainer.checkpoint_activations=true: {self.name} does not offer it; use a smaller data.batch_size "
+                f"trainer.checkpoint_activations=true: {self.name} does not support it; use a smaller data.batch_size "
                 "with trainer.accumulate"
             ) from error
         self._checkpoints = True
@@ -244,86 +250,81 @@ class Classifier:
 
     @property
     def normalisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, `[1, 3, 1, 1]` each, that pixels in [0, 1] are normalised by."""
+        """Mean and standard deviation, `[1, C, 1, 1]` each, by which pixels in [0, 1] are normalised."""
         return self._mean, self._std
 
-    # -- what it knows of itself -----------------------------------------------------------------------------------
-
     def feature_shapes(self, stages: list[int] | None = None) -> list[torch.Size]:
-        """`[C, h, w]` of every stage and of the final map at `input_size`."""
-        return feature_shapes(self.model, self.input_size, stages)
+        """`[C, h, w]` of every stage and of the final map at `input_size`.
+
+        Raises:
+            InputError: the model has no feature maps.
+        """
+        reason = self._interface.feature_refusal()
+        if reason:
+            raise InputError(reason)
+        return self._interface.feature_shapes(self.input_size, stages)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Height and width of the token or last feature grid at `input_size`."""
-        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
-        if grid is not None and getattr(self.model, "num_prefix_tokens", None) is not None:
-            return int(grid[0]), int(grid[1])
-        shape = self.feature_shapes()[-1]
-        return int(shape[-2]), int(shape[-1])
+        """Height and width of the patch tokens, or of the final map, at `input_size`."""
+        return self._interface.grid(self.input_size)
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Class, distillation and register tokens before the patch tokens; 0 for CNNs."""
-        return int(getattr(self.model, "num_prefix_tokens", 0) or 0)
+        """Number of class, distillation and register tokens before the patch tokens; 0 for CNNs."""
+        return self._interface.prefix_tokens
 
     def class_weights(self) -> Tensor | None:
-        """Rows of the classification head `[K, D]`, averaged over a distilled model's two heads; None without one."""
-        if not hasattr(self.model, "get_classifier"):
+        """Rows of the linear classification head `[K, D]`, averaged over the heads of a distilled model, or None."""
+        rows = self._interface.head_rows()
+        if rows is None:
             return None
-        heads: Any = self.model.get_classifier()  # type: ignore[operator]
-        heads = heads if isinstance(heads, (tuple, list)) else (heads,)
-        weights: list[Tensor | None] = [getattr(getattr(h, "linear", h), "weight", None) for h in heads]
-        rows = [weight.detach().flatten(1).float() for weight in weights if weight is not None]
-        if len(rows) != len(heads) or any(row.shape[0] != self.num_classes for row in rows):
-            return None
-        return torch.stack(rows).mean(0)
+        rows = heads.expand_rows(self.head, rows)
+        return rows if rows.shape[0] == self.num_classes else None
 
     def fingerprint(self) -> str:
-        """A short hash of the architecture's name and weights: the same for the same explained function."""
-        digest = hashlib.sha256(f"{self.name}|{self.head}|{self._mean.tolist()}|{self._std.tolist()}".encode())
-        for key, value in sorted(self.model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """A short hash of architecture, weights, head and normalisation: equal for the same explained function."""
+        name = self.name if self._by_timm_name else None
+        return identity.fingerprint(self.model, self.head, self._mean, self._std, name)
 
-    # -- what users give -------------------------------------------------------------------------------------------
+    # -- user input ------------------------------------------------------------------------------------------------
 
-    def images(self, given: Tensor) -> Tensor:
-        """A user's images as every method takes them: float32 `[B, 3, H, W]`, detached, on the classifier's device.
+    def images(self, images: Tensor) -> Tensor:
+        """Check a user's images; returns them as float32 `[B, C, H, W]`, detached, on the classifier's device.
 
         Raises:
-            InputError: no such tensor, images of another size than `input_size`, or values that are not in [0, 1] but
-                for what resampling overshoots.
+            InputError: not a float tensor of this shape, another size than `input_size`, or values further outside
+                [0, 1] than resampling leaves them.
         """
-        wanted = "[B, 3, H, W] in [0, 1]"
-        if not isinstance(given, Tensor):
-            raise InputError(f"images are of type {type(given).__name__}; give a torch tensor {wanted}")
-        if given.ndim != 4 or given.shape[1] != 3:
-            raise InputError(f"images have shape {tuple(given.shape)}; give {wanted}")
-        if not given.is_floating_point():
-            raise InputError(f"images are of {given.dtype}; give numbers {wanted}: of bytes, images / 255")
-        images = given.detach().to(self.device, torch.float32)
-        if images.numel():
-            low, high = torch.stack(images.aminmax()).tolist()
+        expected = f"[B, {self.channels}, H, W] in [0, 1]"
+        if not isinstance(images, Tensor):
+            raise InputError(f"images are of type {type(images).__name__}; give a torch tensor {expected}")
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            raise InputError(f"images have shape {tuple(images.shape)}; give {expected}")
+        if not images.is_floating_point():
+            raise InputError(f"images are of {images.dtype}; give numbers {expected}: of bytes, images / 255")
+        pixels = images.detach().to(self.device, torch.float32)
+        if pixels.numel():
+            low, high = torch.stack(pixels.aminmax()).tolist()
             if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:  # nor NaN
                 raise InputError(
-                    f"images have values from {low:g} to {high:g}; give {wanted}: the classifier normalises them"
+                    f"images have values from {low:g} to {high:g}; give {expected}: the classifier normalises them"
                 )
-        if tuple(images.shape[-2:]) != self.input_size:
-            given_size, own = ("x".join(map(str, size)) for size in (images.shape[-2:], self.input_size))
-            raise InputError(f"images of {given_size} pixels; {self.name} takes {own}: resize them, or give input_size")
-        # What comes from inference mode cannot take part in gradients, which finetuning and most methods need.
-        return images.clone() if images.is_inference() else images
+        if tuple(pixels.shape[-2:]) != self.input_size:
+            size, required = ("x".join(map(str, sides)) for sides in (pixels.shape[-2:], self.input_size))
+            raise InputError(f"images of {size} pixels; {self.name} takes {required}: resize them, or give input_size")
+        # Tensors from inference mode cannot take part in gradients, which finetuning and most methods need.
+        return pixels.clone() if pixels.is_inference() else pixels
 
     def targets(self, targets: Targets, logits: Tensor) -> Tensor:
         """Class indices `[B]` on the device of `logits [B, K]`.
 
         Args:
             targets: see `one_each`.
+            logits: their maximum gives the predicted classes.
 
         Raises:
-            InputError: a class that does not exist, or a count that is not the number of images.
+            InputError: a class that does not exist, or a count that differs from the number of images.
         """
         listed = one_each(targets, len(logits))
         if listed is None:
@@ -333,22 +334,22 @@ class Classifier:
         indices = [p if one == "predicted" else one for one, p in zip(classes, predicted, strict=True)]
         return torch.tensor(indices, device=logits.device)
 
-    def classes(self, asked: Iterable[Target]) -> list[Target]:
-        """The index of each class asked about; `"predicted"` stays as it is.
+    def classes(self, targets: Iterable[Target]) -> list[Target]:
+        """The index of each target class; `"predicted"` is kept.
 
         Raises:
             InputError: see `class_index`.
         """
-        listed = list(asked)
-        # A name among thousands of images is looked up once; what is no class need not be hashable.
-        different = {repr(one): one for one in listed}
-        indices = {key: one if one == "predicted" else self.class_index(one) for key, one in different.items()}
-        return [indices[repr(one)] for one in listed]
+        listed = list(targets)
+        # Each distinct name is looked up once; an invalid target need not be hashable.
+        distinct = {repr(target): target for target in listed}
+        indices = {key: one if one == "predicted" else self.class_index(one) for key, one in distinct.items()}
+        return [indices[repr(target)] for target in listed]
 
     def class_index(self, target: Target) -> int:
-        """The index of a class given by index (also as text) or by name.
+        """The index of a class, by index (also as text) or by name.
 
-        A name is the first of a class's comma-separated synonyms or all of them, else any synonym.
+        A name is the first of a class's comma-separated synonyms or all of them, otherwise any synonym.
 
         Raises:
             InputError: no class has that index or name, or several have that name.
@@ -361,15 +362,3 @@ class Classifier:
 
     def __repr__(self) -> str:
         return f"Classifier({self.name!r}, num_classes={self.num_classes}, input_size={self.input_size})"
-
-
-# -- settings ----------------------------------------------------------------------------------------------------------
-
-
-def _size(given: Sequence[int] | int | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    sides = [given, given] if isinstance(given, int) else list(given) if isinstance(given, (list, tuple)) else []
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise InputError(f"classifier.input_size={given!r}; give one positive whole number or [height, width]")
-    return sides[0], sides[1]

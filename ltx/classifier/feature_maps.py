@@ -1,107 +1,43 @@
-"""One forward pass of a timm model that returns its feature maps beside the logits."""
+"""Feature maps of modules with timm's `forward_intermediates`, and what all adapters share."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
+from ltx.classifier.interface import Features as Features
 from ltx.runtime.errors import InputError
 
 
-class Features(NamedTuple):
-    """Feature maps of one forward pass, all `[B, C, h, w]`.
-
-    Attributes:
-        stages: the maps after the chosen blocks or stages, shallow to deep.
-        final: the map that the classification head pools, normalised as the head sees it. Beside logits, where the head
-            reads a class token: what each patch writes into that token in the last block, see `written_into_token`.
-    """
-
-    stages: list[Tensor]
-    final: Tensor
-
-
 def supports_features(model: nn.Module) -> bool:
-    """Whether `model` has timm's `forward_intermediates` / `forward_head` pair."""
+    """Whether `model` has timm's methods `forward_intermediates` and `forward_head`."""
     return hasattr(model, "forward_intermediates") and hasattr(model, "forward_head")
 
 
-def logits_and_features(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> tuple[Tensor, Features]:
-    """Run `model` once and keep the feature maps on the way.
-
-    Args:
-        model: a timm model for which `supports_features` holds.
-        inputs: normalised images `[B, 3, H, W]`.
-        stages: indices as timm counts them (blocks of a ViT, stages of a CNN); None = all.
-
-    Returns:
-        Logits `[B, K]`, equal to `model(inputs)` in eval mode, and the `Features`.
-    """
-    block, seen = _block_that_writes_the_token(model), []
-    hook = None if block is None else block.attn.qkv.register_forward_hook(lambda *call: seen.append(call[2]))  # type: ignore[union-attr]
-    try:
-        final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
-    finally:
-        if hook is not None:
-            hook.remove()
-    tokens = final if block is None else written_into_token(block, seen[0], 2 if hasattr(model, "head_dist") else 1)
-    return model.forward_head(final), Features(list(maps), _as_map(tokens, maps[-1]))  # type: ignore[operator]
-
-
 def features(model: nn.Module, inputs: Tensor, stages: list[int] | None) -> Features:
-    """The feature maps alone, of a `model` that needs no head and may be trained; `final` is the normalised map."""
-    final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
-    return Features(list(maps), _as_map(final, maps[-1]))
-
-
-def _block_that_writes_the_token(model: nn.Module) -> nn.Module | None:
-    """The last block of a vision transformer whose head reads its class token; None of any other model."""
-    if not isinstance(model, VisionTransformer) or model.global_pool != "token" or model.attn_pool is not None:
-        return None
-    block = model.blocks[-1]
-    attention = getattr(block, "attn", None)
-    if not isinstance(block, Block) or not isinstance(attention, Attention) or getattr(attention, "gate", None):
-        return None
-    return block if isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity) else None
-
-
-def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
-    """What each token adds to the class token through a block's attention.
-
-    Attention is a sum over tokens: with the projection's bias, the parts of all tokens add up to what the class token
-    receives. Their products with a class's head row are evidence of that class, as CAM's (Zhou et al. 2016) are for
-    pooled maps. The last MLP and the final norm, through which they pass to the logit, are left out: with their
-    derivatives the products order pixels worse (`docs/ablations.md`).
+    """The feature maps of a trunk, which needs no head and may be trained; `final` is the normalised map.
 
     Args:
-        block: a timm block.
-        qkv: what `block.attn.qkv` gave, `[B, N, 3 · heads · width]`.
-        read: class tokens, the first ones; of a distilled model's two the mean.
-
-    Returns:
-        `[B, N, D]`, in float32.
+        model: a module with `forward_intermediates`.
+        inputs: normalised images `[B, C, H, W]`.
+        stages: indices as timm counts them (blocks of a ViT, stages of a CNN); None = all.
     """
-    attention: Any = block.attn
-    with torch.autocast(qkv.device.type, enabled=False):
-        query, key, value = qkv.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = attention.q_norm(query[:, :, :read]), attention.k_norm(key)
-        weights = (attention.scale * query @ key.mT).softmax(-1).mean(2)  # [B, heads, N]
-        parts = (weights.unsqueeze(-1) * value).transpose(1, 2).flatten(2)
-        return block.ls1(F.linear(parts, attention.proj.weight.float()))  # type: ignore[operator]
+    final, maps = model.forward_intermediates(inputs, indices=stages, output_fmt="NCHW")  # type: ignore[operator]
+    return Features(list(maps), as_map(final, maps[-1]))
 
 
-def _as_map(final: Tensor, like: Tensor) -> Tensor:
-    """`final` as `[B, C, h, w]`, whether the model keeps tokens, NHWC or NCHW."""
+def as_map(final: Tensor, like: Tensor) -> Tensor:
+    """`final` as `[B, C, h, w]`, from tokens, NHWC or NCHW; `like` is a map `[B, C', h, w]` of the same grid."""
     height, width = like.shape[-2:]
     if final.ndim == 3:
         tokens = final[:, -height * width :]  # prefix tokens (class, distillation, registers) come first
         if tokens.shape[1] != height * width:
             raise ValueError(f"{tokens.shape[1]} final tokens for a map of {height}x{width}")
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        patches: Tensor = tokens.transpose(1, 2).unflatten(2, (height, width))
+        return patches
     if final.shape[-2:] == like.shape[-2:]:
         return final
     if final.shape[1:3] == like.shape[-2:]:
@@ -109,52 +45,97 @@ def _as_map(final: Tensor, like: Tensor) -> Tensor:
     return final
 
 
-def settled(model: nn.Module) -> nn.Module:
-    """The model, all of it in eval mode, where it stays: no pass may change the statistics of its normalisation.
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """The model with all its submodules in eval mode: no forward pass may update normalisation statistics.
 
-    A caller may hold it too and have switched a part of it to training.
+    A caller may have switched a submodule to training mode.
     """
-    # A model that is in eval mode already is left alone: some (LeViT) forget there what they keep between passes.
+    # Calling `eval()` without need would make some models (LeViT) drop what they cache between passes.
     return model.eval() if any(module.training for module in model.modules()) else model
 
 
-def feature_shapes(model: nn.Module, input_size: tuple[int, int], stages: list[int] | None = None) -> list[torch.Size]:
-    """Shapes `[C, h, w]` of each stage and, last, of the final map, found by one forward pass of zeros in eval mode.
+def feature_shapes(
+    model: nn.Module, input_size: tuple[int, int], stages: list[int] | None = None, channels: int = 3
+) -> list[torch.Size]:
+    """Shapes `[C, h, w]` of each stage and, last, of the final map, from one forward pass of zeros in eval mode.
+
+    Args:
+        model: a module with `forward_intermediates`.
+        input_size: height and width of the images.
+        stages: see `features`.
+        channels: number of input channels.
 
     Raises:
-        InputError: the model does not say its feature maps.
+        InputError: the model has no single feature map per stage.
     """
-    if not supports_features(model):
+    if not hasattr(model, "forward_intermediates"):
         raise InputError(
             f"{type(model).__name__} has no forward_intermediates, so its feature maps are unknown; "
             "choose another trunk with explainer.trunk=<timm model name>"
         )
     weight = next(model.parameters())
-    settled(model)
+    in_eval_mode(model)
     try:
         with torch.no_grad():
-            zeros = torch.zeros(1, 3, *input_size, device=weight.device, dtype=weight.dtype)
-            found = features(model, zeros, stages)
+            zeros = torch.zeros(1, channels, *input_size, device=weight.device, dtype=weight.dtype)
+            maps = features(model, zeros, stages)
     except (AttributeError, TypeError, ValueError) as error:  # a few timm models (CoaT, CrossViT) keep token sets
         raise InputError(
-            f"{type(model).__name__} keeps no single feature map ({error}); "
+            f"{type(model).__name__} has no single feature map per stage ({error}); "
             "choose another trunk with explainer.trunk=<timm model name>"
         ) from error
-    return [tensor.shape[1:] for tensor in (*found.stages, found.final)]
+    return [tensor.shape[1:] for tensor in (*maps.stages, maps.final)]
 
 
-def unread_parameters(model: nn.Module, input_size: tuple[int, int], stages: list[int] | None) -> list[nn.Parameter]:
-    """The trainable parameters that neither these stages nor the final map depend on.
+def unread_parameters(
+    model: nn.Module, input_size: tuple[int, int], stages: list[int] | None, channels: int = 3
+) -> list[nn.Parameter]:
+    """The trainable parameters that affect neither these stages nor the final map.
 
-    Layers between the final map and the classifier stay where a model's classifier is taken off: a `conv_head`, the
-    head's norm, a pooling by attention.
+    Layers between the final map and the classification head remain in a trunk without a head: a `conv_head`, the
+    head's norm, attention pooling.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         return []
-    settled(model)
+    in_eval_mode(model)
     with torch.enable_grad():
-        found = features(model, trainable[0].new_zeros(1, 3, *input_size), stages)
-        total = torch.stack([tensor.sum() for tensor in (*found.stages, found.final)]).sum()
+        maps = features(model, trainable[0].new_zeros(1, channels, *input_size), stages)
+        total = torch.stack([tensor.sum() for tensor in (*maps.stages, maps.final)]).sum()
     gradients = torch.autograd.grad(total, trainable, allow_unused=True)
     return [parameter for parameter, gradient in zip(trainable, gradients, strict=True) if gradient is None]
+
+
+EMBEDDINGS = ("patch_embed", "pos_embed", "cls_token", "dist_token", "reg_token")
+
+
+def trainable_trunk(trunk: nn.Module) -> nn.Module:
+    """A timm model without its head, trainable except for the embedding layers, as in the released LTX code."""
+    if hasattr(trunk, "reset_classifier"):
+        trunk.reset_classifier(0)  # type: ignore[operator]  # timm's method
+    trunk.requires_grad_(True)
+    for name, parameter in trunk.named_parameters():
+        if name.split(".")[0] in EMBEDDINGS:
+            parameter.requires_grad_(False)
+    return trunk
+
+
+def checked_logits(module: nn.Module, output: Any) -> Tensor:
+    """The output of a classifier, if it is a tensor `[B, K]`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    returned = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise InputError(f"{type(module).__name__} returns {returned}; a classifier returns logits [B, K]")
+
+
+def average_rows(heads: Iterable[nn.Module]) -> Tensor | None:
+    """Weights `[K, D]`, float32, of linear or 1x1 convolutional heads, averaged; None if a head has no weight."""
+    weights: list[Any] = [getattr(head, "weight", None) for head in heads]
+    if not weights or any(not isinstance(weight, Tensor) for weight in weights):
+        return None
+    rows = [weight.detach().flatten(1).float() for weight in weights]
+    return torch.stack(rows).mean(0)

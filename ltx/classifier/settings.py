@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltx.config.options import option
 
 if TYPE_CHECKING:
     from ltx.classifier.classifier import Classifier
 
+HeadName = Literal["softmax", "sigmoid", "binary"]
+HEADS: tuple[HeadName, ...] = ("softmax", "sigmoid", "binary")
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+DEFAULT_NAME = "tf_efficientnet_lite0"
+
 
 @dataclass
 class ClassifierConfig:
     """The explained model; see `ltx.Classifier` for the meaning of each key."""
 
-    name: str = option("tf_efficientnet_lite0", "timm model name")
-    weights: str | None = option(None, "FILE (.safetensors, .pth); null = the pretrained ones; 'random' = none")
-    num_classes: int | None = option(None, "number of classes, where it is not the model's own")
-    class_names: Any = option(None, "FILE with one name a line, or a list; null = ImageNet's for 1,000 classes")
-    head: str = option("softmax", "how logits become probabilities", choices=("softmax", "sigmoid"))
+    name: str = option(
+        DEFAULT_NAME, "timm name, torchvision:NAME, hf:FOLDER (transformers), or package.module:function of your own"
+    )
+    weights: str | None = option(None, "FILE (.safetensors, .pth); null = pretrained; 'random' = untrained")
+    num_classes: int | None = option(None, "number of classes; null = the model's own")
+    class_names: Any = option(None, "FILE with one name per line, or a list; null = ImageNet's for 1,000 classes")
+    head: str = option("softmax", "how logits become probabilities; binary = one logit for two classes", choices=HEADS)
     input_size: Any = option(None, "side in pixels or [height, width]; null = the model's own")
     mean: list[float] | None = option(None, "channel means of the normalisation; null = the model's own")
-    std: list[float] | None = option(None, "channel deviations of the normalisation; null = the model's own")
-    precision: str = option("fp32", "of the classifier's forward pass", choices=("fp32", "bf16"))
+    std: list[float] | None = option(None, "channel standard deviations; null = the model's own")
+    precision: str = option("fp32", "precision of the classifier's forward pass", choices=PRECISIONS)
+    channels: int | None = option(None, "number of image channels; null = the model's own")
+    weights_key: str | None = option(None, "entry of the weights file (state_dict_ema); null = chosen, EMA first")
+    options: dict[str, Any] = option({}, "keyword arguments for the function that builds the model")
+    features: list[str] | None = option(None, "modules whose outputs are the feature maps; null = inferred")
+    head_layer: str | None = option(None, "name of the linear classification layer; null = inferred")
+    grid: list[int] | None = option(None, "height and width of the patch tokens; null = inferred")
+    prefix_tokens: int | None = option(None, "number of class and register tokens; null = inferred")
 
     def build(self) -> Classifier:
-        """The `Classifier`, on the CPU.
+        """Build the `Classifier`, on the CPU.
 
         Raises:
             InputError: see `ltx.Classifier`.
         """
         from ltx.classifier.classifier import Classifier
 
-        return Classifier(**asdict(self))
+        return Classifier(**{field.name: getattr(self, field.name) for field in fields(self)})

@@ -46,7 +46,7 @@ class ClassEvidence(nn.Module):
     """Product of each cell of the final map with the class's head row, standardised over the image.
 
     For a pooled linear head this is Grad-CAM's map (CAM). For a head that reads a class token, the map contains what
-    each patch writes into that token (`ltx.classifier.feature_maps.written_into_token`). The evidence is zero if the
+    each patch writes into that token (`ltx.classifier.class_token.written_into_token`). The evidence is zero if the
     widths of the map and the head differ.
 
     Shape: final map `[B, D, h, w]`, class indices `[B]` to `[B, 1, h, w]`.

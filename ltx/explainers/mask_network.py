@@ -88,20 +88,25 @@ class MaskNetwork(nn.Module):
     def _read_stages(self, stages: list[int] | None) -> None:
         """Choose the feature maps to read, and freeze the parameters of the trunk that none of them depends on."""
         size = self.classifier.input_size
-        source = self.classifier.model if self.trunk is None else self.trunk
-        shapes = feature_shapes(source, size)[:-1]
+        shapes = self._shapes(None)[:-1]
         self.stages = self.choose_stages(shapes) if stages is None else [int(stage) for stage in stages]
         for stage in self.stages:
             if not 0 <= stage < len(shapes):
                 raise InputError(f"explainer.stages: {stage} is not a stage of the trunk; give 0 to {len(shapes) - 1}")
-        self.feature_shapes = feature_shapes(source, size, self.stages)
+        self.feature_shapes = self._shapes(self.stages)
         if self.trunk is not None:
             # In distributed training, the processes would wait for gradients that these parameters never receive. The
             # pass above has to come first: in eval mode some models (LeViT) store their attention biases as constants.
-            for parameter in unread_parameters(self.trunk, size, self.stages):
+            for parameter in unread_parameters(self.trunk, size, self.stages, self.classifier.channels):
                 parameter.requires_grad_(False)
             frozen = {name for name, parameter in self.trunk.named_parameters() if not parameter.requires_grad}
             self.never_trained = {f"trunk.{name}" for name in frozen}
+
+    def _shapes(self, stages: list[int] | None) -> list[torch.Size]:
+        """Shapes `[C, h, w]` of the trunk's stages and, last, of its final map."""
+        if self.trunk is None:
+            return self.classifier.feature_shapes(stages)
+        return feature_shapes(self.trunk, self.classifier.input_size, stages, self.classifier.channels)
 
     @property
     def has_evidence(self) -> bool:

@@ -108,7 +108,7 @@ class ViTExplainer(MaskNetwork):
 
     def _normalised(self, tokens: Tensor) -> Tensor:
         """Apply the classifier's last norm to tokens `[B, C, h, w]`."""
-        norm = getattr(self.classifier.model, "norm", nn.Identity())
+        norm = self.classifier.interface.final_norm or nn.Identity()
         normalised: Tensor = norm(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return normalised
 

@@ -7,6 +7,7 @@ moves. The dependency is imported when the function is called, so that importing
 |---|---|---|
 | torch | `torch.utils._pytree` | none: the test is the guard |
 | torch | the code of `F.multi_head_attention_forward` | none: the test is the guard |
+| torch | `OptimizedModule._orig_mod` of `torch.compile` | none: the test is the guard |
 | lightning | `strategies.launchers._SubprocessScriptLauncher` | `<2.7` |
 | torchmetrics | `Metric._filter_kwargs` | `<2` |
 | webdataset | `shardlists.expand_urls`, `tariterators.base_plus_ext`, `tariterators.tarfile_samples` | `<1.1` |
@@ -51,6 +52,12 @@ def multi_head_attention_steps(*args: Any, **kwargs: Any) -> Any:
     steps = FunctionType(original.__code__, names, original.__name__, original.__defaults__)
     steps.__kwdefaults__ = original.__kwdefaults__
     return steps(*args, **kwargs)
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, or the module itself."""
+    original: nn.Module = getattr(module, "_orig_mod", module)
+    return original
 
 
 def kill_subprocesses(launcher: Any, signum: int) -> None:

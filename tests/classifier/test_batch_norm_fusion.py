@@ -34,7 +34,7 @@ def norms(model: nn.Module) -> int:
 def test_any_convolutional_model(name: str, left: int):
     torch.manual_seed(0)
     model = with_statistics(timm.create_model(name, num_classes=5))
-    fewer = folded(model, (64, 64))
+    fewer = folded(model, (2, 3, 64, 64))
     assert norms(fewer) == left
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(fewer(images), model(images), rtol=1e-4, atol=1e-4)
@@ -52,7 +52,7 @@ def test_a_convolution_that_others_read_too_is_left_alone():
             return self.head((self.norm(x) + x).mean((2, 3)))
 
     model = with_statistics(Twice())
-    assert folded(model, (8, 8)) is model
+    assert folded(model, (2, 3, 8, 8)) is model
 
 
 def test_the_classifier_answers_as_before(lite0: Classifier):

@@ -337,7 +337,7 @@ def test_weights_may_be_loaded_after_the_size_was_tried() -> None:
 
 
 def test_features_are_no_classes() -> None:
-    with pytest.raises(InputError, match="has features and no classes"):
+    with pytest.raises(InputError, match="has no classification head"):
         Classifier("vit_small_patch14_dinov2", weights="random", input_size=56)
     given = Classifier("vit_small_patch14_dinov2", weights="random", input_size=56, num_classes=4)
     assert given(torch.rand(1, 3, 56, 56)).shape == (1, 4)

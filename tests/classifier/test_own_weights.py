@@ -78,7 +78,7 @@ def test_of_several_models_in_a_file_none_is_guessed(own: tuple[Classifier, Path
     state = own[0].model.state_dict()
     both = {f"{part}.{key}": value for part in ("teacher", "student") for key, value in state.items()}
     torch.save(both, tmp_path / "both.pth")
-    with pytest.raises(InputError, match="holds several models: teacher, student; write one"):
+    with pytest.raises(InputError, match="contains several models: teacher, student; choose one with"):
         Classifier("resnet18", weights=tmp_path / "both.pth", num_classes=3)
     half = {f"module.{key}" if key.startswith("layer") else key: value for key, value in state.items()}
     torch.save(half, tmp_path / "half.pth")
@@ -105,11 +105,11 @@ def test_modules_are_asked_what_they_return(tmp_path: Path) -> None:
     assert Classifier(ten, input_size=8, mean=np.array([0.5, 0.4, 0.3])).num_classes == 10
     with pytest.raises(InputError, match="num_classes=5: Flatten returns 10 logits"):
         Classifier(ten, input_size=8, num_classes=5)
-    with pytest.raises(InputError, match=r"Flatten returns \(1,\); a classifier returns logits \[B, K\]"):
+    with pytest.raises(InputError, match=r"Flatten returns \(2,\); a classifier returns logits \[B, K\]"):
         Classifier(module(lambda x: x.mean((1, 2, 3))), input_size=8)
-    with pytest.raises(InputError, match="Flatten returns a dict; a classifier returns logits"):
+    with pytest.raises(InputError, match=r"Flatten returns \(2, 3, 8, 8\); a classifier returns logits"):
         Classifier(module(lambda x: {"logits": x}), input_size=8)
-    with pytest.raises(InputError, match=r"weights=my\.pth is for a timm name"):
+    with pytest.raises(InputError, match=r"weights=my\.pth is for a model by name"):
         Classifier(ten, weights="my.pth", input_size=8)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltx import Classifier, InputError
-from ltx.classifier.feature_maps import written_into_token
+from ltx.classifier.class_token import written_into_token
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery
 from ltx.explainers.settings import ExplainerConfig
 from tests.support.mask_networks import classifier_for, explainer_for, images_for

@@ -65,7 +65,7 @@ def test_nested_masks_of_another_area_need_no_further_pass(monkeypatch: pytest.M
 
 
 def test_siren_initialisation_is_that_of_the_paper():
-    layers = [*fitted_inr(Classifier(Rectangles(), input_size=32), width=200, depth=5).layers]
+    layers = [*fitted_inr(Classifier(Rectangles((0, 0, 8, 8)), input_size=32), width=200, depth=5).layers]
     assert [layer.in_features for layer in layers] == [3, 200, 203, 200, 200]
     for layer, bound in zip(layers, [1 / 3, *(math.sqrt(6 / n) / 30 for n in (200, 203, 200, 200))], strict=True):
         assert 0.95 * bound < float(layer.weight.detach().abs().max()) <= bound

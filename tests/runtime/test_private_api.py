@@ -59,6 +59,14 @@ def test_a_function_mode_sees_the_operations_of_multi_head_attention() -> None:
         torch.testing.assert_close(output, expected)
 
 
+def test_uncompiled_is_the_module_that_was_compiled() -> None:
+    module = torch.nn.Linear(2, 2)
+    compiled = torch.compile(module)
+    assert compiled is not module
+    assert private_api.uncompiled(compiled) is module
+    assert private_api.uncompiled(module) is module
+
+
 def test_kill_subprocesses_ends_the_processes_of_lightnings_script_launcher() -> None:
     strategy = DDPStrategy(parallel_devices=[torch.device("cpu")] * 2, cluster_environment=LightningEnvironment())
     strategy._configure_launcher()

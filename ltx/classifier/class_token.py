@@ -1,0 +1,146 @@
+"""Evidence in the class token: what each patch writes into it in the last transformer block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ltx.runtime.private_api import multi_head_attention_steps
+
+SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
+PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
+SCALINGS = (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__)
+SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
+
+
+def token_writing_block(model: nn.Module) -> nn.Module | None:
+    """The last block of a timm vision transformer whose head reads the class token; None for any other model."""
+    if not isinstance(model, VisionTransformer) or model.global_pool != "token" or model.attn_pool is not None:
+        return None
+    block = model.blocks[-1]
+    attention = getattr(block, "attn", None)
+    if not isinstance(block, Block) or not isinstance(attention, Attention) or getattr(attention, "gate", None):
+        return None
+    return block if isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity) else None
+
+
+def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
+    """What each token adds to the class token through a block's attention.
+
+    Attention is a sum over tokens: with the projection's bias, the contributions of all tokens add up to the update of
+    the class token. Their products with a class's head row are evidence of that class, like those of CAM (Zhou et al.
+    2016) for pooled maps. The last MLP and the final norm, between the token and the logit, are ignored: with their
+    derivatives the products rank pixels worse (see `docs/ablations.md`).
+
+    Args:
+        block: a timm block.
+        qkv: output of `block.attn.qkv`, `[B, N, 3 · heads · width]`.
+        read: number of class tokens, the first ones; the two of a distilled model are averaged.
+
+    Returns:
+        `[B, N, D]`, in float32.
+    """
+    attention: Any = block.attn
+    with torch.autocast(qkv.device.type, enabled=False):
+        query, key, value = qkv.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = attention.q_norm(query[:, :, :read]), attention.k_norm(key)
+        weights = (attention.scale * query @ key.mT).softmax(-1).mean(2)  # [B, heads, N]
+        parts = (weights.unsqueeze(-1) * value).transpose(1, 2).flatten(2)
+        scale: Any = block.ls1
+        written: Tensor = scale(F.linear(parts, attention.proj.weight.float()))
+        return written
+
+
+class TokenWriting(TorchFunctionMode):
+    """Context of a block's forward pass that computes `written_into_token` for any implementation of attention.
+
+    Attention is recognised by what it computes: `F.scaled_dot_product_attention`, `F.multi_head_attention_forward`, or
+    a softmax of `[B, heads, N, N]` whose product with the values follows. Its output is traced through reshapes to the
+    first linear layer, the output projection, and on to a scale per channel (LayerScale) before the residual sum.
+
+    Args:
+        read: number of class tokens that the head reads, the first ones.
+    """
+
+    def __init__(self, read: int) -> None:
+        super().__init__()
+        self.read = read
+        self.parts: Tensor | None = None
+        self.weight: Tensor | None = None
+        self.scale: Tensor | None = None
+        self._attention: Tensor | None = None
+        self._traced: Tensor | None = None
+        self._finished = False
+
+    def written(self) -> Tensor | None:
+        """What each token adds to the class token, `[B, N, D]` in float32; None if no attention was recognised."""
+        if self.parts is None or self.weight is None:
+            return None
+        with torch.autocast(self.parts.device.type, enabled=False):
+            written = F.linear(self.parts, self.weight.float())
+            return written if self.scale is None else written * self.scale.float()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._finished:
+            return func(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            with self:
+                return multi_head_attention_steps(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            self._fused(*args, **kwargs)
+            self._traced = output
+        elif func in SOFTMAX and self.parts is None and isinstance(output, Tensor) and output.ndim == 4:
+            self._attention = output
+        elif func in PRODUCTS and self._attention is not None and self.parts is None and args[0] is self._attention:
+            self._weighted(self._attention, args[1])
+            self._traced = output
+        elif self._traced is not None:
+            self._follow(func, args, output)
+        elif self._attention is not None and args and args[0] is self._attention and isinstance(output, Tensor):
+            self._attention = output  # dropout, or a cast
+        return output
+
+    def _follow(self, func: Any, args: Any, output: Any) -> None:
+        """Follow the attention's output to the projection, a LayerScale and the residual sum."""
+        operands = [arg for arg in args if isinstance(arg, Tensor)]
+        if not any(operand is self._traced for operand in operands) or not isinstance(output, Tensor):
+            return
+        if func is F.linear and self.weight is None:
+            self.weight = args[1]
+        elif func in SUMS and self.weight is not None:
+            self._finished = True
+        elif func in SCALINGS and self.weight is not None:
+            scales = [operand for operand in operands if operand is not self._traced and operand.ndim == 1]
+            self.scale = scales[0] if scales else self.scale
+        self._traced = output
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        **_: Any,
+    ) -> None:
+        with torch.autocast(query.device.type, enabled=False):
+            factor = query.shape[-1] ** -0.5 if scale is None else scale
+            scores = factor * query[:, :, : self.read].float() @ key.float().mT
+            if attn_mask is not None:
+                scores = scores + attn_mask[..., : self.read, :].float()
+            self._weighted(scores.softmax(-1), value)
+
+    def _weighted(self, attention: Tensor, value: Tensor) -> None:
+        """Keep the products of the class token's attention `[B, heads, N, N]` and the values `[B, heads, N, d]`."""
+        with torch.autocast(value.device.type, enabled=False):
+            weights = attention[:, :, : self.read].float().mean(2)
+            self.parts = (weights.unsqueeze(-1) * value.float()).transpose(1, 2).flatten(2)

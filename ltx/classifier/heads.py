@@ -1,0 +1,63 @@
+"""How logits become probabilities: one class per image, several labels per image, or two classes of one logit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltx.classifier.settings import HeadName
+from ltx.runtime.errors import InputError
+
+
+def expand_logits(head: HeadName, logits: Tensor) -> Tensor:
+    """Logits `[B, K]` of all classes; a single logit `z` of a binary head becomes `(-z, z)`."""
+    return torch.cat([-logits, logits], 1) if head == "binary" else logits
+
+
+def expand_rows(head: HeadName, rows: Tensor) -> Tensor:
+    """Head rows `[K, D]` of all classes, see `expand_logits`."""
+    return torch.cat([-rows, rows]) if head == "binary" else rows
+
+
+def count_classes(head: HeadName, outputs: int, name: str) -> int:
+    """Number of classes of a model with this number of outputs.
+
+    Args:
+        head: how the outputs are read.
+        outputs: number of logits.
+        name: the model in error messages.
+
+    Raises:
+        InputError: the head does not fit that number.
+    """
+    if head == "binary":
+        if outputs != 1:
+            raise InputError(f"classifier.head=binary is for one logit, and {name} returns {outputs}; use softmax")
+        return 2
+    if outputs == 1 and head == "softmax":
+        raise InputError(
+            f"{name} has one class, always of probability 1; set classifier.head=binary for the two classes of one "
+            "logit, or classifier.head=sigmoid for one label"
+        )
+    return outputs
+
+
+def probabilities(head: HeadName, logits: Tensor) -> Tensor:
+    """Probabilities of logits `[..., K]`."""
+    return logits.softmax(-1) if head == "softmax" else logits.sigmoid()
+
+
+def log_probability(head: HeadName, logits: Tensor, targets: Tensor) -> Tensor:
+    """`log p_y` `[B]` of logits `[B, K]` for targets `[B]`."""
+    if head == "softmax":
+        return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    return F.logsigmoid(logits.gather(1, targets[:, None]).squeeze(1))
+
+
+def log_complement(head: HeadName, logits: Tensor, targets: Tensor) -> Tensor:
+    """`log(1 - p_y)` `[B]` of logits `[B, K]` for targets `[B]`, without cancellation if `p_y` is near 1."""
+    if head != "softmax":
+        return F.logsigmoid(-logits.gather(1, targets[:, None]).squeeze(1))
+    others = logits.scatter(1, targets[:, None], float("-inf"))
+    return others.logsumexp(1) - logits.logsumexp(1)

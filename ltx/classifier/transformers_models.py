@@ -1,0 +1,104 @@
+"""Image classifiers of the transformers library, from a local folder or a hub name. Needs the extra `[hf]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltx.runtime.errors import InputError, first_line
+
+TRANSFORMERS = "hf:"
+
+
+def transformers_model(
+    name: str, weights: str | Path | None, num_classes: int | None, channels: int | None, options: dict[str, Any]
+) -> nn.Module:
+    """The image classifier in a folder of `save_pretrained`, or of a hub name.
+
+    Remote code is never run.
+
+    Args:
+        name: `hf:FOLDER` or `hf:HUB_NAME`.
+        weights: None = those of the folder; otherwise random ones, for `random` or for a file that is loaded later.
+        num_classes: another number of classes; only without the folder's weights.
+        channels: another number of input channels; only without the folder's weights.
+        options: changes of the configuration.
+
+    Raises:
+        InputError: transformers is not installed, or the folder has no image classifier or none with these settings.
+    """
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError as error:
+        raise InputError(f"classifier.name={name} needs transformers: pip install 'ltx[hf]'") from error
+    place = name.removeprefix(TRANSFORMERS)
+    if Path(place).expanduser().is_dir():
+        place = str(Path(place).expanduser())
+    elif place.startswith((".", "/", "~")):
+        raise InputError(f"classifier.name={name}: there is no such folder")
+    changes = dict(options)
+    if num_classes is not None:
+        changes["num_labels"] = num_classes
+    if channels is not None:
+        changes["num_channels"] = channels
+    try:
+        model: nn.Module
+        config = AutoConfig.from_pretrained(place)
+        if weights is None:
+            for key in ("num_labels", "num_channels"):
+                if key in changes and changes[key] != getattr(config, key, changes[key]):
+                    raise InputError(
+                        f"classifier.name={name}: its weights have {key}={getattr(config, key)}, not {changes[key]}; "
+                        "give classifier.weights=FILE"
+                    )
+            model = AutoModelForImageClassification.from_pretrained(place, **options)
+            return model
+        for attribute, value in changes.items():
+            setattr(config, attribute, value)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights are the same wherever they are made
+            model = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]  # no annotations
+            return model
+    except InputError:
+        raise
+    except Exception as error:  # the hub, missing files and configurations raise many types
+        raise InputError(
+            f"classifier.name={name} cannot be loaded: {first_line(error)}; give a folder written by "
+            "model.save_pretrained with an image classifier"
+        ) from error
+
+
+def processor_data(name: str, channels: int) -> tuple[tuple[int, int] | None, Sequence[float], Sequence[float]] | None:
+    """Size, mean and standard deviation of the image processor in the same place; None if there is none."""
+    from transformers import AutoImageProcessor
+
+    place = str(Path(name.removeprefix(TRANSFORMERS)).expanduser())
+    try:
+        settings = AutoImageProcessor.from_pretrained(place).to_dict()  # type: ignore[no-untyped-call]  # no annotations
+    except (OSError, ValueError, ImportError):
+        return None
+    size = settings.get("crop_size") if settings.get("do_center_crop") else None
+    size = size or settings.get("size") or {}
+    size = dict(size) if not isinstance(size, int) else {"shortest_edge": size}
+    side = size.get("shortest_edge")
+    height, width = size.get("height", side), size.get("width", side)
+    known = None if height is None or width is None else (int(height), int(width))
+    if not settings.get("do_normalize", True):
+        return known, (0.0,) * channels, (1.0,) * channels
+    mean, std = settings.get("image_mean"), settings.get("image_std")
+    if mean is None or std is None:
+        return known, (0.0,) * channels, (1.0,) * channels
+    return known, tuple(map(float, mean)), tuple(map(float, std))
+
+
+def label_names(config: Any) -> list[str] | None:
+    """The class names of a transformers configuration; None if it has only the placeholders `LABEL_0`, …"""
+    labels = getattr(config, "id2label", None)
+    if not isinstance(labels, dict) or not labels:
+        return None
+    names = [str(labels[index]) for index in sorted(labels, key=int)]
+    return None if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names

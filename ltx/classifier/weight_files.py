@@ -1,0 +1,183 @@
+"""Weights of a model in a file: plain, nested in a training's checkpoint, or next to an average of them (EMA)."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ltx.runtime.errors import InputError, first_line
+
+EMA = ("ema", "averaged", "shadow", "swa")
+"""Parts of the names of exponential moving averages, which are better than the raw weights next to them."""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""Added to parameter names by DataParallel and torch.compile."""
+
+MAX_DEPTH = 4
+
+
+def load_weights(model: nn.Module, file: Path, name: str, key: str | None = None) -> None:
+    """Load the tensors of a file into a model.
+
+    The file may hold them at any depth, under names with a prefix (`module.`, `model.` of Lightning, …). If several
+    entries fit, an EMA is preferred to the raw weights; a warning names the entry.
+
+    Args:
+        model: receives the tensors.
+        file: a `.safetensors` file, or a file of `torch.save` that `weights_only=True` accepts.
+        name: the model in error messages.
+        key: dotted name of the entry to load (`state_dict_ema`); None = chosen.
+
+    Raises:
+        InputError: the file cannot be read, or no entry fits; the message lists the entries and the differences.
+    """
+    content = read_tensors(file)
+    wanted = model.state_dict()
+    entries = dict(_entries(content))
+    if not entries:
+        raise InputError(f"classifier.weights={file} contains {_kind(content)}, not a dictionary of tensors")
+    fitting = {
+        ".".join(part for part in (entry, prefix) if part): tensors
+        for entry, stored in entries.items()
+        for prefix, tensors in _parts(stored, wanted)
+    }
+    if key is not None:
+        matching = {found: tensors for found, tensors in fitting.items() if f"{found}.".startswith(f"{key}.")}
+        if not matching and key not in entries:
+            known = _listed([*entries, *(found for found in fitting if found not in entries)])
+            raise InputError(f"classifier.weights_key={key}: {file} contains {known}")
+        fitting, entries = matching, {key: entries.get(key, {})}
+    if not fitting:
+        raise InputError(_misfit(entries, wanted, file, name))
+    chosen = _choose(list(fitting), file)
+    model.load_state_dict(fitting[chosen])
+
+
+def read_tensors(file: Path) -> Any:
+    """The content of a file of weights.
+
+    Raises:
+        InputError: the file does not exist, cannot be read, or holds more than tensors and plain values.
+    """
+    if not file.is_file():
+        raise InputError(f"classifier.weights={file} does not exist; give a .safetensors or .pth file")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        # Checkpoints of timm's and Lightning's training contain their arguments and paths too.
+        plain: list[Any] = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, pathlib.Path]
+        plain += [pathlib.WindowsPath, pathlib.PureWindowsPath]
+        with torch.serialization.safe_globals(plain):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, ImportError, KeyError) as error:
+        raise InputError(f"classifier.weights={file} cannot be read: {first_line(error)}") from error
+    except Exception as error:  # torch.load raises pickle.UnpicklingError for anything but plain tensors
+        raise InputError(
+            f"classifier.weights={file} contains Python objects, not only tensors ({type(error).__name__}: "
+            f"{_blocked(error)}); save the weights alone with torch.save(model.state_dict(), FILE)"
+        ) from error
+
+
+def _blocked(error: Exception) -> str:
+    """The class that `weights_only` refuses, from torch's message of several lines."""
+    text = str(error)
+    _, found, rest = text.partition("GLOBAL ")
+    return rest.split()[0] if found and rest.split() else first_line(error)
+
+
+def _kind(content: Any) -> str:
+    return f"a {type(content).__name__}" if not isinstance(content, dict) else f"no tensors but {', '.join(content)}"
+
+
+def _entries(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Dotted name and tensors of every dictionary that contains tensors."""
+    if not isinstance(content, dict) or depth > MAX_DEPTH:
+        return
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield path, tensors
+    for key, value in content.items():
+        yield from _entries(value, f"{path}.{key}".strip("."), depth + 1)
+
+
+def _parts(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Prefix and tensors, by the model's names, of each part of `stored` that fits the model."""
+    plain = {_without_prefixes(key): value for key, value in stored.items()}
+    if not wanted:
+        return
+    first = next(iter(wanted))
+    ends = [key[: -len(first)] for key in plain if key == first or key.endswith(f".{first}")]
+    for prefix in dict.fromkeys(ends):
+        part = {key: plain.get(prefix + key) for key in wanted}
+        fits = all(value is not None and value.shape == wanted[key].shape for key, value in part.items())
+        is_alone = not any(other for other in ends)
+        extra = any(key not in wanted and key != "n_averaged" for key in plain)  # counted by AveragedModel
+        if fits and not (is_alone and extra):
+            yield prefix.removesuffix("."), {key: value for key, value in part.items() if value is not None}
+
+
+def _without_prefixes(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.partition(".")[2]
+    return key.replace("._orig_mod.", ".")
+
+
+def _choose(names: list[str], file: Path) -> str:
+    """The entry to load: the only one, or the only EMA, which is announced.
+
+    Raises:
+        InputError: several entries fit and none, or more than one, is an EMA.
+    """
+    if len(names) == 1:
+        return names[0]
+    averages = [name for name in names if any(part in name.lower() for part in EMA)]
+    if len(averages) != 1:
+        raise InputError(
+            f"classifier.weights={file} contains several models: {_listed(names)}; choose one with "
+            "classifier.weights_key=NAME"
+        )
+    others = _listed(name for name in names if name != averages[0])
+    warnings.warn(
+        f"classifier.weights={file}: the averaged weights {averages[0]!r} are used, as in timm; "
+        f"classifier.weights_key=NAME selects others ({others})",
+        stacklevel=4,
+    )
+    return averages[0]
+
+
+def _misfit(entries: dict[str, dict[str, Tensor]], wanted: dict[str, Tensor], file: Path, name: str) -> str:
+    """Why no entry fits: the first three differences of the entry that shares most names with the model."""
+    plain = {
+        entry: {_without_prefixes(key): value for key, value in stored.items()} for entry, stored in entries.items()
+    }
+    best = max(plain, key=lambda entry: len(plain[entry].keys() & wanted.keys()))
+    stored = plain[best]
+    different = [
+        f"{key} {_shape(stored.get(key))} in the file, {_shape(wanted.get(key))} in the model"
+        for key in [*wanted, *(key for key in stored if key not in wanted)]
+        if _shape(stored.get(key)) != _shape(wanted.get(key))
+    ]
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    listed = f" (entries of the file: {_listed(entries)})"
+    return (
+        f"classifier.weights={file} does not fit {name}: {'; '.join(different[:3])}{more}"
+        f"{listed if len(entries) > 1 or best else ''}; check classifier.name and classifier.num_classes"
+    )
+
+
+def _listed(entries: Iterable[str]) -> str:
+    names = [entry or "the top level" for entry in entries]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else str(tuple(tensor.shape))
