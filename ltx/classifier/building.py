@@ -11,6 +11,7 @@ import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
+from ltx.classifier.choices import HEADS, PRECISIONS, HeadName, Precision
 from ltx.classifier.class_names import class_names
 from ltx.classifier.feature_maps import in_eval_mode, supports_features
 from ltx.classifier.heads import count_classes
@@ -18,7 +19,6 @@ from ltx.classifier.hooked_adapter import Forward, HookedModel, LayerOptions
 from ltx.classifier.interface import ImageModel
 from ltx.classifier.model_outputs import keyword_call
 from ltx.classifier.model_sources import ModelRequest, ModelSource, build_model
-from ltx.classifier.settings import HEADS, PRECISIONS, HeadName, Precision
 from ltx.classifier.timm_adapter import TimmModel
 from ltx.classifier.trial import check_not_probabilities, run_trial
 from ltx.runtime.errors import InputError, first_line

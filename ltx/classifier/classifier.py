@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ltx.classifier import heads, identity
 from ltx.classifier.batch_norm_fusion import folded
 from ltx.classifier.building import Setup, build
+from ltx.classifier.choices import HeadName, Precision
 from ltx.classifier.class_names import Target, Targets, class_index, one_each
 from ltx.classifier.feature_maps import in_eval_mode
 from ltx.classifier.interface import Features, ImageModel
-from ltx.classifier.settings import HeadName, Precision
 from ltx.runtime.errors import InputError
 
 CPU_ROWS = 4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltx.classifier.settings import HeadName
+from ltx.classifier.choices import HeadName
 from ltx.runtime.errors import InputError
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from ltx.classifier.choices import HEADS, PRECISIONS
 from ltx.config.options import option
 
 if TYPE_CHECKING:
     from ltx.classifier.classifier import Classifier
-
-HeadName = Literal["softmax", "sigmoid", "binary"]
-HEADS: tuple[HeadName, ...] = ("softmax", "sigmoid", "binary")
-
-Precision = Literal["fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 DEFAULT_NAME = "tf_efficientnet_lite0"
 

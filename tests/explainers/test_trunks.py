@@ -92,7 +92,7 @@ def test_every_parameter_of_a_copied_trunk_is_trained(name: str, idle: list[str]
 
 
 def test_a_model_without_a_final_map_needs_another_trunk():
-    with pytest.raises(InputError, match=r"keeps no single feature map .*explainer\.trunk=<timm model name>"):
+    with pytest.raises(InputError, match=r"has no single feature map per stage .*explainer\.trunk=<timm model name>"):
         explainer_for(Classifier("pit_ti_224", weights="random", num_classes=3))
 
 
