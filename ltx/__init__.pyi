@@ -5,6 +5,7 @@ from .finetuning.finetune import finetune as finetune
 from .finetuning.per_image_settings import FinetuneSettings as FinetuneSettings
 from .masking.fill import Fill as Fill
 from .masking.fill import keep as keep
+from .pretraining.pretrain import pretrain as pretrain
 from .results.explanation import Explanation as Explanation
 from .runtime.errors import InputError as InputError
 
@@ -19,4 +20,5 @@ __all__ = [
     "finetune",
     "keep",
     "load",
+    "pretrain",
 ]

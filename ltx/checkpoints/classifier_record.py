@@ -192,8 +192,8 @@ def _trunk_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float
 
 
 def _pictures(count: int, classifier: Classifier) -> Tensor:
-    """Fixed images of coloured blotches, `[count, 3, H, W]`."""
-    blotches = torch.rand(count, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    """Fixed images of coloured blotches, `[count, C, H, W]`."""
+    blotches = torch.rand(count, classifier.channels, 7, 7, generator=torch.Generator().manual_seed(0))
     return F.interpolate(blotches, classifier.input_size, mode="bicubic").clamp(0, 1).to(classifier.device)
 
 

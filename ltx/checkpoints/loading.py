@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ltx.checkpoints.classifier_record import check_fit
+from ltx.checkpoints.classifier_settings import rebuild
 from ltx.checkpoints.folder import CONFIG, TENSORS, located, read_config, read_record, read_tensors
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.settings import ClassifierConfig
@@ -24,6 +24,7 @@ def load(
     path: str | Path,
     classifier: Classifier | None = None,
     device: str | torch.device = "cpu",
+    trust: bool = False,
     **changes: Any,
 ) -> MaskNetwork:
     """Load the explainer of a checkpoint folder, with its classifier, in eval mode.
@@ -39,7 +40,9 @@ def load(
             `wandb:ENTITY/PROJECT/NAME:ALIAS`, see `ltx.checkpoints.wandb_artifacts.fetch`.
         classifier: the model to explain; None = rebuild it from the checkpoint's configuration.
         device: device of both; `auto` = a GPU if there is one.
-        changes: settings of the rebuilt classifier that differ from training, such as `weights`, `num_classes`,
+        trust: allow a checkpoint to import and call the function that builds its classifier
+            (`classifier.name=package.module:function`), which runs code of that package.
+        changes: settings of the rebuilt classifier that differ from training, such as `name`, `weights`, `num_classes`,
             `class_names`, `head` and `precision`, see `ltx.Classifier`; None = as in training, but precision `"fp32"`.
 
     Raises:
@@ -52,7 +55,8 @@ def load(
     tensors = read_tensors(folder)
     record = read_record(folder)
     if classifier is None:
-        classifier = _classifier(folder, config, changes)
+        settings: ClassifierConfig = _settings(config, "classifier", ClassifierConfig, folder)
+        classifier = rebuild(folder, settings, changes, trust)
     check_fit(folder, record, classifier)
     explainer: MaskNetwork = _settings(config, "explainer", ExplainerConfig, folder).build(classifier)
     expected = explainer.state_dict()
@@ -74,19 +78,6 @@ def load(
     place = pick_device("auto") if device == "auto" else device
     classifier.to(place)
     return explainer.to(place).eval()
-
-
-def _classifier(folder: Path, config: dict[str, Any], changes: dict[str, Any]) -> Classifier:
-    """The classifier of a checkpoint's configuration, with changed settings."""
-    settings: ClassifierConfig = _settings(config, "classifier", ClassifierConfig, folder)
-    changed = {key: value for key, value in changes.items() if value is not None}
-    classes = changed.get("num_classes", settings.num_classes)
-    if classes != settings.num_classes and "class_names" not in changed:
-        changed["class_names"] = None  # names of other classes
-    try:
-        return replace(settings, **{"precision": "fp32", **changed}).build()
-    except TypeError as error:
-        raise InputError(f"ltx.load({str(folder)!r}): {error}; changes are settings of ltx.Classifier") from error
 
 
 def _settings(config: dict[str, Any], group: str, schema: type[Any], folder: Path) -> Any:

@@ -34,7 +34,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
     """
     device = pick_device(config.device)
     folder = located(config.checkpoint)
-    explainer = load(folder, device=device, **asdict(config.classifier))
+    explainer = load(folder, device=device, trust=config.trust, **asdict(config.classifier))
     explainer.classifier.fold_norms()
     explainer.scope(config.scope)
     config = replace(config, lr=learning_rate(explainer, config.scope) if config.lr is None else config.lr)
@@ -52,7 +52,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
         return finetune(explainer, images, targets, config.steps, settings, names=names)
 
     names = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
-    recorded = {key: value for key, value in asdict(config).items() if key in names - {"classifier"}}
+    recorded = {key: value for key, value in asdict(config).items() if key in names - {"classifier", "trust"}}
     recorded["explainer_fingerprint"] = identity(folder)[:16]  # the folder may contain another network next time
     if config.classifier != replace(LoadedClassifierConfig(), precision=config.classifier.precision):
         recorded["classifier_fingerprint"] = explainer.classifier.fingerprint()

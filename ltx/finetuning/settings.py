@@ -20,6 +20,8 @@ class LoadedClassifierConfig:
     The head may be another one than in training, on the same or a finetuned trunk.
     """
 
+    name: str | None = option(None, help="the model by name, such as package.module:function of your own")
+    options: dict[str, Any] = option({}, help="keyword arguments for the function that builds the model")
     weights: str | None = option(None, help="FILE with the classifier's weights, for instance of a finetuned head")
     num_classes: int | None = option(None, help="number of classes of a finetuned head")
     class_names: Any = option(None, help="FILE with one name per line, or a list")
@@ -52,6 +54,7 @@ class FinetuneConfig(ExplainConfig):
         help="keep the step whose map is best by the image's own AUC (the papers' rule); null = the last step",
         choices=[*SELECTIONS, None],
     )
+    trust: bool = option(False, help="let the checkpoint import and call the function that builds its classifier")
     classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
     seed: int = option(0, help="random seed of fills and terms")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
+import torch
 from torch import nn
 
 from ltx.checkpoints.folder import CONFIG
 from ltx.checkpoints.loading import load
+from ltx.classifier.timm_models import timm_model
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
 
@@ -29,3 +33,34 @@ def load_initial_weights(explainer: MaskNetwork, folder: str, evidence: float | 
     explainer.load_state_dict(weights)
     if evidence is not None:
         nn.init.constant_(explainer.skip.weight, evidence)  # type: ignore[arg-type, union-attr] # of two networks
+
+
+def load_pretrained_trunk(explainer: MaskNetwork, name: str) -> None:
+    """Load pretrained weights into a trunk of the explainer's own, and warn if there are none.
+
+    A trunk of the classifier's own architecture starts from the classifier's weights instead, see `MaskNetwork`.
+
+    Args:
+        explainer: the network, modified in place.
+        name: `explainer.trunk`: a timm name, or `shared`, `copy` or `none`, which have nothing to load.
+    """
+    if explainer.trunk is None or name == "copy":
+        return
+    state, classifier = explainer.trunk.state_dict(), explainer.classifier.model.state_dict()
+    if all(key in classifier and classifier[key].shape == value.shape for key, value in state.items()):
+        return
+    try:
+        with torch.random.fork_rng(devices=[]):
+            pretrained = timm_model(name, None, None, None).state_dict()
+    except InputError as error:
+        warnings.warn(f"explainer.trunk={name} starts untrained: {error}", stacklevel=2)
+        return
+    fitting = {key: value for key, value in pretrained.items() if key in state and state[key].shape == value.shape}
+    missing = [key for key in state if key not in fitting]
+    explainer.trunk.load_state_dict(fitting, strict=False)
+    if missing:
+        warnings.warn(
+            f"explainer.trunk={name}: {len(missing)} of {len(state)} tensors start untrained, for instance "
+            f"{missing[0]}, whose pretrained shape does not fit classifier.input_size",
+            stacklevel=2,
+        )

@@ -11,7 +11,9 @@ import lightning
 import torch
 
 from ltx.attribution.teacher_maps import TeacherMaps
+from ltx.checkpoints.classifier_settings import rebuild_settings
 from ltx.checkpoints.folder import CONFIG, TENSORS
+from ltx.classifier.classifier import Classifier
 from ltx.data.folder import FolderData
 from ltx.data.shards.streaming import ShardData
 from ltx.data.training_images import StreamSettings, TrainingImages
@@ -21,7 +23,7 @@ from ltx.objectives.objective import Objective
 from ltx.objectives.settings import TERMS
 from ltx.pretraining.callbacks.throughput import DataWait, Throughput
 from ltx.pretraining.checkpoint_writer import CheckpointWriter
-from ltx.pretraining.initial_weights import load_initial_weights
+from ltx.pretraining.initial_weights import load_initial_weights, load_pretrained_trunk
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.resume import find_resume_point
@@ -33,8 +35,12 @@ from ltx.runtime.errors import InputError
 from ltx.runtime.private_api import kill_subprocesses
 
 
-def run_pretraining(config: TrainConfig) -> Path:
+def run_pretraining(config: TrainConfig, classifier: Classifier | None = None) -> Path:
     """Train an explainer and write its checkpoint folder, or resume an interrupted run of the same settings.
+
+    Args:
+        config: the settings.
+        classifier: the model to explain, in place of the one that `config.classifier` describes.
 
     Returns:
         The folder: `explainer.safetensors`, `config.yaml`, `README.md`, `metrics.csv`, `overlays/`, `last.ckpt`.
@@ -44,7 +50,10 @@ def run_pretraining(config: TrainConfig) -> Path:
             finite.
     """
     objective = _objective(config)
-    classifier = config.classifier.build()
+    if classifier is not None:
+        config = replace(config, classifier=rebuild_settings(classifier))
+    else:
+        classifier = config.classifier.build()
     if config.classifier.class_names is not None:
         # Store the names themselves: their file may not be where the checkpoint is used.
         with_names = replace(config.classifier, class_names=list(classifier.class_names))
@@ -54,6 +63,8 @@ def run_pretraining(config: TrainConfig) -> Path:
     resume_from = find_resume_point(config, classifier)
     if config.init is not None and resume_from is None:  # a resumed run does not need it, and it may be gone
         load_initial_weights(explainer, config.init, config.explainer.evidence)
+    elif resume_from is None:
+        load_pretrained_trunk(explainer, config.explainer.trunk)
     if config.trainer.checkpoint_activations:
         classifier.checkpoint_activations()
     teacher = config.teacher.build(classifier) if objective.uses("teacher") else None
