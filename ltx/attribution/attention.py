@@ -25,6 +25,7 @@ class AttentionChain:
         heads: number of heads of each block.
         tokens: number of tokens `N`.
         start: weights `[N]`, summing to 1, of the tokens that the head reads; a rollout starts from them.
+        last_input: the first layer of the last block, which normalises the tokens before the attention.
         later_modules: modules after the last attention that can run on the tokens that the head reads alone.
     """
 
@@ -32,6 +33,7 @@ class AttentionChain:
     heads: list[int]
     tokens: int
     start: Tensor
+    last_input: ModuleCall | None
     later_modules: list[nn.Module]
 
     def __len__(self) -> int:
@@ -134,6 +136,7 @@ def _chain(classifier: Classifier, trace: ModelTrace) -> AttentionChain | str:
         [call.shape[-3] for call in chain],
         tokens,
         _start(rows_read, prefix),
+        _first_layer(blocks[-1], trace.calls[: chain[-1].calls_before]),
         chain[-1].later_modules,
     )
 
@@ -153,6 +156,11 @@ def _blocks(chain: list[AttentionCall]) -> list[ModuleCall]:
         with_tokens = [call for call in alone if call.shape is not None and len(call.shape) == 3]
         blocks.append((with_tokens or alone or own[:1])[-1])
     return blocks
+
+
+def _first_layer(block: ModuleCall, calls: list[ModuleCall]) -> ModuleCall | None:
+    """The first call directly inside a block among these calls."""
+    return next((call for call in calls if call.parent is block), None)
 
 
 def _start(rows_read: Tensor, prefix: int) -> Tensor:

@@ -69,7 +69,9 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
 
     In models with feature maps, the deepest layer is the one that the head pools, and each shallower layer is the last
     one before it with a finer grid. In plain token models (ViT, Mixer) they are the blocks before the last: if the head
-    reads only the class token, the output of the last block has no gradient at the patch tokens.
+    reads only the class token, the output of the last block has no gradient at the patch tokens. With self-attention
+    over all tokens, the deepest layer is the normalisation at the start of the last block, which gives better maps than
+    the block before it (`docs/methods.md`).
 
     Raises:
         InputError: the model has fewer feature maps with more than one position, or none after the first quarter of
@@ -103,6 +105,9 @@ def _all_layers(classifier: Classifier) -> list[FeatureLayer]:
     blocks, reads_patches = _blocks(classifier)
     if deepest.layout == "tokens" and blocks:
         inner = [layer for _, layer in reversed(maps) if layer.module in blocks[:-1]]
+        if has_attention(classifier) and (call := attention_chain(classifier).last_input):
+            first_layer = _layer(classifier, call, names, grid)
+            inner = inner if first_layer is None else [first_layer, *inner]
         return inner or ([deepest] if reads_patches else [])
     selected: list[FeatureLayer] = []
     if 4 * (calls.index(maps[-1][0]) + 1) >= len(calls):  # otherwise it is only the embedding

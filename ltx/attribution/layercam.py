@@ -16,7 +16,7 @@ def layercam(
     Args:
         images: `[B, 3, H, W]` in [0, 1].
         targets: class indices `[B]`; None = the predicted classes.
-        layer: module name; None = the feature map that the head pools (ViT: the output of the block before the last).
+        layer: module name; None = the feature map that the head pools (ViT: `norm1` of the last block).
 
     Returns:
         Non-negative maps `[B, 1, H, W]`.

@@ -51,6 +51,7 @@ class AttentionCall:
     Attributes:
         shape: its shape, `[1, heads, N, M]` or `[heads, N, M]`.
         caller: the innermost module call in which it is computed.
+        calls_before: number of module calls that finished before it.
         follows_previous: whether it depends on the previous matrix of the same shape.
         rows_read: tokens whose attention the logits depend on, `[N]` bool; only for the last square matrix.
         later_modules: modules with linear layers that run on the tokens read after the last square matrix, and treat
@@ -59,6 +60,7 @@ class AttentionCall:
 
     shape: tuple[int, ...]
     caller: ModuleCall
+    calls_before: int
     follows_previous: bool = True
     rows_read: Tensor | None = None
     later_modules: list[nn.Module] = field(default_factory=list)
@@ -139,7 +141,7 @@ class _Tracer:
         self.calls.append(call)
 
     def _attend(self, matrix: Tensor) -> None:
-        self.attention.append(AttentionCall(tuple(matrix.shape), self.stack[-1][0]))
+        self.attention.append(AttentionCall(tuple(matrix.shape), self.stack[-1][0], len(self.calls)))
         self.matrices.append(matrix)
         if _is_square(matrix):
             self.token_calls.clear()

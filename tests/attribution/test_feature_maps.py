@@ -51,10 +51,11 @@ def test_the_last_map_at_each_resolution_is_found(name, size, expected):
     assert [layer.name for layer in feature_layers(Classifier(model, input_size=size), 3)] == expected
 
 
-def test_tokens_enter_the_last_block():
+def test_transformers_use_the_first_norm_of_the_last_block():
     classifier = Classifier(vit(reg_tokens=1), input_size=(16, 24))
-    (layer,) = feature_layers(classifier)
-    assert (layer.name, layer.layout, layer.grid, layer.prefix) == ("blocks.1", "tokens", (2, 3), 2)
+    before, layer = feature_layers(classifier, 2)
+    assert (layer.name, layer.layout, layer.grid, layer.prefix) == ("blocks.2.norm1", "tokens", (2, 3), 2)
+    assert before.name == "blocks.1"
 
 
 def test_patch_embeddings_are_not_the_last_map():
@@ -90,7 +91,7 @@ def test_class_logits_of_every_patch_are_no_map_of_features():
 
 def test_heads_of_a_pooling_by_attention_are_no_map():
     classifier = Classifier("test_vit3", weights="random", num_classes=5, input_size=64)
-    assert [layer.name for layer in feature_layers(classifier)] == ["blocks.7"]
+    assert [layer.name for layer in feature_layers(classifier)] == ["blocks.8.norm1"]
 
 
 def test_channels_last_maps_are_turned():
