@@ -103,8 +103,8 @@ def overlay_grid(images: Tensor, masks: Tensor, titles: Sequence[str]) -> np.nda
             axis.set_axis_off()
         middle, above = (left + panel + 0.025) / width, (bottom + panel_height + 0.06) / height
         figure.text(middle, above, title, ha="center", va="bottom", size=9, parse_math=False)
-    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves its canvases without annotations
-    return np.array(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # likewise
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3].copy()
 
 
 def overlay_row(
