@@ -13,7 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((PROJECT / "examples").glob("*.py"))
-PICTURES = {"explain_a_photograph": 5, "compare_methods": 2}
+PICTURES = {"explain_a_photograph": 5, "train_for_your_classifier": 2, "compare_methods": 2}
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
@@ -34,8 +34,8 @@ def test_every_notebook_is_listed() -> None:
 
 
 @pytest.mark.slow
-def test_the_site_shows_executed_notebooks(tmp_path: Path) -> None:
-    environment = os.environ | {"LTX_EXECUTE_NOTEBOOKS": "true"}
+def test_the_site_shows_executed_notebooks(shared_data: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"LTX_EXECUTE_NOTEBOOKS": "true", "LTX_PHOTOS": str(shared_data / "imagenette")}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     subprocess.run(command, cwd=PROJECT, env=environment, check=True, timeout=3600)
     for name, count in PICTURES.items():
