@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -87,6 +88,14 @@ def test_pre_commit_and_the_workflow_check_what_ci_checks() -> None:
 def test_versions_agree() -> None:
     assert yaml.safe_load((PROJECT / "CITATION.cff").read_text())["version"] == __version__
     assert f"## [{__version__}]" in (PROJECT / "CHANGELOG.md").read_text()
+
+
+def test_the_changelog_names_existing_modules() -> None:
+    _, table = (PROJECT / "CHANGELOG.md").read_text().split("### Moved modules")
+    rows = re.findall(r"^\| `ltx\.[^|]*\| (.*) \|$", table, flags=re.MULTILINE)
+    assert len(rows) > 40
+    for module in (name for row in rows for name in re.findall(r"`(ltx[\w.]*)`", row)):
+        assert importlib.util.find_spec(module) is not None, module
 
 
 def test_the_layers_of_contributing_are_those_of_the_contract() -> None:
