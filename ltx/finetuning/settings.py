@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ltx.classifier.settings import HEADS
 from ltx.config.options import check_ranges, option
 from ltx.results.settings import ExplainConfig
 from ltx.runtime.errors import InputError
@@ -25,7 +26,7 @@ class LoadedClassifierConfig:
     weights: str | None = option(None, help="FILE with the classifier's weights, for instance of a finetuned head")
     num_classes: int | None = option(None, help="number of classes of a finetuned head")
     class_names: Any = option(None, help="FILE with one name per line, or a list")
-    head: str | None = option(None, help="how logits become probabilities", choices=["softmax", "sigmoid", None])
+    head: str | None = option(None, help="how logits become probabilities", choices=[*HEADS, None])
     precision: str = option("fp32", help="precision of the classifier's forward pass", choices=["fp32", "bf16"])
 
 
