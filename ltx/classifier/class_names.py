@@ -1,4 +1,4 @@
-"""The classes of a classifier: their names, and which of them a user asks about."""
+"""Names of classes, and target classes by name or index."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ Targets = Tensor | np.ndarray | Target | Sequence[Target] | None
 
 
 def class_names(names: Iterable[str] | str | Path | None, count: int) -> list[str]:
-    """One name a class: as given, as in a text file with one a line, ImageNet's for 1,000 classes, else the indices.
+    """Resolve the names of `count` classes.
+
+    Args:
+        names: a list, or a text file with one name per line; None = ImageNet's names for 1,000 classes, otherwise the
+            indices.
+        count: number of classes.
 
     Raises:
-        InputError: no such file or text, or another count.
+        InputError: the file does not exist or is not UTF-8 text, a name is not text, or their number is not `count`.
     """
     if names is None:
         return (
@@ -30,71 +35,76 @@ def class_names(names: Iterable[str] | str | Path | None, count: int) -> list[st
         )
     if isinstance(names, (str, Path)):
         if not Path(names).is_file():
-            raise InputError(f"classifier.class_names={names} does not exist; give a text file with one name a line")
+            raise InputError(f"classifier.class_names={names} does not exist; give a text file with one name per line")
         try:
             names = Path(names).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise InputError(f"classifier.class_names={names} is no UTF-8 text; save it as such") from error
+            raise InputError(f"classifier.class_names={names} is not UTF-8 text; save it as UTF-8") from error
     if isinstance(names, Mapping) or not isinstance(names, Iterable):
-        raise InputError(f"classifier.class_names={names}; give a text file with one name a line, or a list")
+        raise InputError(f"classifier.class_names={names}; give a text file with one name per line, or a list")
     names = list(names)
     for name in names:
-        if not isinstance(name, str):  # YAML reads no, null and 010 otherwise
-            raise InputError(f"classifier.class_names holds {name}; give text, in quotes")
+        if not isinstance(name, str):  # YAML reads no, null and 010 as other types
+            raise InputError(f"classifier.class_names contains {name}, which is not text; put it in quotes")
     if len(names) != count:
         raise InputError(f"classifier.class_names has {len(names)} names for {count} classes")
     return names
 
 
 def class_index(target: Target, names: Sequence[str], model: str) -> int:
-    """See `Classifier.class_index`.
+    """Index of a target class; see `Classifier.class_index`.
 
     Args:
-        names: of all classes, by index.
-        model: whose classes they are, for errors.
+        target: an index, an index as text, or a name.
+        names: names of all classes, by index.
+        model: name of the classifier, for error messages.
+
+    Raises:
+        InputError: the target is not a class, or several classes have this name.
     """
     if not isinstance(target, str) or re.fullmatch(r"-?[0-9]+", target.strip()):
         try:
             index = int(target) if isinstance(target, str) else operator.index(target)
         except TypeError as error:
-            raise InputError(f"target={target} is no class; give an index or a name") from error
+            raise InputError(f"target={target} is not a valid class; give an index or a name") from error
         if isinstance(target, bool):
-            raise InputError(f"target={target} is no class; give an index or a name")
+            raise InputError(f"target={target} is not a valid class; give an index or a name")
         if not 0 <= index < len(names):
             raise InputError(f"target={target} is not a class of {model}; indices go from 0 to {len(names) - 1}")
         return index
-    named, also = _by_name(names)
-    wanted, known = target.strip().lower(), [*named, *also]
-    found = sorted(named[wanted] or also[wanted])
-    if not found:
-        raise InputError(f"target={target!r} is not a class of {model}{suggest(wanted, known)}")
-    if len(found) > 1:
-        meant = ", ".join(f"{index} ({names[index]})" for index in found)
-        raise InputError(f"target={target!r} is the name of several classes of {model}; give an index: {meant}")
-    return found[0]
+    first_names, synonyms = _by_name(names)
+    name = target.strip().lower()
+    indices = sorted(first_names[name] or synonyms[name])
+    if not indices:
+        raise InputError(f"target={target!r} is not a class of {model}{suggest(name, [*first_names, *synonyms])}")
+    if len(indices) > 1:
+        candidates = ", ".join(f"{index} ({names[index]})" for index in indices)
+        raise InputError(f"target={target!r} is the name of several classes of {model}; give an index: {candidates}")
+    return indices[0]
 
 
 def _by_name(names: Sequence[str]) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
-    """Which classes have a name as their first or whole one, and which as a further synonym."""
-    named: dict[str, set[int]] = defaultdict(set)
-    also: dict[str, set[int]] = defaultdict(set)
+    """Indices by first name (or the complete entry), and indices by further synonym; names are separated by commas."""
+    first_names: dict[str, set[int]] = defaultdict(set)
+    synonyms: dict[str, set[int]] = defaultdict(set)
     for index, name in enumerate(names):
         first, *others = name.split(",")
         for text in (first, name):
-            named[text.strip().lower()].add(index)
+            first_names[text.strip().lower()].add(index)
         for text in others:
-            also[text.strip().lower()].add(index)
-    return named, also
+            synonyms[text.strip().lower()].add(index)
+    return first_names, synonyms
 
 
 def one_each(targets: Targets, count: int) -> list[Target] | None:
-    """The classes asked about, one an image; None where all are the predicted ones.
+    """Target classes, one per image; None = the predicted classes.
 
     Args:
-        targets: None or `"predicted"` = the highest logit; an index or a class name for all images; or one each.
+        targets: None or `"predicted"` = the highest logit; an index or a class name for all images; or one per image.
+        count: number of images.
 
     Raises:
-        InputError: another count than that of the images.
+        InputError: the number of targets is not that of the images.
     """
     if isinstance(targets, (Tensor, np.ndarray)):
         targets = targets.tolist()

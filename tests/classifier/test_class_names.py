@@ -61,8 +61,8 @@ def test_classes_asked_about_are_looked_up_once_and_keep_their_order(
         ("crane", r"target='crane' is the name of several classes .*; give an index: 134 \(crane\), 517 \(crane\)"),
         ("maillot", "several classes .*: 638 .*, 639 "),
         ("panda", "several classes .*: 387 .*, 388 "),
-        (True, "target=True is no class"),
-        ([1, 1.5], r"target=1\.5 is no class"),
+        (True, "target=True is not a valid class"),
+        ([1, 1.5], r"target=1\.5 is not a valid class"),
         ("²", "target='²' is not a class"),
     ],
 )

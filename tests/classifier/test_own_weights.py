@@ -133,10 +133,10 @@ def test_modules_are_asked_what_they_return(tmp_path: Path) -> None:
         ({"name": "resnet18", "weights": "random", "num_classes": 0}, "num_classes=0; give 1 or more"),
         ({"name": "resnet18", "weights": "random", "num_classes": 1}, "resnet18 has one class.*head=sigmoid"),
         ({"class_names": 7}, "class_names=7; give a text file"),
-        ({"class_names": {0: "cat"}}, "give a text file with one name a line, or a list"),
-        ({"class_names": ["a", None]}, "class_names holds None; give text, in quotes"),
-        ({"class_names": [True, "no"]}, "class_names holds True; give text, in quotes"),
-        ({"class_names": [8, "011"]}, "class_names holds 8; give text, in quotes"),  # 010 in YAML
+        ({"class_names": {0: "cat"}}, "give a text file with one name per line, or a list"),
+        ({"class_names": ["a", None]}, "class_names contains None, which is not text; put it in quotes"),
+        ({"class_names": [True, "no"]}, "class_names contains True, which is not text; put it in quotes"),
+        ({"class_names": [8, "011"]}, "class_names contains 8, which is not text; put it in quotes"),  # 010 in YAML
     ],
 )
 def test_impossible_settings(options: dict[str, Any], text: str) -> None:

@@ -63,7 +63,7 @@ def test_targets_and_names_are_checked_before_any_work(monkeypatch: pytest.Monke
     monkeypatch.setattr(Copies, "__init__", lambda *_: pytest.fail("an image was adapted"))
     with pytest.raises(InputError, match="target='tabbby' is not a class"):
         finetune(explainer, images, ["0", "predicted", "tabbby"], settings=FinetuneSettings(max_batch=1))
-    with pytest.raises(InputError, match=r"target=\[1\] is no class"):
+    with pytest.raises(InputError, match=r"target=\[1\] is not a valid class"):
         finetune(explainer, images, [[1], [2], [3]])  # type: ignore[list-item]
     with pytest.raises(InputError, match="2 names for 3 images"):
         finetune(explainer, images, names=["a", "b"], settings=FinetuneSettings(max_batch=1))
