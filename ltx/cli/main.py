@@ -63,6 +63,16 @@ COMMANDS: dict[str, Command] = {
         "ltx.report.settings:ReportConfig",
         "Write a page that shows a folder of results: sort, filter, open an image, or compare two folders.",
     ),
+    "demo": Command(
+        "ltx.cli.demo:demo",
+        "ltx.demo.settings:DemoConfig",
+        "Serve a web app: explain a photograph, any class of it, refine the explanation, compare methods.",
+    ),
+    "export": Command(
+        "ltx.cli.export:export",
+        "ltx.export.settings:ExportConfig",
+        "Export an explainer with its classifier: an ONNX file, a torch.export file, or a page that runs in a browser.",
+    ),
     "shards": Command(
         "ltx.cli.shards:make_shards",
         "ltx.data.shards.settings:MakeConfig",

@@ -108,6 +108,7 @@ def resolve(explainer: MaskNetwork, steps: int, settings: FinetuneSettings) -> L
         select_by=settings.select_by,
         seed=settings.seed,
         jitter=settings.jitter,
+        on_step=settings.on_step,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,7 @@ class LoopSettings:
     select_by: str | None
     seed: int
     jitter: int
+    on_step: Callable[[int], bool] | None = None
 
 
 def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
@@ -69,6 +71,8 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
         select = Selection(settings.select_by, explainer, chunk.images, chunk.targets, chunk.unmasked_logits)
     losses: list[Tensor] = []
     for step in range(settings.steps):
+        if settings.on_step is not None and not settings.on_step(step):
+            break
         scores, areas = draw_scores(copies, chunk, settings.areas, generator)
         if select is not None and step > 0:
             with torch.no_grad():

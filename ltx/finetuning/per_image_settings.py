@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ltx.finetuning.settings import SELECTIONS
@@ -30,6 +31,8 @@ class FinetuneSettings:
         max_batch: images adapted at once; bounds memory and does not change results.
         areas: distribution of the areas requested in each step, for networks that take areas; None = that of training.
         jitter: masked images are flipped at random and shifted by up to this many pixels; 0 = neither.
+        on_step: called before each step with the number of finished steps; the loop ends early, with the maps it has,
+            when it returns False. `Explanation.steps` stays the number of steps that were requested.
 
     Raises:
         InputError: a value is out of range or unknown.
@@ -44,6 +47,7 @@ class FinetuneSettings:
     max_batch: int = 16
     areas: AreaSampling | None = None
     jitter: int = 0
+    on_step: Callable[[int], bool] | None = None
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or self.jitter < 0:

@@ -34,7 +34,8 @@ def masks_of_area(scores: Tensor, areas: Tensor, temperature: float, allowed: Te
         `[B, A, H, W]` in [0, 1].
     """
     rows = max(1, CPU_VALUES // max(1, scores[:1].numel()))
-    if scores.device.type == "cpu" and len(scores) > rows:
+    # An exported graph has no fixed number of rows, and its runtime divides the work itself.
+    if scores.device.type == "cpu" and not torch.compiler.is_exporting() and len(scores) > rows:
         limits = [None] * len(areas.split(rows)) if allowed is None else allowed.split(rows)
         chunks = zip(scores.split(rows), areas.split(rows), limits, strict=True)
         return torch.cat([masks_of_area(chunk, area, temperature, limit) for chunk, area, limit in chunks])

@@ -1,0 +1,1 @@
+"""The web app: explain a photograph, refine the explanation, compare methods."""

@@ -1,0 +1,280 @@
+"""The Gradio app: components, what happens at each event, and how the server is limited."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from ltx.checkpoints.loading import load
+from ltx.data.finding import find_images
+from ltx.demo.drawing import coloured, heat, photograph, shaded, summary
+from ltx.demo.settings import DemoConfig
+from ltx.demo.visit import LIKELIEST, Visit, begin, usable_methods
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.runtime.devices import pick_device
+from ltx.runtime.errors import InputError
+
+MODEL = "model"
+"""The one queue of all events that run the model: its hooks and its memory belong to one visitor at a time."""
+
+FIRST_METHODS = ("gradcam", "iia2", "integrated_gradients")
+"""Methods that are selected for a comparison when the app opens."""
+
+EXAMPLES = ("coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
+
+CSS = """
+.gradio-container { max-width: 1100px !important; margin: auto; }
+#classes { flex-wrap: wrap; gap: 8px; }
+#classes button { flex: 1 1 150px; }
+#summary textarea { font-weight: 600; }
+"""
+
+
+class Photograph(gr.Image):
+    """An image component that hands over the uploaded file, whatever it contains: reading it is not Gradio's work."""
+
+    is_template = True  # shown as a gr.Image
+
+    def preprocess(self, payload: Any) -> tuple[str, str] | None:  # type: ignore[override]
+        if payload is None or payload.path is None:
+            return None
+        return payload.path, payload.orig_name or "the upload"
+
+
+class App:
+    """The handlers of the app's events.
+
+    Args:
+        explainer: shared by all visitors.
+        config: see `DemoConfig`.
+        folder: where downloads are written.
+    """
+
+    def __init__(self, explainer: MaskNetwork, config: DemoConfig, folder: Path) -> None:
+        self.explainer, self.config, self.folder = explainer, config, folder
+        self.methods = usable_methods(explainer.classifier)
+        self.labels = [explainer.classifier.label(index) for index in range(explainer.classifier.num_classes)]
+
+    # -- handlers -----------------------------------------------------------------------------------------------------
+
+    def upload(self, photograph: tuple[str, str] | None) -> list[Any]:
+        if photograph is None:
+            return [None, *self._answer(None), *self._buttons(None), None, []]
+        path, name = photograph
+        with _reported():
+            visit = begin(self.explainer, Path(path), Path(name).name)
+            visit.explain()
+        return [visit, *self._answer(visit), *self._buttons(visit), int(visit.shown.targets[0]), []]
+
+    def choose(self, visit: Visit | None, target: int | None) -> list[Any]:
+        """Explain another class."""
+        if visit is None or target is None:
+            return [gr.skip()] * (3 + LIKELIEST)
+        with _reported():
+            visit.explain(int(target))
+        return [*self._answer(visit), *self._buttons(visit)]
+
+    def choose_likeliest(self, visit: Visit | None, place: int) -> list[Any]:
+        """Explain the class of one of the buttons."""
+        if visit is None or place >= len(visit.likeliest()):
+            return [gr.skip()] * (4 + LIKELIEST)
+        target = visit.likeliest()[place][0]
+        return [*self.choose(visit, target), target]
+
+    def refine(self, visit: Visit | None, progress: Any = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
+        """Finetune on this photograph; a picture after each step would cost more than the step."""
+        if visit is None:
+            raise gr.Error("There is no photograph yet; drop or paste one", duration=8)
+        steps = self.config.steps
+        with _reported():
+            for done in visit.refine(steps):
+                progress((done, steps), desc="Refining", unit="steps")
+                yield [gr.skip(), gr.skip(), f"Refining: {done} of {steps} steps …"]
+        yield self._answer(visit)
+
+    def stop(self, visit: Visit | None) -> None:
+        if visit is not None:
+            visit.stop.set()
+
+    def at_area(self, visit: Visit | None, area: float) -> list[Any]:
+        if visit is None:
+            return [gr.skip()] * 3
+        with _reported():
+            visit.explanation = visit.shown.at(area / 100)
+        return self._answer(visit)
+
+    def compare(self, visit: Visit | None, methods: list[str]) -> Iterator[list[tuple[np.ndarray, str]]]:
+        if visit is None:
+            raise gr.Error("There is no photograph yet; drop or paste one", duration=8)
+        with _reported():
+            drawn = [(heat(visit.shown), visit.shown.method)]
+            yield drawn
+            known = [method for method in methods if method in self.methods]
+            for explanation in visit.other_methods(known, self.config.max_batch):
+                drawn = [*drawn, (heat(explanation), explanation.method)]
+                yield drawn
+
+    def files(self, visit: Visit | None) -> list[Any]:
+        """The picture and the arrays, as the commands write them."""
+        if visit is None:
+            return [gr.DownloadButton(interactive=False), gr.DownloadButton(interactive=False)]
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            picture, arrays = visit.shown.save(folder, ["explanation"])
+            kept = Path(tempfile.mkdtemp(dir=self.folder))
+            moved = [file.rename(kept / file.name) for file in (picture, arrays)]
+        return [gr.DownloadButton(value=str(file), interactive=True) for file in moved]
+
+    # -- what they return ---------------------------------------------------------------------------------------------
+
+    def _answer(self, visit: Visit | None) -> list[Any]:
+        """Image and overlay for the slider, the map, and the line of probabilities."""
+        if visit is None:
+            return [None, None, ""]
+        explanation = visit.shown
+        return [(photograph(explanation), shaded(explanation)), coloured(explanation), summary(explanation)]
+
+    def _buttons(self, visit: Visit | None) -> list[Any]:
+        found = [] if visit is None else visit.likeliest()
+        target = None if visit is None else int(visit.shown.targets[0])
+        buttons = [
+            gr.Button(f"{label} {chance:.3f}", visible=True, variant="primary" if index == target else "secondary")
+            for index, label, chance in found
+        ]
+        return buttons + [gr.Button(visible=False)] * (LIKELIEST - len(buttons))
+
+
+def build(app: App) -> gr.Blocks:
+    """Lay out the page and connect its events."""
+    config = app.config
+    seconds = 60 * config.keep_minutes
+    with gr.Blocks(
+        title="ltx", analytics_enabled=False, delete_cache=(int(min(60, seconds)) or 1, int(seconds))
+    ) as page:
+        visit = gr.State(time_to_live=seconds)
+        gr.Markdown("# Which pixels does the prediction rest on?")
+        with gr.Row():
+            with gr.Column():
+                upload = Photograph(
+                    label="Photograph: drop, paste, or take an example",
+                    sources=["upload", "clipboard"],
+                    type="filepath",
+                    image_mode=None,
+                    height=360,
+                    elem_id="upload",
+                )
+                examples = [str(file) for file in find_images("scikit-image") if file.name in EXAMPLES]
+                gr.Examples(examples, inputs=upload, label="Examples", cache_examples=False)
+            with gr.Column():
+                answer = gr.ImageSlider(label="Photograph | explanation", elem_id="answer", format="png", type="numpy")
+                heat_map = gr.Image(label="Map", elem_id="map", height=240, format="png", interactive=False)
+        line = gr.Textbox(show_label=False, interactive=False, elem_id="summary", placeholder="No photograph yet")
+        with gr.Row(elem_id="classes"):
+            buttons = [gr.Button(visible=False, elem_id=f"class-{place}") for place in range(LIKELIEST)]
+        choices = [(label, index) for index, label in enumerate(app.labels)]
+        search = gr.Dropdown(choices, value=None, label="Any class", filterable=True, elem_id="search")
+        area = gr.Slider(
+            2,
+            80,
+            20,
+            step=1,
+            label="Area kept, % of the image",
+            visible=app.explainer.takes_areas,
+            elem_id="area",
+        )
+        with gr.Row():
+            refine = gr.Button(f"Refine ({config.steps} steps)", variant="primary", elem_id="refine")
+            stop = gr.Button("Stop", variant="stop", elem_id="stop")
+            picture = gr.DownloadButton("Picture (.png)", interactive=False, elem_id="picture")
+            arrays = gr.DownloadButton("Arrays (.npz)", interactive=False, elem_id="arrays")
+        with gr.Accordion("Other methods for the same class", open=False):
+            first = [method for method in FIRST_METHODS if method in app.methods]
+            chosen = gr.CheckboxGroup(app.methods, value=first, label="Methods", elem_id="methods")
+            run = gr.Button("Compare", elem_id="compare")
+            gallery = gr.Gallery(label="Maps", columns=4, elem_id="gallery", format="png", object_fit="contain")
+
+        shown, files = [answer, heat_map, line], [picture, arrays]
+        model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
+        beside: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+        save: dict[str, Any] = model | {"show_progress": "hidden"}
+        upload.change(app.upload, upload, [visit, *shown, *buttons, search, gallery], **model).then(
+            app.files, visit, files, **save
+        )
+        for place, button in enumerate(buttons):
+            button.click(app.choose_likeliest, [visit, gr.State(place)], [*shown, *buttons, search], **model).then(
+                app.files, visit, files, **save
+            )
+        search.input(app.choose, [visit, search], [*shown, *buttons], **model).then(app.files, visit, files, **save)
+        refine.click(app.refine, visit, shown, show_progress_on=[line], **model).then(app.files, visit, files, **save)
+        stop.click(app.stop, visit, None, **beside)
+        area.release(app.at_area, [visit, area], shown, **model).then(app.files, visit, files, **save)
+        run.click(app.compare, [visit, chosen], gallery, **model)
+    page.queue(default_concurrency_limit=1, max_size=config.waiting, api_open=False)
+    return page
+
+
+@contextmanager
+def opened(config: DemoConfig) -> Iterator[gr.Blocks]:
+    """The app, ready to launch; its uploads and downloads are deleted when the context ends.
+
+    Raises:
+        InputError: see `ltx.load`.
+    """
+    explainer = load(
+        config.checkpoint,
+        device=pick_device(config.device),
+        weights=config.classifier.weights,
+        precision=config.classifier.precision,
+    )
+    explainer.classifier.fold_norms()
+    former = os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="ltx-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # the only way to tell Gradio
+        try:
+            yield build(App(explainer, config, Path(folder)))
+        finally:
+            if former is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = former
+
+
+def launch(page: gr.Blocks, config: DemoConfig, block: bool = True) -> str:
+    """Serve the app; returns its address.
+
+    Args:
+        page: see `opened`.
+        config: where it listens, and the largest upload.
+        block: return only when the server ends.
+    """
+    _, address, _ = page.launch(
+        server_name=config.host,
+        server_port=config.port or None,
+        max_file_size=int(config.upload_mb * 1e6),
+        share=False,
+        quiet=True,
+        show_error=True,
+        footer_links=[],
+        css=CSS,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+    )
+    print(f"ltx demo: {address}", flush=True)
+    if block:
+        page.block_thread()
+    return str(address)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Bad input becomes a message on the page."""
+    try:
+        yield
+    except InputError as error:
+        raise gr.Error(str(error), duration=10, print_exception=False) from error

@@ -1,0 +1,34 @@
+"""The settings of `ltx export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltx.config.options import option
+from ltx.finetuning.settings import LoadedClassifierConfig
+
+
+@dataclass
+class ExportConfig:
+    """Which explainer is exported, and to what."""
+
+    checkpoint: str = option(
+        "tf_efficientnet_lite0",
+        help="folder of a trained explainer, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
+    )
+    out: str = option(
+        "explainer.onnx", help="FILE.onnx, FILE.pt2 (torch.export), or FOLDER/ for a static page that runs in a browser"
+    )
+    pixels: str = option(
+        "uint8", help="images that the graph takes: uint8 = 0 to 255, float = 0 to 1", choices=["uint8", "float"]
+    )
+    weights: str | None = option(
+        None,
+        help="how weights are stored: fp32, fp16, or int16 = integers, as small as fp16 and closer; null = fp32 in "
+        "files, int16 in pages. Computation is in fp32",
+        choices=["fp32", "fp16", "int16", None],
+    )
+    runtime: str | None = option(
+        None, help="FILE.tgz of the npm package onnxruntime-web, for pages; null = downloaded with npm"
+    )
+    classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")

@@ -1,0 +1,74 @@
+"""A static page that explains photographs in the visitor's browser."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from ltx.data.finding import find_images
+from ltx.data.reading import read_image
+from ltx.export.exporting import metadata, write_onnx
+from ltx.export.graph import ExplainerGraph
+from ltx.export.npm_package import PACKAGE, VERSION, package_file, read_members
+from ltx.runtime.atomic_files import write_atomically
+
+Checked = TypeVar("Checked")
+
+PAGE = Path(__file__).parent / "page"
+MODEL = "explainer.onnx"
+RUNTIME = {
+    "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+}
+"""Script, loader and compiled code of each backend; a browser loads one of them."""
+
+EXAMPLE = "coffee.png"
+
+
+def write_site(graph: ExplainerGraph, folder: Path, runtime: str | None, check: Callable[[Path], Checked]) -> Checked:
+    """Write the page, the graph and the runtime.
+
+    Args:
+        graph: what the page runs.
+        folder: where the page goes; files of an earlier export are replaced.
+        runtime: the npm package as a file; None = see `package_file`.
+        check: called with the ONNX file before the page is written; its result is returned.
+
+    Raises:
+        InputError: see `package_file` and `write_onnx`.
+    """
+    package = package_file(runtime)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_onnx(graph, folder / MODEL)
+    checked = check(folder / MODEL)
+    (folder / "runtime").mkdir(exist_ok=True)
+    names = [name for files in RUNTIME.values() for name in files]
+    for name, content in read_members(package, names).items():
+        if name.endswith(".wasm"):  # a quarter of the size; not every static server compresses
+            write_atomically(folder / "runtime" / f"{name}.gz", gzip.compress(content, mtime=0))
+        else:
+            write_atomically(folder / "runtime" / name, content)
+    about = metadata(graph)
+    for key in ("class_names", "input_size", "inputs"):
+        about[key] = json.loads(about[key])
+    about |= {"model": MODEL, "runtime": f"{PACKAGE} {VERSION}", "backends": RUNTIME}  # type: ignore[dict-item]
+    write_atomically(folder / "about.json", json.dumps(about).encode())
+    write_atomically(folder / "example.jpg", _example())
+    for file in sorted(PAGE.iterdir()):
+        write_atomically(folder / file.name, file.read_bytes())
+    return checked
+
+
+def _example() -> bytes:
+    file = next(file for file in find_images("scikit-image") if file.name == EXAMPLE)
+    picture = read_image(file)
+    picture.thumbnail((480, 480), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=85)
+    return stream.getvalue()

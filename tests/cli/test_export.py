@@ -1,0 +1,44 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from ltx.cli.main import main
+
+
+def run(command: str, *words: str) -> int:
+    with pytest.raises(SystemExit) as exit:
+        main([command, *words])
+    return int(exit.value.code or 0)
+
+
+def test_mistakes_are_one_line_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, text in [
+        (["out=a.pb"], "give FILE.onnx, FILE.pt2, or FOLDER/"),
+        (["out=a.onnx", "runtime=b.tgz"], "is for pages"),
+        (["out=a.onnx", "weights=int8"], "allowed: fp32, fp16, int16"),
+        (["out=a.pt2", "checkpoint=nothing"], "nothing"),
+    ]:
+        assert run("export", *words) == 2
+        error = capsys.readouterr().err
+        assert text in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "extra"),
+    [
+        (["export", "out=a.onnx"], "onnxruntime", "export"),
+        (["export", "out=a/"], "onnx", "export"),
+        (["demo"], "gradio", "demo"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    words: list[str], missing: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert f"{missing} is not installed; it belongs to the extra [{extra}]: pip install 'ltx[{extra}]'" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx import Classifier
+from ltx.explainers.conditioning import ClassEvidence, ClassQuery
+from ltx.explainers.inr import INRExplainer
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.unet import UNetExplainer
+from ltx.explainers.vit import ViTExplainer
+from ltx.export.comparing import eager
+from ltx.export.graph import ExplainerGraph, HeadRows, _FixedPoint, _Half
+
+
+def small(kind: type[MaskNetwork] = UNetExplainer, head: str = "softmax") -> MaskNetwork:
+    """A network of random weights, the same at each call."""
+    torch.manual_seed(0)
+    name = "vit_tiny_patch16_224" if kind is ViTExplainer else "resnet10t"
+    classifier = Classifier(name, weights="random", num_classes=7, input_size=64, head=head)  # type: ignore[arg-type]
+    return kind(classifier).eval()
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_rows_read_from_the_head_are_the_rows_of_the_network(head: str) -> None:
+    explainer = small(head=head)
+    targets = torch.tensor([6, 0, 3])
+    for module in [m for m in explainer.modules() if isinstance(m, (ClassQuery, ClassEvidence))]:
+        rows = HeadRows(explainer.classifier, scaled=isinstance(module, ClassQuery))
+        assert torch.allclose(rows[targets], module.rows[targets], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [UNetExplainer, ViTExplainer, INRExplainer])
+@pytest.mark.parametrize("pixels", ["uint8", "float"])
+def test_the_graph_answers_as_the_explainer_does(kind: type[MaskNetwork], pixels: str) -> None:
+    reference = small(kind)
+    graph = ExplainerGraph(small(kind), pixels)  # type: ignore[arg-type]
+    targets = torch.tensor([-1, 4, 0])
+    with torch.no_grad():
+        logits, mask = graph(*graph.arguments(images(3), targets))
+    expected, expected_mask = eager(reference, images(3), targets)
+    assert torch.allclose(logits, expected, atol=1e-5)
+    assert torch.allclose(mask, expected_mask, atol=1e-5)
+    predicted = expected[0].argmax()
+    assert torch.allclose(eager(reference, images(3), predicted.expand(3))[1][0], mask[0], atol=1e-5)
+
+
+def test_the_area_is_an_input() -> None:
+    graph = ExplainerGraph(small(INRExplainer))
+    with torch.no_grad():
+        for area in (0.1, 0.6):
+            mask = graph(*graph.arguments(images(2), torch.tensor([-1, 2]), area))[1]
+            assert mask.mean((1, 2, 3)).tolist() == pytest.approx([area, area], abs=0.01)
+    assert graph.inputs == ["image", "target", "area"]
+
+
+def test_stored_weights_are_close_and_half_as_large() -> None:
+    value = torch.randn(8, 400, generator=torch.Generator().manual_seed(0))
+    for form, largest in ((_Half(), 2**-11 * 4), (_FixedPoint(), float(value.abs().max()) / 32767 / 2 * 1.01)):
+        stored = form.right_inverse(value)
+        assert stored[0].element_size() == 2
+        assert float((form(*stored) - value).abs().max()) <= largest
+    exact, reference = ExplainerGraph(small(), weights="int16"), small()
+    with torch.no_grad():
+        mask = exact(*exact.arguments(images(2), torch.tensor([-1, 3])))[1]
+    assert torch.allclose(mask, eager(reference, images(2), torch.tensor([-1, 3]))[1], atol=1e-3)
+    assert any(tensor.dtype == torch.int16 for tensor in exact.state_dict().values())

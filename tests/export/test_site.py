@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from ltx.export import npm_package, site
+from ltx.export.graph import ExplainerGraph
+from ltx.export.site import PAGE, RUNTIME, write_site
+from tests.export.test_graph import small
+from tests.export.test_npm_package import write_package
+
+
+def test_a_page_has_all_that_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for files in RUNTIME.values() for name in files]
+    package = write_package(tmp_path / "runtime.tgz", {name: name.encode() * 99 for name in names})
+    monkeypatch.setattr(npm_package, "INTEGRITY", npm_package._digest(package))
+    monkeypatch.setattr(site, "write_onnx", lambda graph, file: file.write_bytes(b"graph"))
+    folder = tmp_path / "page"
+    assert write_site(ExplainerGraph(small()), folder, str(package), lambda file: file.read_bytes()) == b"graph"
+    about = json.loads((folder / "about.json").read_text())
+    assert about["inputs"] == ["image", "target"]
+    assert about["input_size"] == [64, 64]
+    assert (folder / about["model"]).read_bytes() == b"graph"
+    for script, loader, code in about["backends"].values():
+        assert (folder / "runtime" / script).is_file()
+        assert (folder / "runtime" / loader).is_file()
+        assert gzip.decompress((folder / "runtime" / f"{code}.gz").read_bytes()) == code.encode() * 99
+    assert (folder / "example.jpg").stat().st_size < 100_000
+
+
+def test_the_page_asks_no_other_server() -> None:
+    for file in PAGE.iterdir():
+        text = file.read_text()
+        assert "http://" not in text
+        assert "https://" not in text
+    assert "connect-src 'self' blob:" in (PAGE / "index.html").read_text()
