@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from IPython.display import Markdown
+from safetensors.torch import save_file
 from torch import nn
 
 import ltx
@@ -88,11 +89,11 @@ for _ in range(200):
     optimiser.step()
 
 weights = trunk.model.state_dict() | {"classifier.weight": head.weight.detach(), "classifier.bias": head.bias.detach()}
-torch.save(weights, out / "classifier.pth")
+save_file(weights, out / "classifier.safetensors")
 
 # %%
 settings = {
-    "weights": str(out / "classifier.pth"),
+    "weights": str(out / "classifier.safetensors"),
     "num_classes": len(folders),
     "class_names": class_names,
 }

@@ -81,7 +81,7 @@ def attribute(
 
 
 def _warn_of_constant_maps(method: str, maps: Tensor) -> None:
-    rows = is_constant(maps).nonzero().flatten().tolist()
+    rows = [row for row, constant in enumerate(is_constant(maps).tolist()) if constant]  # one read from the device
     if rows:
         listed = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
         warnings.warn(

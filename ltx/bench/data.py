@@ -32,7 +32,7 @@ def measure(config: DataBench) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "photos" / "class"
         folder.mkdir(parents=True)
-        _write_jpegs(config, folder)
+        write_jpegs(config, folder)
         make(MakeConfig(images=str(folder), out=f"{place}/shards", per_shard=max(1, config.count // 8)))
         steps = config.count // config.batch_size
         stream = StreamSettings(
@@ -45,11 +45,11 @@ def measure(config: DataBench) -> None:
             "files": files.train_dataloader,
             "shards": shards.train_dataloader,
             "torchvision ImageFolder, RandomResizedCrop": lambda: _torchvision(config, folder.parent, scale),
-            "timm create_loader, no colour jitter": lambda: _timm(config, folder.parent, scale, 0.0),
-            "timm create_loader, its defaults": lambda: _timm(config, folder.parent, scale, 0.4),
+            "timm create_loader, no colour jitter": lambda: timm_loader(config, folder.parent, scale, 0.0),
+            "timm create_loader, its defaults": lambda: timm_loader(config, folder.parent, scale, 0.4),
         }
         seconds = take_turns(
-            {name: _all_of(loader, steps) for name, loader in loaders.items()}, config.repeats, torch.device("cpu")
+            {name: read_all(loader, steps) for name, loader in loaders.items()}, config.repeats, torch.device("cpu")
         )
     median, images = medians(seconds), steps * config.batch_size
     print(
@@ -64,7 +64,9 @@ def measure(config: DataBench) -> None:
         print(f"  {images / value:8.1f} images/s  {name}" + ("" if name in ours else f": {ratios}"))
 
 
-def _all_of(loader: Callable[[], Any], steps: int) -> Callable[[], None]:
+def read_all(loader: Callable[[], Any], steps: int) -> Callable[[], None]:
+    """A function that reads `steps` batches of a new iterator."""
+
     def read() -> None:
         for step, _ in enumerate(loader(), start=1):
             if step == steps:
@@ -84,7 +86,8 @@ def _torchvision(config: DataBench, folder: Path, scale: tuple[float, float]) ->
     return DataLoader(dataset, config.batch_size, shuffle=True, num_workers=config.workers, drop_last=True)
 
 
-def _timm(config: DataBench, folder: Path, scale: tuple[float, float], jitter: float) -> Any:
+def timm_loader(config: DataBench, folder: Path, scale: tuple[float, float], jitter: float) -> Any:
+    """timm's training loader for a folder of class folders."""
     return create_loader(
         create_dataset("", root=str(folder)),
         (3, config.size, config.size),
@@ -98,7 +101,8 @@ def _timm(config: DataBench, folder: Path, scale: tuple[float, float], jitter: f
     )
 
 
-def _write_jpegs(config: DataBench, folder: Path) -> None:
+def write_jpegs(config: DataBench, folder: Path) -> None:
+    """Write `count` JPEGs with a longer side of `side` pixels."""
     files = find_images(config.images)
     for index in range(config.count):
         image = read_image(files[index % len(files)]).rotate(90 * (index // len(files)), expand=True)

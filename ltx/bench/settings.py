@@ -21,6 +21,11 @@ WAYS = tuple(TITLES)
 MODELS = ["vit_base_patch16_224", "deit_tiny_patch16_224", "tf_efficientnet_lite0", "resnet50"]
 VARIANTS = ["fp32", "bf16", "fp32+compile", "bf16+compile"]
 IMAGENET = 1_281_167
+PEER_NAMES = (
+    *("gradcam", "gradcam++", "layercam", "integrated_gradients", "occlusion", "pixel_flipping"),
+    *("extremal_perturbation", "loader", "finetuning", "finetuning_with_metrics", "iia"),
+)
+GPU_ITEMS = ("equality", "training", "explanations", "processes", "recipe")
 
 
 @dataclass
@@ -86,6 +91,39 @@ class FinetuneBench:
         "decoder", help="parameters that are adapted for each image", choices=["head", "decoder", "all"]
     )
     repeats: int = option(3, help="timed runs after a warm-up")
+    device: str = option("auto", help="auto, cpu, cuda, …")
+
+
+@dataclass
+class GPUBench:
+    """Settings of the benchmark."""
+
+    out: str = option("out/gpu", help="folder for gpu.md, gpu.json and the trained explainer")
+    items: list[str] = option(list(GPU_ITEMS), help=f"measurements, in this order: {', '.join(GPU_ITEMS)}")
+    minutes: float = option(6.0, help="time limit; measurements that no longer fit are skipped")
+    models: list[str] | None = option(
+        None, help="classifiers; null = EfficientNet-Lite0, DeiT-Tiny, ResNet-50 and ViT-B/16, on a CPU the first two"
+    )
+    weights: dict[str, str] = option({}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random")
+    input_size: int | None = option(None, help="height and width of the images; null = as each model requires")
+    images: Any = option("scikit-image", help="photographs for all measurements")
+    batch_size: int | None = option(None, help="images per training step; null = 64 on a GPU, 2 on a CPU")
+    compile: bool = option(False, help="also time bf16 with torch.compile on a CPU; a GPU always times it")
+    repeats: int | None = option(None, help="timed runs after a warm-up; null = 5 on a GPU, 1 on a CPU")
+    counts: list[int] | None = option(None, help="images finetuned at once; null = 1, 16, 64, 256; on a CPU 1, 4")
+    steps: int | None = option(None, help="finetuning steps; null = 25 on a GPU, 2 on a CPU")
+    checkpoint: str | None = option(
+        "tf_efficientnet_lite0", help="explainer to time and compare; null = an untrained one"
+    )
+    inr_checkpoint: str | None = option("tf_efficientnet_lite0_inr", help="amortised INR to time; null = none")
+    processes: list[int] = option([1, 2], help="numbers of processes on one device that are compared")
+    process_steps: int = option(6, help="steps of the trainings with several processes")
+    recipe: str | None = option(None, help="configuration file of the training; null = the defaults of ltx train")
+    recipe_steps: int | None = option(None, help="steps of the training; null = as many as the remaining time allows")
+    recipe_batch: int = option(16, help="images per step of the training")
+    train_images: Any = option(None, help="training photographs; null = images")
+    val_images: Any = option(None, help="photographs for its scores; null = images")
+    val_limit: int | None = option(None, help="number of photographs for its scores; null = all")
     device: str = option("auto", help="auto, cpu, cuda, …")
 
 
@@ -157,6 +195,22 @@ class MultipleBench:
     seed: int = option(0, help="random seed of the pairs")
     device: str = option("auto", help="auto, cpu, cuda, …")
     out: str = option("runs/multiple", help="folder for the pictures")
+
+
+@dataclass
+class PeersBench:
+    """Settings of the benchmark."""
+
+    out: str = option("out/peers", help="folder for peers.md and peers.json")
+    peers: list[str] = option(list(PEER_NAMES), help=f"comparisons: {', '.join(PEER_NAMES)}")
+    models: list[str] = option(["tf_efficientnet_lite0", "deit_tiny_patch16_224"], help="classifiers")
+    weights: dict[str, str] = option({}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random")
+    input_size: int | None = option(None, help="height and width of the images; null = as each model requires")
+    precisions: list[str] = option(["fp32"], help="precisions of the classifier: fp32, bf16")
+    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    count: int = option(4, help="images in the batch")
+    repeats: int = option(3, help="timed runs after a warm-up")
+    device: str = option("auto", help="auto, cpu, cuda, …")
 
 
 @dataclass

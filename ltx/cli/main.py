@@ -99,6 +99,11 @@ BENCHMARKS: dict[str, Command] = {
         "ltx.bench.settings:FinetuneBench",
         "Time mask and prediction, and finetuning against its lower bound.",
     ),
+    "gpu": Command(
+        "ltx.bench.gpu.run:measure",
+        "ltx.bench.settings:GPUBench",
+        "Check equality with the CPU and measure speed on a GPU in one run; device=cpu rehearses it.",
+    ),
     "inr": Command(
         "ltx.bench.inr:measure",
         "ltx.bench.settings:INRBench",
@@ -113,6 +118,11 @@ BENCHMARKS: dict[str, Command] = {
         "ltx.bench.multiple:measure",
         "ltx.bench.settings:MultipleBench",
         "Test whether the search finds both photographs of a pair.",
+    ),
+    "peers": Command(
+        "ltx.bench.peers.run:measure",
+        "ltx.bench.settings:PeersBench",
+        "Time methods, metrics, loading and finetuning against other packages and plain loops, alternating.",
     ),
     "scale": Command(
         "ltx.bench.scale:measure",

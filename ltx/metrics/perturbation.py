@@ -47,7 +47,8 @@ def check_maps(images: Tensor, maps: Tensor, names: Sequence[str] | None = None)
     expected = (images.shape[0], 1, *images.shape[-2:])
     if tuple(maps.shape) != expected:
         raise InputError(f"maps have shape {tuple(maps.shape)}; the images require {expected}")
-    bad = (~maps.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    finite = maps.isfinite().flatten(1).all(1).tolist()  # one transfer from the device
+    bad = [i for i, good in enumerate(finite) if not good]
     if bad:
         which = ", ".join(str(names[i]) if names is not None else f"number {i}" for i in bad[:3])
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""

@@ -1,0 +1,120 @@
+"""Equality of maps, masks and losses on the device and on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltx.attribution.attention import has_attention
+from ltx.attribution.attribute import attribute
+from ltx.attribution.registry import METHODS
+from ltx.attribution.support import refusal
+from ltx.bench.gpu.session import Session, exact_fp32
+from ltx.classifier.classifier import Classifier
+from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.settings import ExplainerConfig
+from ltx.masking.area_sampling import AreaSampling
+from ltx.masking.fill import Fill
+from ltx.objectives.objective import Objective
+from ltx.pretraining.inr import INRPretraining
+from ltx.pretraining.ltx import LTXPretraining
+from ltx.pretraining.settings import OptimiserConfig
+
+SECTION = "equality"
+TOLERANCE = 1e-4
+CHEAP: dict[str, dict[str, Any]] = {
+    "rise": {"masks": 64},
+    "occlusion": {"window": 64, "stride": 64},
+    "extremal_perturbation": {"steps": 3},
+    "inr": {"steps": 2},
+    "integrated_gradients": {"steps": 8},
+    "gradient_shap": {"samples": 4},
+    "iia": {"steps": 2},
+    "iia2": {"steps": 2},
+    "iia3": {"steps": 2},
+}
+"""Options that keep the time on the CPU short; the computation is the same."""
+NETWORKS: dict[str, dict[str, Any]] = {
+    "UNet": {"name": "unet"},
+    "UNet, released": {"name": "unet", "trunk": "copy", "variant": "released"},
+    "ViT": {"name": "vit"},
+    "ViT, released": {"name": "vit", "trunk": "copy", "variant": "released"},
+    "INR": {"name": "inr"},
+    "INR, nested": {"name": "inr", "nested": True},
+}
+IMAGES = 2
+
+
+def compare_methods(session: Session) -> None:
+    """Compare the maps of every method, relative to the range of each map; fp32 without TF32, and bf16."""
+    for model in session.models[:2]:
+        reference = session.classifier(model)
+        images = session.images(reference, IMAGES)
+        classifiers = {"fp32": _moved(reference, session), "bf16": _moved(reference, session, "bf16")}
+        for method in METHODS:
+            options = {key: value for key, value in CHEAP.get(method, {}).items() if key in METHODS[method].options()}
+            if refusal(method, reference, options):
+                continue
+            errors = {}
+            expected = attribute(method, reference, images, 0, **options)
+            with exact_fp32():
+                for precision, classifier in classifiers.items():
+                    maps = attribute(method, classifier, images.to(session.device), 0, **options)
+                    errors[precision] = _relative_error(maps.cpu(), expected)
+            _report(session, f"maps of {method}, {model}", "of the map's range", errors)
+
+
+def compare_networks(session: Session) -> None:
+    """Compare masks and losses of every network before training."""
+    for name, settings in NETWORKS.items():
+        classifiers = map(session.classifier, session.models)
+        # The ViT network reads the tokens of a vision transformer; the others fit every model.
+        classifier = next((c for c in classifiers if settings["name"] != "vit" or has_attention(c)), None)
+        if classifier is None:
+            continue
+        model = classifier.name
+        torch.manual_seed(0)
+        explainer = ExplainerConfig(**settings).build(classifier).eval()
+        images = session.images(classifier, IMAGES)
+        expected = _mask_and_loss(explainer, images)
+        masks, losses = {}, {}
+        with exact_fp32():
+            for precision in ("fp32", "bf16"):
+                moved = copy.deepcopy(explainer).to(session.device)
+                moved.classifier = _moved(classifier, session, precision)
+                mask, loss = _mask_and_loss(moved, images.to(session.device))
+                masks[precision] = float((mask.cpu() - expected[0]).abs().max())
+                losses[precision] = abs(loss - expected[1]) / max(abs(expected[1]), 1e-12)
+        _report(session, f"mask of {name}, {model}", "absolute", masks)
+        _report(session, f"loss of {name}, {model}", f"of the loss {expected[1]:.3f}", losses)
+
+
+def _moved(classifier: Classifier, session: Session, precision: str = "fp32") -> Classifier:
+    moved = copy.deepcopy(classifier).to(session.device)
+    moved.precision = precision  # type: ignore[assignment]
+    return moved
+
+
+@torch.no_grad()
+def _mask_and_loss(explainer: MaskNetwork, images: Tensor) -> tuple[Tensor, float]:
+    settings: dict[str, Any] = {"explainer": explainer, "objective": Objective(), "fill": Fill("blur"), "max_steps": 10}
+    settings |= {"optimiser": OptimiserConfig(), "seed": 0}
+    module = INRPretraining(areas=AreaSampling(2), **settings) if explainer.takes_areas else LTXPretraining(**settings)
+    generators = [torch.Generator().manual_seed(row) for row in range(len(images))]
+    areas = module.training_areas(images, generators)
+    masked, verdict = module.evaluate_objective(images, generators, areas)
+    return masked.mask, float(verdict.loss.mean())
+
+
+def _relative_error(maps: Tensor, expected: Tensor) -> float:
+    span = (expected.amax((2, 3)) - expected.amin((2, 3))).clamp_min(1e-12)
+    return float(((maps - expected).abs().amax((2, 3)) / span).max())
+
+
+def _report(session: Session, what: str, unit: str, errors: dict[str, float]) -> None:
+    verdict = "equal" if errors["fp32"] <= TOLERANCE else f"DIFFERENT (tolerance {TOLERANCE:g})"
+    text = f"{verdict}: largest difference fp32 {errors['fp32']:.1e}, bf16 {errors['bf16']:.1e} {unit}"
+    session.table.add(SECTION, what, text, **errors)

@@ -1,0 +1,66 @@
+"""State that the measurements of `ltx bench gpu` share: settings, device, table and remaining time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ltx.bench.settings import GPUBench
+from ltx.bench.table import Table
+from ltx.classifier.classifier import Classifier
+from ltx.data.finding import find_images
+from ltx.data.reading import load_images
+
+
+@dataclass
+class Session:
+    """A run of `ltx bench gpu`."""
+
+    config: GPUBench
+    device: torch.device
+    table: Table
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def seconds_left(self) -> float:
+        return 60 * self.config.minutes - self.table.elapsed
+
+    @cached_property
+    def models(self) -> list[str]:
+        return self.config.models or (GPU_MODELS if self.on_gpu else GPU_MODELS[:2])
+
+    def classifier(self, model: str, precision: str = "fp32") -> Classifier:
+        """A classifier on the CPU: EfficientNet-Lite0 with its weights, others with `weights` or random ones."""
+        weights = self.config.weights.get(model, None if model == "tf_efficientnet_lite0" else "random")
+        torch.manual_seed(0)
+        return Classifier(model, weights=weights, input_size=self.config.input_size, precision=precision)  # type: ignore[arg-type]
+
+    def images(self, classifier: Classifier, count: int) -> Tensor:
+        """Photographs `[count, 3, H, W]` on the CPU, repeated if there are fewer."""
+        files = find_images(self.config.images)
+        return load_images([files[i % len(files)] for i in range(count)], classifier.input_size)
+
+    def repeats(self) -> int:
+        return self.config.repeats or (5 if self.on_gpu else 1)
+
+
+GPU_MODELS = ["tf_efficientnet_lite0", "deit_tiny_patch16_224", "resnet50", "vit_base_patch16_224"]
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Switch TF32 off, so that fp32 on a GPU has the precision of fp32 on a CPU."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

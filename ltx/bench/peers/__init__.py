@@ -1,0 +1,1 @@
+"""Comparisons with other packages and plain loops: each pair alternates in one process."""

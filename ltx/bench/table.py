@@ -1,0 +1,88 @@
+"""A table of measurements that is written while a benchmark runs, so that an interrupted run keeps its results."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltx.runtime.atomic_files import write_atomically
+
+
+@dataclass
+class Line:
+    """One measurement.
+
+    Attributes:
+        section: heading of the section.
+        what: what was measured.
+        result: the result in words.
+        values: the numbers, for other programs.
+        seconds: time that the measurement took.
+    """
+
+    section: str
+    what: str
+    result: str
+    values: Mapping[str, Any]
+    seconds: float
+
+
+class Table:
+    """Lines of measurements, printed and written to `OUT/NAME.md` and `OUT/NAME.json` as they are added.
+
+    Args:
+        folder: the folder, which is created.
+        name: stem of the two files.
+        conditions: machine, versions and settings, shown above the table.
+    """
+
+    def __init__(self, folder: Path, name: str, conditions: Mapping[str, str]) -> None:
+        self.folder, self.name, self.conditions = folder, name, dict(conditions)
+        self.lines: list[Line] = []
+        self._start = self._last = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, value in self.conditions.items():
+            print(f"{key}: {value}", flush=True)
+        self._write()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the table was created."""
+        return time.monotonic() - self._start
+
+    def add(self, section: str, what: str, result: str, **values: Any) -> None:
+        """Add a line; its time is that since the previous line."""
+        now = time.monotonic()
+        self.lines.append(Line(section, what, result, values, now - self._last))
+        self._last = now
+        print(f"[{self.elapsed:6.1f} s] {section}: {what}: {result}", flush=True)
+        self._write()
+
+    def _write(self) -> None:
+        content = {
+            "conditions": self.conditions,
+            "seconds": round(self.elapsed, 1),
+            "lines": [
+                {"section": line.section, "what": line.what, "result": line.result, "seconds": round(line.seconds, 2)}
+                | {"values": line.values}
+                for line in self.lines
+            ],
+        }
+        write_atomically(
+            self.folder / f"{self.name}.json", (json.dumps(content, indent=2, default=str) + "\n").encode()
+        )
+        write_atomically(self.folder / f"{self.name}.md", self._markdown().encode())
+
+    def _markdown(self) -> str:
+        text = [f"- {key}: {value}" for key, value in self.conditions.items()]
+        section = None
+        for line in self.lines:
+            if line.section != section:
+                section = line.section
+                text += ["", f"## {section}", "", "| what | result |", "|---|---|"]
+            text.append(f"| {line.what} | {line.result.replace('|', '/')} |")
+        return "\n".join(text) + "\n"

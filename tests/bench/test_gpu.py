@@ -1,0 +1,120 @@
+"""`ltx bench gpu` on a CPU with small models: every item, a failure, and the time limit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ltx import InputError
+from ltx.bench.gpu import run
+from ltx.bench.gpu.run import measure
+from ltx.bench.settings import GPUBench
+from ltx.config.command_line import parse
+from tests.support.small_inputs import write_photographs
+
+TINY = ["models=[resnet10t]", "input_size=64", "device=cpu", "repeats=1", "checkpoint=null", "inr_checkpoint=null"]
+TINY += ["counts=[1,2]", "steps=1", "process_steps=3", "recipe_steps=4", "recipe_batch=2", "val_limit=2"]
+
+
+@pytest.fixture
+def lines(tmp_path: Path):
+    """`lines(*words)`: run the benchmark and read the lines of its table."""
+    photographs = write_photographs(tmp_path / "photographs", (f"{i}.png" for i in range(6)), (70, 70), cells=(5, 5))
+
+    def read(*words: str) -> list[dict[str, Any]]:
+        measure(parse(GPUBench, [*TINY, f"images={photographs}", f"out={tmp_path / 'out'}", *words], "bench", ""))
+        written: list[dict[str, Any]] = json.loads((tmp_path / "out" / "gpu.json").read_text())["lines"]
+        assert not [line for line in written if "failed" in line["result"]], written
+        return written
+
+    return read
+
+
+def test_the_device_is_compared_with_the_cpu(lines) -> None:
+    results = {line["what"]: line for line in lines("items=[equality]")}
+    for what in (
+        "maps of gradcam",
+        "maps of iia2",
+        "maps of rise",
+        "mask of UNet",
+        "loss of UNet",
+        "mask of INR, nested",
+    ):
+        line = results[f"{what}, resnet10t"]
+        assert line["result"].startswith("equal"), line
+        assert line["values"]["fp32"] <= 1e-4
+        assert line["values"]["bf16"] >= line["values"]["fp32"]
+    assert results["maps of gradcam, resnet10t"]["values"]["bf16"] > 0, "the device ran in bf16"
+
+
+def test_a_difference_between_devices_is_reported(lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ltx.bench.gpu import equality
+
+    attribute, calls = equality.attribute, []
+
+    def drifting(*arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        return attribute(*arguments, **options) + (0.01 * torch.rand(64, 64) if len(calls) % 3 == 2 else 0)
+
+    monkeypatch.setattr(equality, "attribute", drifting)
+    monkeypatch.setattr(equality, "METHODS", {"gradcam": equality.METHODS["gradcam"]})
+    line = next(line for line in lines("items=[equality]") if line["what"].startswith("maps of gradcam"))
+    assert line["result"].startswith("DIFFERENT")
+
+
+def test_training_and_explanations_are_timed(lines) -> None:
+    results = {line["what"]: line for line in lines("items=[training,explanations]", "batch_size=2")}
+    for precision in ("fp32", "bf16"):
+        values = results[f"resnet10t, {precision}, 2 images per step"]["values"]
+        assert values["images_per_second"] > 0
+        assert 0 < values["classifier_share"] < 1
+        assert values["loader_cores"] >= 1
+    assert results["loader"]["values"]["images_per_second"] > 0
+    for count in (1, 2):
+        # Kept and removed pixels in one step.
+        assert results[f"finetuning, {count} images at once, 1 steps"]["values"]["passes"] == 2
+    assert results["gradcam, 2 images"]["values"]["passes"] == 1
+    assert results["metrics of the ltx protocol, 2 images"]["values"]["passes"] == 20
+
+
+def test_a_failure_is_a_line_and_the_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(session: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    def fine(session: Any) -> None:
+        session.table.add("training", "fine", "done")
+
+    monkeypatch.setattr(run, "ITEMS", {"equality": [broken], "training": [fine]})
+    measure(parse(GPUBench, [*TINY, "items=[equality,training]", f"out={tmp_path}"], "bench", ""))
+    written = json.loads((tmp_path / "gpu.json").read_text())["lines"]
+    assert [line["result"] for line in written] == ["failed: RuntimeError: CUDA out of memory", "done"]
+
+
+def test_the_time_limit_skips_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(session: Any) -> None:
+        pytest.fail("there is no time for it")
+
+    monkeypatch.setattr(run, "ITEMS", {"equality": [never]})
+    measure(parse(GPUBench, [*TINY, "items=[equality]", "minutes=1e-9", f"out={tmp_path}"], "bench", ""))
+    (line,) = json.loads((tmp_path / "gpu.json").read_text())["lines"]
+    assert "skipped" in line["result"]
+
+
+@pytest.mark.parametrize(
+    ("word", "text"), [("items=[speed]", "'speed' is not a valid item"), ("minutes=0", "minutes=0")]
+)
+def test_invalid_settings_raise_an_error(tmp_path: Path, word: str, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        measure(parse(GPUBench, [*TINY, word, f"out={tmp_path}"], "bench", ""))
+
+
+@pytest.mark.slow
+def test_processes_have_one_curve_and_the_recipe_has_scores(lines) -> None:
+    results = {line["what"]: line for line in lines("items=[processes,recipe]")}
+    assert len(results["torchrun with 2 processes"]["values"]["losses"]) == 3
+    assert results["one process and two"]["result"].startswith("the same curve")
+    assert results["scores of trained, 2 images"]["values"]["NEG-POS"]["mean"] is not None
