@@ -38,11 +38,11 @@ CSS = """
 
 
 class Photograph(gr.Image):
-    """An image component that hands over the uploaded file, whatever it contains: reading it is not Gradio's work."""
+    """An image component that passes the uploaded file on unread: `ltx` reads and checks it."""
 
     is_template = True  # shown as a gr.Image
 
-    def preprocess(self, payload: Any) -> tuple[str, str] | None:  # type: ignore[override]
+    def preprocess(self, payload: Any) -> tuple[str, str] | None:
         if payload is None or payload.path is None:
             return None
         return payload.path, payload.orig_name or "the upload"
