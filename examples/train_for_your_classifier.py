@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from IPython.display import Markdown
-from safetensors.torch import save_file
 from torch import nn
 
 import ltx
@@ -89,11 +88,11 @@ for _ in range(200):
     optimiser.step()
 
 weights = trunk.model.state_dict() | {"classifier.weight": head.weight.detach(), "classifier.bias": head.bias.detach()}
-save_file(weights, out / "classifier.safetensors")
+torch.save(weights, out / "classifier.pth")
 
 # %%
 settings = {
-    "weights": str(out / "classifier.safetensors"),
+    "weights": str(out / "classifier.pth"),
     "num_classes": len(folders),
     "class_names": class_names,
 }

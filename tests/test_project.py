@@ -15,6 +15,7 @@ import yaml
 
 from ltx import __version__
 from ltx.attribution.registry import METHODS
+from ltx.cli.main import COMMANDS
 from ltx.explainers.settings import EXPLAINERS
 from ltx.metrics.registry import PROTOCOLS
 from ltx.objectives.settings import TERMS
@@ -115,6 +116,12 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r": (\S+\.md)$", nav[1], flags=re.MULTILINE)
     pages = [page.relative_to(PROJECT / "docs").as_posix() for page in (PROJECT / "docs").rglob("*.md")]
     assert sorted(listed) == sorted(pages)
+
+
+def test_get_started_lists_every_command() -> None:
+    page = (PROJECT / "docs" / "get_started.md").read_text()
+    for name in (*COMMANDS, "bench"):
+        assert re.search(rf"^\| `ltx {name}` \|", page, flags=re.MULTILINE), name
 
 
 def test_every_method_metric_term_and_network_is_documented() -> None:

@@ -74,7 +74,7 @@ def class_index(target: Target, names: Sequence[str], model: str) -> int:
         return index
     first_names, synonyms = _by_name(names)
     name = target.strip().lower()
-    indices = sorted(first_names.get(name) or synonyms.get(name, ()))
+    indices = sorted(first_names.get(name, set()) or synonyms.get(name, set()))
     if not indices:
         raise InputError(f"target={target!r} is not a class of {model}{suggest(name, [*first_names, *synonyms])}")
     if len(indices) > 1:

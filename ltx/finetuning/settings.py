@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ltx.classifier.settings import HEADS
+from ltx.classifier.choices import HEADS
 from ltx.config.options import check_ranges, option
 from ltx.results.settings import ExplainConfig
 from ltx.runtime.errors import InputError
