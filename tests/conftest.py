@@ -16,15 +16,26 @@ PROJECT = Path(__file__).parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 
 if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(min(4, torch.get_num_threads()))  # small tensors: more threads only wait for one another
+    torch.set_num_threads(min(4, torch.get_num_threads()))  # more threads do not speed up small tensors
+
+
+NO_SHARED_DATA = "needs the photographs and weights in ../shared/data, which are not part of the project"
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real photographs and weights; the project works without them."""
     if not (SHARED_DATA / "MANIFEST.md").is_file():
-        pytest.skip("no ../shared/data beside the project")
+        pytest.skip(NO_SHARED_DATA)
     return SHARED_DATA
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many tests lacked the shared data."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NO_SHARED_DATA in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"skipped {count}: {NO_SHARED_DATA}")
 
 
 @pytest.fixture(params=[False, True], ids=["in turn", "at once"])
