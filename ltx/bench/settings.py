@@ -77,6 +77,19 @@ class EvaluateBench:
 
 
 @dataclass
+class ExplainBench:
+    """Settings of the benchmark."""
+
+    checkpoint: str = option("tf_efficientnet_lite0", help="folder of a checkpoint, or the name of a shipped one")
+    weights: str | None = option(None, help="weights of the classifier, if they have moved since training")
+    precisions: list[str] = option(["fp32", "bf16"], help="precisions of the classifier", choices=["fp32", "bf16"])
+    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    count: int = option(16, help="images at once")
+    repeats: int = option(5, help="timed runs after a warm-up")
+    device: str = option("auto", help="auto, cpu, cuda, …")
+
+
+@dataclass
 class FinetuneBench:
     """Settings of the benchmark."""
 

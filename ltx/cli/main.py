@@ -94,6 +94,11 @@ BENCHMARKS: dict[str, Command] = {
         "ltx.bench.settings:EvaluateBench",
         "Time the ltx protocol against its forward passes alone and, alternating, against Quantus on the same maps.",
     ),
+    "explain": Command(
+        "ltx.bench.explain:measure",
+        "ltx.bench.settings:ExplainBench",
+        "Time masks and explanations against one forward pass of the classifier.",
+    ),
     "finetune": Command(
         "ltx.bench.finetune:measure",
         "ltx.bench.settings:FinetuneBench",
