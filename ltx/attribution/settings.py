@@ -19,4 +19,4 @@ class AttributeConfig(ExplainConfig):
     options: dict[str, Any] = option({}, help="options of the method, e.g. options.steps=5 options.variant=released")
     classifier: ClassifierConfig = option(ClassifierConfig, help="classifier to explain")
     max_batch: int = option(64, help="maximum batch size of a forward pass (path points x images); bounds memory")
-    out: str = option("runs/attributions", help="output folder; the same command resumes from there")
+    out: str = option("runs/attributions", help="output folder; the same command resumes from there", path=True)

@@ -15,7 +15,7 @@ from ltx.attribution.registry import METHODS
 from ltx.attribution.support import check_method
 from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
-from ltx.data.reading import ImageBatches
+from ltx.data.image_batches import ImageBatches
 from ltx.data.stored_maps import StoredMaps
 from ltx.runtime.errors import InputError
 
@@ -78,7 +78,10 @@ class TeacherMaps:
                 advance(1)
             else:
                 missing.append(path)
-        computed, batches = 0, ImageBatches(missing, self.classifier.input_size, batch_size)
+        computed, batches = (
+            0,
+            ImageBatches(missing, self.classifier.input_size, batch_size, channels=self.classifier.channels),
+        )
         try:
             for names, images in batches:
                 images = images.to(self.classifier.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ltx.bench.settings import MasksBench
 from ltx.checkpoints.loading import load
 from ltx.data.finding import find_images
-from ltx.data.reading import ImageBatches
+from ltx.data.image_batches import ImageBatches
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.finetuning.finetune import finetune
 from ltx.finetuning.per_image_settings import FinetuneSettings

@@ -22,7 +22,7 @@ from ltx.bench.inr import amortised_inr
 from ltx.bench.settings import MultipleBench
 from ltx.classifier.classifier import Classifier
 from ltx.data.finding import find_images
-from ltx.data.reading import ImageBatches
+from ltx.data.image_batches import ImageBatches
 from ltx.finetuning.finetune import finetune
 from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.masking.fill import Fill, keep

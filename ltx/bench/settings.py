@@ -36,7 +36,9 @@ class AttributeBench:
         ClassifierConfig,
         help="a vision transformer; the default name stands for deit_tiny_patch16_224 with random weights",
     )
-    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    images: Any = option(
+        "scikit-image", help="images; the first `count` are used, repeated if there are fewer", path=True
+    )
     count: int = option(16, help="images in the batch")
     steps: int = option(5, help="intervals of each integral: 5 = 6 x 6 points")
     max_batch: int = option(16, help="images in one forward pass")
@@ -51,7 +53,9 @@ class AttributeBench:
 class DataBench:
     """Settings of the benchmark."""
 
-    images: Any = option("scikit-image", help="photographs; they are first written as JPEGs of the given longer side")
+    images: Any = option(
+        "scikit-image", help="photographs; they are first written as JPEGs of the given longer side", path=True
+    )
     side: int = option(500, help="longer side of the JPEGs")
     count: int = option(64, help="number of JPEGs; photographs are repeated with rotations if there are fewer")
     size: int = option(224, help="height and width of the crops")
@@ -66,7 +70,7 @@ class EvaluateBench:
     """Settings of the benchmark."""
 
     classifier: ClassifierConfig = option(ClassifierConfig, "the explained model")
-    images: Any = option("scikit-image", "images; the first `count` are used, repeated if there are fewer")
+    images: Any = option("scikit-image", "images; the first `count` are used, repeated if there are fewer", path=True)
     count: int = option(8, "images")
     max_batch: int | None = option(
         None, "maximum number of images in one forward pass; null = 8 on a CPU, 256 on a GPU"
@@ -93,11 +97,13 @@ class ExplainBench:
 class FinetuneBench:
     """Settings of the benchmark."""
 
-    checkpoint: str | None = option(None, help="folder that ltx train wrote; null = an untrained explainer")
+    checkpoint: str | None = option(None, help="folder that ltx train wrote; null = an untrained explainer", path=True)
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model, if checkpoint is null")
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network, if checkpoint is null")
-    weights: str | None = option(None, help="weights of the classifier, if they have moved since training")
-    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    weights: str | None = option(None, help="weights of the classifier, if they have moved since training", path=True)
+    images: Any = option(
+        "scikit-image", help="images; the first `count` are used, repeated if there are fewer", path=True
+    )
     count: int = option(16, help="images at once")
     steps: int = option(5, help="finetuning steps of a run")
     scope: str = option(
@@ -111,7 +117,7 @@ class FinetuneBench:
 class GPUBench:
     """Settings of the benchmark."""
 
-    out: str = option("out/gpu", help="folder for gpu.md, gpu.json and the trained explainer")
+    out: str = option("out/gpu", help="folder for gpu.md, gpu.json and the trained explainer", path=True)
     items: list[str] = option(list(GPU_ITEMS), help=f"measurements, in this order: {', '.join(GPU_ITEMS)}")
     minutes: float = option(6.0, help="time limit; measurements that no longer fit are skipped")
     models: list[str] | None = option(
@@ -119,14 +125,14 @@ class GPUBench:
     )
     weights: dict[str, str] = option({}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random")
     input_size: int | None = option(None, help="height and width of the images; null = as each model requires")
-    images: Any = option("scikit-image", help="photographs for all measurements")
+    images: Any = option("scikit-image", help="photographs for all measurements", path=True)
     batch_size: int | None = option(None, help="images per training step; null = 64 on a GPU, 2 on a CPU")
     compile: bool = option(False, help="also time bf16 with torch.compile on a CPU; a GPU always times it")
     repeats: int | None = option(None, help="timed runs after a warm-up; null = 5 on a GPU, 1 on a CPU")
     counts: list[int] | None = option(None, help="images finetuned at once; null = 1, 16, 64, 256; on a CPU 1, 4")
     steps: int | None = option(None, help="finetuning steps; null = 25 on a GPU, 2 on a CPU")
     checkpoint: str | None = option(
-        "tf_efficientnet_lite0", help="explainer to time and compare; null = an untrained one"
+        "tf_efficientnet_lite0", help="explainer to time and compare; null = an untrained one", path=True
     )
     inr_checkpoint: str | None = option("tf_efficientnet_lite0_inr", help="amortised INR to time; null = none")
     processes: list[int] = option([1, 2], help="numbers of processes on one device that are compared")
@@ -144,16 +150,18 @@ class GPUBench:
 class INRBench:
     """Settings of the benchmark."""
 
-    checkpoint: str | None = option(None, help="amortised INR that ltx train wrote; null = an untrained one")
+    checkpoint: str | None = option(None, help="amortised INR that ltx train wrote; null = an untrained one", path=True)
     classifier: ClassifierConfig = option(
         ClassifierConfig, help="the explained model; with a checkpoint only its weights and precision are used"
     )
     images: Any = option(
-        "scikit-image", help="images; `count` of them, evenly spaced, are used, repeated if there are fewer"
+        "scikit-image", help="images; `count` of them, evenly spaced, are used, repeated if there are fewer", path=True
     )
     count: int = option(16, help="images at once")
     ways: list[str] = option(list(WAYS), help=f"methods that are timed: {', '.join(WAYS)}")
-    compare: list[str] = option(list, help="methods whose maps are thresholded at the same areas: iia, ltx:FOLDER, …")
+    compare: list[str] = option(
+        list, help="methods whose maps are thresholded at the same areas: iia, ltx:FOLDER, …", path=True
+    )
     steps: int = option(5, help="steps of INRs fitted from scratch")
     finetuning_steps: int = option(5, help="finetuning steps of the amortised INR")
     extremal_steps: int = option(5, help="steps of extremal perturbation; 800 as published")
@@ -168,10 +176,10 @@ class INRBench:
 class MasksBench:
     """Settings of the benchmark."""
 
-    checkpoint: str = option("runs/train", help="folder that ltx train wrote")
-    weights: str | None = option(None, help="weights of the classifier, if they have moved since training")
+    checkpoint: str = option("runs/train", help="folder that ltx train wrote", path=True)
+    weights: str | None = option(None, help="weights of the classifier, if they have moved since training", path=True)
     precision: str = option("fp32", help="precision of the classifier's forward pass", choices=["fp32", "bf16"])
-    images: Any = option("scikit-image", help="images that the explainer was not trained on")
+    images: Any = option("scikit-image", help="images that the explainer was not trained on", path=True)
     limit: int | None = option(None, help="number of images; null = all")
     steps: list[int] = option([0, 25], help="numbers of finetuning steps, one row each")
     lr: float | None = option(None, help="learning rate of finetuning; null = the default of ltx finetune")
@@ -190,11 +198,13 @@ class MasksBench:
 class MultipleBench:
     """Settings of the benchmark."""
 
-    checkpoint: str | None = option(None, help="amortised INR that ltx train wrote; null = fit one to each mosaic")
+    checkpoint: str | None = option(
+        None, help="amortised INR that ltx train wrote; null = fit one to each mosaic", path=True
+    )
     classifier: ClassifierConfig = option(
         ClassifierConfig, help="the explained model; with a checkpoint only its weights and precision are used"
     )
-    images: Any = option("scikit-image", help="photographs; some must have the same predicted class")
+    images: Any = option("scikit-image", help="photographs; some must have the same predicted class", path=True)
     mosaics: int = option(50, help="number of pairs side by side, each photograph sufficient alone")
     steps: int = option(25, help="optimiser steps for each explanation; with a checkpoint, 0 = one forward pass")
     share: float = option(0.9, help="share of the probability that an explanation must keep")
@@ -207,20 +217,22 @@ class MultipleBench:
     gallery: int = option(8, help="number of pictures to write")
     seed: int = option(0, help="random seed of the pairs")
     device: str = option("auto", help="auto, cpu, cuda, …")
-    out: str = option("runs/multiple", help="folder for the pictures")
+    out: str = option("runs/multiple", help="folder for the pictures", path=True)
 
 
 @dataclass
 class PeersBench:
     """Settings of the benchmark."""
 
-    out: str = option("out/peers", help="folder for peers.md and peers.json")
+    out: str = option("out/peers", help="folder for peers.md and peers.json", path=True)
     peers: list[str] = option(list(PEER_NAMES), help=f"comparisons: {', '.join(PEER_NAMES)}")
     models: list[str] = option(["tf_efficientnet_lite0", "deit_tiny_patch16_224"], help="classifiers")
     weights: dict[str, str] = option({}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random")
     input_size: int | None = option(None, help="height and width of the images; null = as each model requires")
     precisions: list[str] = option(["fp32"], help="precisions of the classifier: fp32, bf16")
-    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    images: Any = option(
+        "scikit-image", help="images; the first `count` are used, repeated if there are fewer", path=True
+    )
     count: int = option(4, help="images in the batch")
     repeats: int = option(3, help="timed runs after a warm-up")
     device: str = option("auto", help="auto, cpu, cuda, …")

@@ -15,9 +15,10 @@ from ltx.checkpoints.classifier_record import ClassifierRecord
 from ltx.checkpoints.wandb_artifacts import SCHEME, fetch
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.atomic_files import write_all_atomically
-from ltx.runtime.errors import InputError
+from ltx.runtime.errors import InputError, first_line
 from ltx.runtime.file_names import TEXT
 from ltx.runtime.shipped import shipped
+from ltx.runtime.yaml_files import read_yaml
 
 TENSORS, CONFIG, CARD = "explainer.safetensors", "config.yaml", "README.md"
 
@@ -100,9 +101,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: it is not a YAML mapping.
     """
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
+        config = read_yaml(folder / CONFIG)
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"checkpoint={folder}: {CONFIG} cannot be read ({str(error).splitlines()[0]})") from error
+        raise InputError(f"checkpoint={folder}: {CONFIG} cannot be read ({first_line(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"checkpoint={folder}: {CONFIG} is not a mapping of settings")
     return config

@@ -19,11 +19,15 @@ class ClassifierConfig:
     """The explained model; see `ltx.Classifier` for the meaning of each key."""
 
     name: str = option(
-        DEFAULT_NAME, "timm name, torchvision:NAME, hf:FOLDER (transformers), or package.module:function of your own"
+        DEFAULT_NAME,
+        "timm name, torchvision:NAME, hf:FOLDER (transformers), or package.module:function of your own",
+        path=True,
     )
-    weights: str | None = option(None, "FILE (.safetensors, .pth); null = pretrained; 'random' = untrained")
+    weights: str | None = option(None, "FILE (.safetensors, .pth); null = pretrained; 'random' = untrained", path=True)
     num_classes: int | None = option(None, "number of classes; null = the model's own")
-    class_names: Any = option(None, "FILE with one name per line, or a list; null = ImageNet's for 1,000 classes")
+    class_names: Any = option(
+        None, "FILE with one name per line, or a list; null = ImageNet's for 1,000 classes", path=True
+    )
     head: str = option("softmax", "how logits become probabilities; binary = one logit for two classes", choices=HEADS)
     input_size: Any = option(None, "side in pixels or [height, width]; null = the model's own")
     mean: list[float] | None = option(None, "channel means of the normalisation; null = the model's own")

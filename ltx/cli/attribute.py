@@ -19,6 +19,7 @@ from ltx.metrics.perturbation import is_constant
 from ltx.results.explanation import Explanation
 from ltx.results.streaming import WRITTEN, explain_files
 from ltx.runtime.devices import pick_device
+from ltx.runtime.errors import PartialFailureError
 
 
 def attribute_files(config: AttributeConfig) -> None:
@@ -27,6 +28,7 @@ def attribute_files(config: AttributeConfig) -> None:
     Raises:
         InputError: a method that does not work on the classifier, an unknown option, or an error of
             `ltx.results.streaming.explain_files`.
+        PartialFailureError: the results are written, but some sources could not be used.
     """
     check_options(config.method, config.options)  # before the model is loaded
     classifier = config.classifier.build().to(pick_device(config.device)).fold_norms()
@@ -56,8 +58,10 @@ def attribute_files(config: AttributeConfig) -> None:
         )
 
     settings = {key: asdict(config)[key] for key in ("method", "options", "classifier")}
-    count = explain_files(config, explain, classifier, settings)
+    done = explain_files(config, explain, classifier, settings)
     if constant:
         print(f"warning: {len(constant)} constant maps, which do not rank pixels: {', '.join(constant)}")
-    print(f"{count} map{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
+    print(f"{done.count} map{'s' * (done.count != 1)} in {config.out}: {WRITTEN[config.save]}")
     report_explanations(config)
+    if done.failed:
+        raise PartialFailureError([reason for _, reason in done.failed])

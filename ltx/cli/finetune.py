@@ -21,6 +21,7 @@ from ltx.results.explanation import Explanation
 from ltx.results.settings import ExplainConfig
 from ltx.results.streaming import WRITTEN, explain_files
 from ltx.runtime.devices import pick_device
+from ltx.runtime.errors import PartialFailureError
 
 
 def finetune_files(config: FinetuneConfig) -> Path:
@@ -31,6 +32,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
 
     Raises:
         InputError: an error of `ltx.load`, `ltx.finetune` or `ltx.results.streaming.explain_files`.
+        PartialFailureError: the results are written, but some sources could not be used.
     """
     device = pick_device(config.device)
     folder = located(config.checkpoint)
@@ -56,7 +58,9 @@ def finetune_files(config: FinetuneConfig) -> Path:
     recorded["explainer_fingerprint"] = identity(folder)[:16]  # the folder may contain another network next time
     if config.classifier != replace(LoadedClassifierConfig(), precision=config.classifier.precision):
         recorded["classifier_fingerprint"] = explainer.classifier.fingerprint()
-    count = explain_files(config, explain, explainer.classifier, recorded)
-    print(f"{count} explanation{'s' * (count != 1)} in {config.out}: {WRITTEN[config.save]}")
+    done = explain_files(config, explain, explainer.classifier, recorded)
+    print(f"{done.count} explanation{'s' * (done.count != 1)} in {config.out}: {WRITTEN[config.save]}")
     report_explanations(config)
+    if done.failed:
+        raise PartialFailureError([reason for _, reason in done.failed])
     return Path(config.out)

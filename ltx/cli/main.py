@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ltx.config.command_line import run
+from ltx.config.command_line import finish, run
 from ltx.runtime.errors import suggest
 
 
@@ -147,25 +147,27 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         argv: the words after the program's name; None = those of the command line.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"]:
-        _dispatch("ltx bench", BENCHMARKS, "benchmark", words[1:])
-    if words[:1] == ["--version"]:
-        from ltx import __version__
+    try:
+        if words[:1] == ["bench"]:
+            _dispatch("ltx bench", BENCHMARKS, "benchmark", words[1:])
+        if words[:1] == ["--version"]:
+            from ltx import __version__
 
-        print(f"ltx {__version__}")
-        sys.exit(0)
-    _dispatch("ltx", COMMANDS, "command", words)
+            print(f"ltx {__version__}")
+            finish(0)
+        _dispatch("ltx", COMMANDS, "command", words)
+    except BrokenPipeError:
+        finish(141)
 
 
 def _dispatch(prog: str, commands: Mapping[str, Command], kind: str, words: list[str]) -> NoReturn:
     if not words or words[0] in ("--help", "-h", "help"):
         print(_overview(prog, commands, kind))
-        sys.exit(0)
+        finish(0)
     if words[0] not in commands:
         known = [*commands, "bench"] if kind == "command" else list(commands)
         near = suggest(words[0], known) or f"; choose one of {', '.join(known)}"
-        print(f"error: {words[0]!r} is not a {kind}{near}", file=sys.stderr)
-        sys.exit(2)
+        finish(2, f"error: {words[0]!r} is not a {kind}{near}")
     commands[words[0]].run(f"{prog} {words[0]}", words[1:])
 
 

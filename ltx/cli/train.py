@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltx.pretraining.run import run_pretraining
 from ltx.pretraining.settings import TrainConfig
+from ltx.runtime.exclusive_folder import exclusive
 
 
 def train(config: TrainConfig) -> None:
@@ -12,4 +13,6 @@ def train(config: TrainConfig) -> None:
     Raises:
         InputError: see `ltx.pretraining.run.run_pretraining`.
     """
-    print(f"done: {run_pretraining(config)}")
+    with exclusive(config.out):
+        out = run_pretraining(config)
+    print(f"done: {out}")

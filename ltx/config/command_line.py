@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ltx.config.help_text import help_text
 from ltx.config.options import Key, keys, shown, type_arms
 from ltx.config.words import is_bare, nearest, one_line, parse_value, split_word, type_name, with_article
-from ltx.runtime.errors import InputError
+from ltx.runtime.errors import InputError, PartialFailureError
 from ltx.runtime.shipped import shipped
+from ltx.runtime.yaml_files import yaml_text
 
 Schema = TypeVar("Schema")
 
@@ -56,6 +59,7 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
     for name, text in words:
         if name == "config":
             for key, value in _read_yaml(Path(text), known):
+                _refuse_shell_commands(key, value, source=f" in {text}")
                 _set(config, known, key, value, source=f" in {text}")
     for name, text in words:
         if name != "config":
@@ -78,8 +82,9 @@ def run(
 ) -> NoReturn:
     """Parse the command line, call `main`, and exit.
 
-    The exit code is 0 on success, 2 with one `error:` line for invalid input, 1 with one line if the disk is full or
-    not writable, and 130 on interruption.
+    The exit code is 0 on success; 1 with one line if the disk is full or not writable; 2 with one `error:` line for
+    invalid input; 3 with one line if the work is done except for sources that could not be used; 130 on interruption;
+    141, quietly, if the reader of the output closed it.
 
     Args:
         main: called with the settings.
@@ -91,19 +96,44 @@ def run(
             stream.reconfigure(errors="backslashreplace")  # neither file names nor the terminal need be UTF-8
     try:
         main(parse(schema, sys.argv[1:] if argv is None else argv, prog, description))
-    except InputError as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except InputError as error:
+        finish(2, f"error: {error}")
+    except PartialFailureError as error:
+        finish(3, f"partly failed: {error}")
+    except BrokenPipeError:
+        finish(141)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        print(f"error: {error.filename or 'output'} cannot be written: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        finish(1, f"error: {error.filename or 'output'} cannot be written: {error.strerror}")
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        finish(130, "interrupted; run the same command again to resume")
+    except SystemExit as leaving:
+        finish(leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1)
+    finish(0)
+
+
+def finish(status: int, line: str = "") -> NoReturn:
+    """Exit after printing a line to stderr; quietly, with status 141, if the reader of an output closed it."""
+    try:
+        sys.stdout.flush()
+        if line:
+            print(" ".join(line.splitlines()), file=sys.stderr)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = status or 141
+    for stream in (sys.__stdout__, sys.__stderr__):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            # The interpreter flushes again when it ends, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), typing.cast(typing.TextIO, stream).fileno())
+            status = status or 141
+        except (ValueError, OSError):  # closed, or not a file
+            continue
+    sys.exit(status)
 
 
 def to_yaml(instance: Any) -> str:
@@ -112,13 +142,14 @@ def to_yaml(instance: Any) -> str:
 
 
 def _read_yaml(file: Path, known: dict[str, Key]) -> Iterator[tuple[str, Any]]:
+    file = file.expanduser()
     if not file.is_file():
         file = shipped(file) or file
     if not file.is_file():
         raise InputError(f"config={file} does not exist; give a YAML file")
     try:
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        content = OmegaConf.to_container(OmegaConf.create(yaml_text(file) or "{}"), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise InputError(f"config={file} is not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"config={file} contains a {type(content).__name__}; write key: value lines")
@@ -143,6 +174,8 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
         matches = nearest(name, known)
         hint = f"; did you mean {matches}?" if matches else "; --help lists all keys"
         raise InputError(f"unknown key {name}{source}{hint}")
+    if key.path:
+        value = _expanded(value)
     try:
         OmegaConf.update(config, name, value, merge=False)  # a complete dict replaces the previous one
     except (OmegaConfBaseException, ValueError, TypeError) as error:
@@ -160,6 +193,23 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
         if element not in key.choices and not (element is None and key.default is None):
             allowed = ", ".join(map(str, key.choices))
             raise InputError(f"{name}={shown(element)}{source} is not allowed; allowed: {allowed}")
+
+
+def _refuse_shell_commands(name: str, value: Any, source: str) -> None:
+    """Refuse `pipe:` in files, which may be a stranger's: webdataset would run the rest as a shell command."""
+    for element in value if isinstance(value, list) else [value]:
+        if isinstance(element, str) and element.startswith("pipe:"):
+            raise InputError(f"{name}={element}{source} would run a shell command; give it on the command line")
+
+
+def _expanded(value: Any) -> Any:
+    """Replace a leading `~` in a path, in each of several paths, and after a prefix such as `ltx:`, by the home."""
+    if isinstance(value, list):
+        return [_expanded(element) for element in value]
+    if not isinstance(value, str):
+        return value
+    prefix, path = re.fullmatch(r"([a-z0-9_]+:(?=~))?(.*)", value, re.DOTALL).groups()  # type: ignore[union-attr]
+    return (prefix or "") + os.path.expanduser(path)
 
 
 def _owner(name: str, known: dict[str, Key]) -> Key | None:

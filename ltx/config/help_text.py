@@ -10,6 +10,16 @@ from omegaconf import MISSING
 
 from ltx.config.options import groups, keys, shown
 
+STATUSES = {
+    0: "done",
+    1: "an output cannot be written, or an internal error",
+    2: "invalid input; nothing was done",
+    3: "done, except for some sources that could not be used; the last line names them",
+    130: "interrupted; the same command resumes",
+    141: "the reader of the output closed it",
+}
+"""Meanings of the exit status of every command."""
+
 
 def help_text(schema: type, prog: str, description: str) -> str:
     """Usage, two examples, and each key with its default, allowed values and meaning.
@@ -42,6 +52,9 @@ def help_text(schema: type, prog: str, description: str) -> str:
             "",
             "keys, defaults and meanings:",
             *lines,
+            "",
+            "exit status:",
+            *(f"  {status:<5}{meaning}" for status, meaning in STATUSES.items()),
         ]
     )
 

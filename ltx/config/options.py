@@ -15,15 +15,16 @@ from omegaconf import MISSING
 from ltx.runtime.errors import InputError, suggest
 
 
-def option(default: Any, help: str, choices: Sequence[Any] | None = None) -> Any:
+def option(default: Any, help: str, choices: Sequence[Any] | None = None, path: bool = False) -> Any:
     """Declare a field of a settings dataclass.
 
     Args:
         default: the default value; `omegaconf.MISSING` for a required key; a dataclass for a nested group.
         help: meaning of the field, shown by `--help`.
         choices: allowed values (of each element for a list); None is also allowed if it is the default.
+        path: the field takes a path, or a list of paths, in which the command line expands a leading `~`.
     """
-    metadata = {"help": help, "choices": None if choices is None else tuple(choices)}
+    metadata = {"help": help, "choices": None if choices is None else tuple(choices), "path": path}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, (list, dict)):
@@ -109,6 +110,7 @@ class Key:
         default: the default value; `omegaconf.MISSING` for a required key.
         help: meaning, as given to `option`.
         choices: allowed values, or None.
+        path: whether it takes a path or a list of paths.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Key:
     default: Any
     help: str
     choices: tuple[Any, ...] | None
+    path: bool = False
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[Key]:
@@ -129,7 +132,14 @@ def keys(schema: type, prefix: str = "") -> Iterator[Key]:
         factory = field.default_factory
         default = factory() if factory is not dataclasses.MISSING else field.default
         default = MISSING if default is dataclasses.MISSING else default
-        yield Key(name, kind, default, field.metadata.get("help", ""), field.metadata.get("choices"))
+        yield Key(
+            name,
+            kind,
+            default,
+            field.metadata.get("help", ""),
+            field.metadata.get("choices"),
+            field.metadata.get("path", False),
+        )
 
 
 def groups(schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ class Crop(NamedTuple):
     """A crop of an image.
 
     Attributes:
-        pixels: uint8 `[3, H, W]`.
+        pixels: uint8 `[C, H, W]`.
         box: its box, as fractions of the upright image's width and height.
         mirrored: whether it is flipped left to right.
     """
@@ -41,6 +41,7 @@ class Cropping:
         scale: range of the crop's share of the image area. Its aspect ratio lies within 3:4 and 4:3 of that of `size`.
         flip: flip half of the crops left to right.
         crops_per_image: each image cycles through this many fixed crops, epoch by epoch; None = a new crop each time.
+        channels: see `ltx.data.reading.decoded`.
 
     Raises:
         InputError: an invalid `scale`, or `crops_per_image` below 1.
@@ -51,6 +52,7 @@ class Cropping:
     scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = True
     crops_per_image: int | None = None
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if self.crops_per_image is not None and self.crops_per_image < 1:
@@ -80,7 +82,7 @@ class Cropping:
         shrink = max(1, int(min((right - left) / width, (bottom - top) / height)))
         if shrink > 1:
             source.draft(None, (source.width // shrink, source.height // shrink))
-        pixels = decoded(source)
+        pixels = decoded(source, self.channels)
         scale_x, scale_y = pixels.shape[2] / full[0], pixels.shape[1] / full[1]
         rows = _within(round(top * scale_y), round(bottom * scale_y), pixels.shape[1])
         columns = _within(round(left * scale_x), round(right * scale_x), pixels.shape[2])

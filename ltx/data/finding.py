@@ -1,23 +1,25 @@
-"""Which image files are meant: a file, a folder, a glob, a listing, and the classes that a listing gives."""
+"""The image files that a setting means: a file, a folder, a glob, a listing, or several of these."""
 
 from __future__ import annotations
 
-import csv
 import glob
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ltx.data.formats import is_image_name
+from ltx.data.listings import LISTINGS, listed_files
 from ltx.runtime.errors import InputError
 
 Spec = str | Path | Sequence[str | Path]
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"])
-FILE_COLUMNS = ("file", "image", "path")
+EXPECTED = "a file, folder, glob, listing (.csv, .tsv, .txt) or 'scikit-image'"
 
-# Photographs of scenes and things inside the scikit-image package, without its textures, drawings, microscopy, a
-# blurred clock, and the right view of the stereo pair (all but a copy of the left one, which could be held out).
+# Photographs in the scikit-image package. Textures, drawings, microscopy, a blurred clock and the right image of the
+# stereo pair (almost a copy of the left one, which could be held out) are excluded.
 SCIKIT_IMAGE = [
     "astronaut.png",
     "camera.png",
@@ -31,80 +33,181 @@ SCIKIT_IMAGE = [
 ]
 
 
+@dataclass
+class Found:
+    """The result of a search for image files.
+
+    Attributes:
+        files: each file once, in the order of the setting.
+        left_out: visible files in folders and globs that are not images by their suffix.
+        failed: entries of the setting that name no image, each with the reason.
+        named: files that the setting names one by one.
+    """
+
+    files: list[Path]
+    left_out: list[Path] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    named: set[Path] = field(default_factory=set)
+
+    def summary(self) -> str:
+        """One line on the files that were left out; empty if there are none."""
+        return left_out_summary(self.left_out)
+
+
+def left_out_summary(files: Sequence[Path]) -> str:
+    """`left out 3 files that are not images by their suffix: a.txt, b.txt, …`; empty for no files."""
+    if not files:
+        return ""
+    if len(files) <= 3:
+        names = ", ".join(file.name for file in files)
+    else:
+        kinds = Counter(file.suffix.lower() or "no suffix" for file in files)
+        names = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
+        names += ", …" if len(kinds) > 5 else ""
+    plural = "s that are not images by their suffix" if len(files) > 1 else " that is not an image by its suffix"
+    return f"left out {len(files)} file{plural}: {names}"
+
+
 def find_images(spec: Spec, out: Path | None = None) -> list[Path]:
-    """The image files that `spec` means, each once.
+    """Find the image files of a setting, each once; every entry of a list must name at least one image.
 
     Args:
-        spec: a file; a folder (files of every depth, sorted, links followed, hidden ones left out); a glob (`**` goes
-            any depth); a `.csv` listing, whose column `file`, `image` or `path` (else the first) holds paths relative
-            to the CSV; the word `scikit-image` for the photographs in that package; or a list of any of these.
-        out: where a former run of the same command may have left pictures, which are not meant.
+        spec: a file; a folder (files at any depth, sorted, links followed, hidden ones left out); a glob (`**` matches
+            any depth); a listing (see `ltx.data.listings`); the word `scikit-image` for the photographs in that
+            package; or a list of any of these. Files of folders and globs are recognised by their suffix.
+        out: folder of the command's results, whose pictures are excluded.
 
     Returns:
-        Paths in the order of `spec`. Files that a listing names are not checked here: reading them may still fail.
+        Paths in the order of `spec`. Files named by a listing or one by one are not checked: reading may still fail.
 
     Raises:
-        InputError: nothing is there, or no image in it; or all are in `out`, where results might replace them.
+        InputError: an entry does not exist or contains no image, or all images are in `out`.
     """
-    listed = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
-    # YAML reads the name of a folder such as 2012 as a number.
-    parts = [str(part) if isinstance(part, int) and not isinstance(part, bool) else part for part in listed]
-    if not all(isinstance(part, (str, Path)) for part in parts):
-        raise InputError(f"images={spec}; give a file, folder, glob, .csv listing or 'scikit-image', or a list of them")
-    if not parts:
-        raise InputError("images is an empty list; give a file, folder, glob, .csv listing or 'scikit-image'")
-    found: dict[Path, None] = {}
-    for part in parts:
-        # One missing file among several is skipped when it is read, like any other that cannot be.
-        named = len(parts) > 1 and Path(part).suffix.lower() in SUFFIXES and not _has_magic(str(part))
-        found.update(dict.fromkeys([Path(part)] if named and not Path(part).is_dir() else _find(str(part))))
-    if out is None:
-        return list(found)
-    place = out.resolve()
-    outside = [file for file in found if place not in file.resolve().parents]
-    if not outside:
-        raise InputError(f"out={out} is where the images are; choose another folder for the results")
-    return outside
+    found = search_images(spec, out)
+    if found.failed:
+        raise InputError(found.failed[0][1])
+    return found.files
+
+
+def search_images(spec: Spec, out: Path | None = None) -> Found:
+    """Find the image files of a setting, and also report what was not found or left out; see `find_images`.
+
+    Raises:
+        InputError: no entry names an image, or all images are in `out`.
+    """
+    entries = _entries(spec)
+    files: dict[Path, None] = {}
+    found = Found([])
+    for entry in entries:
+        path = Path(entry)
+        # A missing file among several entries is skipped when it is read, like any other unreadable file.
+        if len(entries) > 1 and not path.is_dir() and is_image_name(entry) and not glob.has_magic(entry):
+            files[path] = None
+            found.named.add(path)
+            continue
+        try:
+            hits, left_out = _find(entry)
+        except InputError as error:
+            found.failed.append((entry, str(error)))
+            continue
+        files.update(dict.fromkeys(hits))
+        found.left_out += left_out
+        if hits == [path]:
+            found.named.add(path)
+    if not files:
+        raise InputError(found.failed[0][1])
+    found.files = _outside(files, out)
+    return found
 
 
 def image_root(spec: Spec) -> Path:
-    """The folder below which the images of `spec` keep their sub-folders: the deepest that holds them all."""
+    """The folder below which the images of `spec` keep their sub-folders: the deepest one that contains them all."""
     roots = []
-    for part in map(str, [spec] if isinstance(spec, (str, Path, int)) else spec):
-        path = Path(part)
-        if part == "scikit-image":
+    for entry in _entries(spec):
+        path = Path(entry)
+        if entry == "scikit-image":
             path = _scikit_image_folder()
-        elif not path.exists() and _has_magic(part):
-            fixed = next(i for i, name in enumerate(path.parts) if _has_magic(name))
-            path = Path(*path.parts[:fixed])
+        elif not path.exists() and glob.has_magic(entry):
+            path = _literal_prefix(path)
         elif not path.is_dir():
             path = path.parent
         roots.append(os.path.abspath(path))
     return Path(os.path.commonpath(roots))
 
 
-def _find(spec: str) -> list[Path]:
-    path = Path(spec)
-    if spec == "scikit-image":
+def _entries(spec: Spec) -> list[str]:
+    entries = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
+    # YAML reads the name of a folder such as 2012 as a number.
+    entries = [str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry for entry in entries]
+    if not all(isinstance(entry, (str, Path)) for entry in entries):
+        raise InputError(f"images={spec}; give {EXPECTED}, or a list of them")
+    if not entries:
+        raise InputError(f"images is an empty list; give {EXPECTED}")
+    return [str(entry) for entry in entries]
+
+
+def _outside(files: Iterable[Path], out: Path | None) -> list[Path]:
+    """The files that are not below `out`."""
+    if out is None:
+        return list(files)
+    place = out.resolve()
+    outside = [file for file in files if place not in file.resolve().parents]
+    if not outside:
+        raise InputError(f"out={out} is where the images are; choose another folder for the results")
+    return outside
+
+
+def _find(entry: str) -> tuple[list[Path], list[Path]]:
+    """The images of one entry, and the files left out."""
+    path = Path(entry)
+    left_out: list[Path] = []
+    if entry == "scikit-image":
         folder = _scikit_image_folder()
         files = [folder / name for name in SCIKIT_IMAGE if (folder / name).is_file()]
     elif path.is_dir():
-        files = _walk(path)
-    elif path.is_file():
-        files = _listed(path) if path.suffix.lower() == ".csv" else [path]
-    elif _has_magic(spec):
-        hits = sorted(map(Path, glob.glob(spec, recursive=True)))
-        files = [file for hit in hits if hit.is_file() for file in [hit] if hit.suffix.lower() in SUFFIXES]
-        files = files or [file for hit in hits if hit.is_dir() for file in _walk(hit)]
+        files, left_out = _walk(path)
+    elif path.is_file() or path.is_fifo():
+        files = listed_files(path) if path.suffix.lower() in LISTINGS else [path]
+    elif glob.has_magic(entry):
+        files, left_out = _glob(path)
     else:
-        raise InputError(f"images={spec} does not exist; give a file, folder, glob, .csv listing or 'scikit-image'")
+        raise InputError(f"images={entry} does not exist; give {EXPECTED}")
     if not files:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise InputError(f"images={spec} holds no image; files are looked for by their suffix ({kinds})")
-    return files
+        reason = left_out_summary(left_out) or "files are recognised by their suffix, such as .jpg or .png"
+        if glob.has_magic(entry) and not path.exists():
+            reason += "; *, ? and [...] are patterns, and [[] matches a bracket"
+        raise InputError(f"images={entry} contains no image; {reason}")
+    return files, left_out
 
 
-def _walk(folder: Path) -> list[Path]:
+def _glob(pattern: Path) -> tuple[list[Path], list[Path]]:
+    """Files that match a pattern; if only folders match, the images below them."""
+    # Folders that exist are meant literally, also one that is named `[a]`.
+    literal = _literal_prefix(pattern)
+    rest = pattern.parts[len(literal.parts) :] if literal != Path() else pattern.parts
+    hits = sorted(map(Path, glob.glob(str(Path(glob.escape(str(literal)), *rest)), recursive=True)))
+    files = [hit for hit in hits if hit.is_file()]
+    images = [file for file in files if is_image_name(file.name)]
+    left_out = [file for file in files if not is_image_name(file.name)]
+    if not images:
+        for folder in filter(Path.is_dir, hits):
+            inside, others = _walk(folder)
+            images += inside
+            left_out += others
+    return images, left_out
+
+
+def _literal_prefix(pattern: Path) -> Path:
+    """The longest prefix of a pattern that is an existing folder."""
+    prefix = Path()
+    for part in pattern.parts:
+        if not (prefix / part).is_dir():
+            break
+        prefix /= part
+    return prefix
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
     files: list[Path] = []
     seen: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True):
@@ -114,69 +217,14 @@ def _walk(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(where, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return sorted(files)
+        files += [Path(where, name) for name in names if not name.startswith(".")]
+    files.sort()
+    images = [file for file in files if is_image_name(file.name)]
+    return images, [file for file in files if not is_image_name(file.name)]
 
 
 def _scikit_image_folder() -> Path:
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise InputError("images=scikit-image needs the package scikit-image: pip install it")
+        raise InputError("images=scikit-image needs the package scikit-image; run pip install scikit-image")
     return Path(spec.origin).parent / "data"
-
-
-def _has_magic(text: str) -> bool:
-    return glob.has_magic(text)
-
-
-def _listed(listing: Path) -> list[Path]:
-    header, rows = _read_csv(listing)
-    column = _file_column(header, rows)
-    return [listing.parent / row[column].strip() for row in rows if len(row) > column and row[column].strip()]
-
-
-def read_labels(listing: str | Path) -> dict[Path, int]:
-    """The column `class_index` of a `.csv` listing, by the paths that `find_images` gives for it.
-
-    Raises:
-        InputError: no such file or column, or an entry that is no whole number.
-    """
-    listing = Path(listing)
-    if not listing.is_file():
-        raise InputError(f"labels={listing} does not exist; give a .csv with the columns file and class_index")
-    header, rows = _read_csv(listing)
-    if "class_index" not in header:
-        raise InputError(f"labels={listing} has no column class_index; its columns are {', '.join(header)}")
-    name, index = _file_column(header, rows), header.index("class_index")
-    labels = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            labels[listing.parent / row[name].strip()] = int(row[index])
-        except (ValueError, IndexError) as error:
-            raise InputError(f"labels={listing}, line {number}: class_index is no whole number") from error
-    return labels
-
-
-def _read_csv(listing: Path) -> tuple[list[str], list[list[str]]]:
-    """Header (lower case; empty where the first row already is a file) and the other rows."""
-    try:
-        with listing.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"images={listing} is no CSV text: {error}") from error
-    first = [cell.strip().lower() for cell in rows[0]] if rows else []
-    if not first or (os.path.splitext(first[0])[1] in SUFFIXES and not set(first) & set(FILE_COLUMNS)):
-        return [], rows
-    return first, rows[1:]
-
-
-def _file_column(header: list[str], rows: list[list[str]]) -> int:
-    """The column of a usual name, else the first whose cells look like pictures, else the first."""
-    named = [header.index(name) for name in FILE_COLUMNS if name in header]
-    cells = rows[0] if rows else []
-    pictured = [place for place, cell in enumerate(cells) if os.path.splitext(cell.strip().lower())[1] in SUFFIXES]
-    return [*named, *pictured, 0][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ltx.data.cropping import Crop, Cropping
-from ltx.data.finding import Spec, find_images, image_root
-from ltx.data.reading import opened, read_image, resize
+from ltx.data.finding import Spec, image_root, search_images
+from ltx.data.reading import file_state, opened, read_resized
 from ltx.data.shared_flags import shared_flags
 from ltx.data.stored_maps import StoredMaps
 from ltx.data.training_images import StreamLoader, StreamSettings, TrainingImages, hold_out
@@ -54,6 +56,7 @@ class FolderData(TrainingImages):
         self.out = out
         self.train_files: list[Path] = []
         self.val_files: list[Path] = []
+        self._left_out = ""
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files, divide them, and check that they suffice; later calls find nothing new."""
@@ -62,17 +65,17 @@ class FolderData(TrainingImages):
         self._check_validation()
 
     def _find(self) -> None:
-        train = find_images(self.images, self.out)
+        train, self._left_out = _found(self.images, self.out)
         if self.val_images is not None:
-            val = find_images(self.val_images, self.out)
+            val, _ = _found(self.val_images, self.out)
             _check_disjoint(train, val)
         else:
             names = names_below(image_root(self.images), train)
             train, val = hold_out(train, names, self.val_share, self.seed, "image file")
-        _check_readable(train, self.images)
+        _check_readable(train, self.images, self.channels)
         self.train_files, self.val_files = train, val
         self._train = Crops(train, self.cropping, self.maps)
-        self._val = WholeImages(val, self.size)
+        self._val = WholeImages(val, self.size, self.channels)
 
     @property
     def train_count(self) -> int:
@@ -88,11 +91,23 @@ class FolderData(TrainingImages):
 
     @property
     def identity(self) -> str:
-        # Names and sizes: reading a million files would take longer than explaining some of them.
-        return "\n".join(f"{file} {file.stat().st_size if file.is_file() else 0}" for file in self.train_files)
+        # Reading a million files would take longer than explaining some of them.
+        return "\n".join(f"{os.path.abspath(file)} {file_state(file)}" for file in self.train_files)
 
     def describe(self) -> str:
-        return f"{self.train_count} training and {self.val_count} validation images in files"
+        text = f"{self.train_count} training and {self.val_count} validation images in files"
+        return f"{text}; {self._left_out}" if self._left_out else text
+
+    def state_dict(self) -> dict[str, Any]:
+        """Identifies the training images, so that a resumed run can tell whether they changed."""
+        return {"images": hashlib.sha256(self.identity.encode(errors="surrogateescape")).hexdigest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get("images") not in (None, self.state_dict()["images"]):
+            rank_zero_warn(
+                f"the files of data.images={self.images} are not those of the interrupted run (another path, size or "
+                "modification time); it resumes with the present ones"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream from the trainer's step on. Its length is that of the whole training, as Lightning counts it."""
@@ -122,12 +137,20 @@ class FolderData(TrainingImages):
 
     def validation_images(self, count: int) -> Tensor:
         self.setup()
-        dataset = self._val if self.val_files else WholeImages(self.train_files, self.size)
+        dataset = self._val if self.val_files else WholeImages(self.train_files, self.size, self.channels)
         images = [dataset[index]["image"] for index in range(min(count, len(dataset)))]
-        return torch.stack(images).float().div_(255) if images else torch.empty(0, 3, *self.size)
+        return torch.stack(images).float().div_(255) if images else torch.empty(0, self.channels, *self.size)
 
 
 # -- division into training and validation -------------------------------------------------------------------------
+
+
+def _found(spec: Spec, out: Path | None) -> tuple[list[Path], str]:
+    """The files, and one line on those left out. A training stops before it starts if an entry names no image."""
+    found = search_images(spec, out)
+    if found.failed:
+        raise InputError(found.failed[0][1])
+    return found.files, found.summary()
 
 
 def names_below(root: Path, files: Sequence[Path]) -> list[str]:
@@ -142,11 +165,11 @@ def _check_disjoint(train: Sequence[Path], val: Sequence[Path]) -> None:
             raise InputError(f"{file} is in both images and val_images; an image may only be in one")
 
 
-def _check_readable(files: Sequence[Path], spec: Spec) -> None:
+def _check_readable(files: Sequence[Path], spec: Spec, channels: int) -> None:
     first = ""
     for file in files:
         try:
-            read_image(file)
+            read_resized(file, 8, channels=channels)
             return
         except InputError as error:
             first = first or str(error)
@@ -250,13 +273,17 @@ class Crops(_Files):
         return item
 
     def _crop(self, file: str, number: int) -> Crop:
-        with opened(file) as source:
+        with opened(file, channels=self.cropping.channels) as source:
             return self.cropping(source, number)
 
 
 class WholeImages(_Files):
     """Full images, squashed to `size`."""
 
+    def __init__(self, files: Sequence[Path], size: tuple[int, int], channels: int = 3) -> None:
+        super().__init__(files, size)
+        self.channels = channels
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        chosen, pixels = self._first_readable(index, lambda file: resize(read_image(file), self.size))
+        chosen, pixels = self._first_readable(index, lambda file: read_resized(file, self.size, channels=self.channels))
         return {"image": pixels, "index": chosen, "name": str(self._names[chosen])}

@@ -1,19 +1,17 @@
-"""Reading of image files as RGB pixels, one by one or in batches."""
+"""Reading of image files as RGB pixels."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
 import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, TypeVar, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 import torch
@@ -22,13 +20,20 @@ from PIL.JpegImagePlugin import JpegImageFile
 from simplejpeg import decode_jpeg
 from torch import Tensor
 
+from ltx.data.arrays import BandImage, array_image, tiff_bands
+from ltx.data.formats import ARRAY_SUFFIX
 from ltx.runtime.errors import InputError
 
 Fit = Literal["squash", "centre"]
-Source = TypeVar("Source")
 
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error)
 """Exceptions that Pillow's decoders raise on damaged data."""
+
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are not read into memory."""
+
+PILLOW_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode of images with so many channels."""
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -61,12 +66,14 @@ def read_image(path: str | Path, content: bytes | None = None) -> Image.Image:
 
 
 @contextmanager
-def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+def opened(path: str | Path, content: bytes | None = None, channels: int = 3) -> Iterator[Image.Image]:
     """Open an image without decoding its pixels; errors inside the context become an `InputError`.
 
     Args:
         path: the file, or a name for error messages if `content` is given.
         content: the encoded image; None = read the file.
+        channels: channels that the pixels will be converted to. Pillow reads up to four; more come from arrays and
+            from TIFF files with several bands, as a `BandImage`.
 
     Raises:
         InputError: the file is missing, empty, truncated, too large or not an image.
@@ -74,6 +81,12 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
     try:
         if content is None and stat.S_ISFIFO(os.stat(path).st_mode):
             raise InputError(f"{path} is a pipe, not an image")  # reading it could block
+        suffix = os.path.splitext(str(path))[1].lower()
+        bands = suffix in (".tif", ".tiff") and channels not in PILLOW_MODES
+        if suffix == ARRAY_SUFFIX or bands:
+            encoded = Path(path).read_bytes() if content is None else content
+            yield (tiff_bands if bands else array_image)(encoded)
+            return
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except FileNotFoundError as error:
@@ -88,6 +101,57 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} cannot be read: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The identity of an image: its absolute path and its content.
+
+    Attributes:
+        path: absolute path, or URL; of a sample: the shard's, followed by the member's name.
+        sha256: hash of the encoded image.
+        bytes: size of the encoded image.
+        modified_ns: modification time of the file in nanoseconds; None for a sample of a shard.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    modified_ns: int | None = None
+
+
+def file_state(file: str | Path) -> str:
+    """Size and modification time of a file, which change when it is replaced."""
+    try:
+        about = os.stat(file)
+    except (OSError, ValueError):
+        return "missing"
+    return f"{about.st_size} {about.st_mtime_ns}"
+
+
+def read_content(path: str | Path) -> tuple[bytes, Fingerprint]:
+    """Read an encoded image, and identify it by what was read.
+
+    Raises:
+        InputError: the file is missing, a pipe, too large or not readable.
+    """
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise InputError(f"{path} is a pipe, not an image")  # reading it could block
+        with Path(path).open("rb") as file:
+            about = os.fstat(file.fileno())
+            if about.st_size > MAX_FILE_BYTES:
+                raise InputError(f"{path} is too large: {about.st_size} bytes, more than {MAX_FILE_BYTES}")
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{path} cannot be read: {reason}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    return content, Fingerprint(os.path.abspath(path), digest, len(content), about.st_mtime_ns)
 
 
 def oriented_size(image: Image.Image) -> tuple[int, int]:
@@ -105,13 +169,17 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in UPRIGHT else 1
 
 
-def decoded(image: Image.Image) -> Tensor:
-    """Decode an opened image to uint8 `[3, H, W]`, in channels-last memory; the pixels equal those of `as_rgb`.
+def decoded(image: Image.Image, channels: int = 3) -> Tensor:
+    """Decode an opened image to uint8 `[C, H, W]`, in channels-last memory; the pixels equal those of `as_rgb`.
+
+    An image with another number of channels is converted if Pillow has a conversion: grey, grey and alpha, RGB, RGBA.
 
     The usual case, an upright JPEG in colour, is decoded by libjpeg-turbo directly: the same bytes in two thirds of
     the time of Pillow and the copy out of it. Pillow decodes everything else, including images at a reduced scale
     (`draft`).
     """
+    if channels != 3:
+        return torch.from_numpy(as_channels(image, channels)).permute(2, 0, 1)
     plain = isinstance(image, JpegImageFile) and image.mode == "RGB" and image.decoderconfig == ()
     if plain and _orientation(image) == 1:
         source = cast(IO[bytes], image.fp)  # type: ignore[attr-defined]
@@ -137,6 +205,29 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def as_channels(image: Image.Image, channels: int) -> np.ndarray:
+    """Decode an opened image, turn it upright and convert it to uint8 `[H, W, C]`.
+
+    Raises:
+        ValueError: it has another number of channels, and there is no conversion.
+    """
+    if isinstance(image, BandImage):
+        if image.bands.shape[2] != channels:
+            raise ValueError(f"it has {image.bands.shape[2]} channels; the classifier takes {channels}")
+        return image.bands
+    if channels not in PILLOW_MODES:
+        raise ValueError(f"it has {len(image.getbands())} channels; the classifier takes {channels}")
+    if channels == 4 or channels == 2:
+        image.load()
+        orientation = _orientation(image)
+        image = image if orientation == 1 else image.transpose(UPRIGHT[orientation])
+        eight_bit = _to_8_bit(image) if image.mode in ("I", "F") or image.mode.startswith("I;16") else image
+        converted = eight_bit.convert("RGBA").convert(PILLOW_MODES[channels])
+    else:
+        converted = as_rgb(image).convert(PILLOW_MODES[channels])
+    return np.array(converted).reshape(converted.height, converted.width, channels)
+
+
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale to 0…255: Pillow's conversion would clip at 255, 16-bit images use 0…65535, float ones mostly 0…1."""
     values = np.asarray(image).astype(np.float64)
@@ -149,21 +240,21 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Convert an RGB image to uint8 `[3, H, W]`."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """Convert an RGB image to uint8 `[3, H, W]`, a grey one to `[1, H, W]`."""
+    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
 
 
 def resize(image: Image.Image, size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
     """Resize an image, bicubic with antialiasing.
 
     Args:
-        image: the image, in mode RGB.
+        image: the image, in mode RGB or L.
         size: side, or height and width.
         mode: `squash` = the full image, its aspect ratio changed; `centre` = the largest centred crop with the aspect
             ratio of `size`.
 
     Returns:
-        uint8 `[3, H, W]`.
+        uint8 `[3, H, W]`; `[1, H, W]` for a grey image.
 
     Raises:
         InputError: an unknown mode.
@@ -181,13 +272,46 @@ def resize(image: Image.Image, size: int | tuple[int, int], mode: Fit = "squash"
     return to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def load_images(paths: Iterable[str | Path] | str | Path, size: int | tuple[int, int], mode: Fit = "squash") -> Tensor:
-    """Read images into memory, float32 `[B, 3, H, W]` in [0, 1]; for streams use `ImageBatches`.
+def read_resized(
+    path: str | Path,
+    size: int | tuple[int, int],
+    mode: Fit = "squash",
+    channels: int = 3,
+    content: bytes | None = None,
+) -> Tensor:
+    """Read an image and resize it.
+
+    Args:
+        path: the file, or a name for error messages if `content` is given.
+        size: side, or height and width.
+        mode: see `resize`.
+        channels: channels of the result, see `decoded`.
+        content: the encoded image; None = read the file.
+
+    Returns:
+        uint8 `[C, H, W]`.
+
+    Raises:
+        InputError: the file cannot be read, or has another number of channels.
+    """
+    if channels == 3:
+        return resize(read_image(path, content), size, mode)
+    with opened(path, content, channels) as image:
+        planes = as_channels(image, channels)
+    # Plane by plane: Pillow would weight colours by their alpha.
+    return torch.cat([resize(Image.fromarray(planes[..., c]), size, mode) for c in range(channels)])
+
+
+def load_images(
+    paths: Iterable[str | Path] | str | Path, size: int | tuple[int, int], mode: Fit = "squash", channels: int = 3
+) -> Tensor:
+    """Read images into memory, float32 `[B, C, H, W]` in [0, 1]; for streams use `ImageBatches`.
 
     Args:
         paths: one file or several.
         size: side, or height and width.
         mode: see `resize`.
+        channels: see `decoded`.
 
     Raises:
         InputError: an image cannot be read, or the list is empty.
@@ -195,125 +319,4 @@ def load_images(paths: Iterable[str | Path] | str | Path, size: int | tuple[int,
     files = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not files:
         raise InputError("the list of image files is empty")
-    return torch.stack([resize(read_image(file), size, mode) for file in files]).float().div_(255)
-
-
-# -- many files ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Skipped:
-    """Files that could not be read, each with the reason."""
-
-    files: list[tuple[Path, str]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def summary(self, limit: int = 10) -> str:
-        """`skipped 2 files: a.png is empty; b.png does not exist`, or an empty string for none."""
-        if not self.files:
-            return ""
-        reasons = [reason for _, reason in self.files[:limit]]
-        more = [f"and {len(self) - limit} more"] if len(self) > limit else []
-        return f"skipped {len(self)} file{'s' * (len(self) > 1)}: {'; '.join(reasons + more)}"
-
-
-class ImageBatches:
-    """Batches of many files in constant memory: threads read ahead by one batch, unreadable files are skipped.
-
-    Iterating yields `(paths, images)` with `images` float32 `[B, 3, H, W]` in [0, 1], in the order of the files. Every
-    batch but the last is full. `skipped` lists the files skipped so far.
-
-    Args:
-        paths: files, as returned by `find_images`.
-        size: side, or height and width.
-        batch_size: images per batch.
-        mode: see `resize`.
-        workers: reading threads; None = one per core, at most 8.
-        all_may_fail: accept that no file can be read, because others were read before or are read elsewhere.
-
-    Raises:
-        InputError: at the end of the iteration, if no file could be read.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        size: int | tuple[int, int],
-        batch_size: int,
-        mode: Fit = "squash",
-        workers: int | None = None,
-        all_may_fail: bool = False,
-    ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}; give 1 or more")
-        self.paths = list(paths)
-        self.size = size
-        self.batch_size = batch_size
-        self.mode: Fit = mode
-        self.workers = workers or default_workers()
-        self.all_may_fail = all_may_fail
-        self.skipped = Skipped()
-
-    def __iter__(self) -> Iterator[tuple[list[Path], Tensor]]:
-        self.skipped = Skipped()
-        yield from decoded_batches(
-            self.paths,
-            lambda path: resize(read_image(path), self.size, self.mode),
-            self.batch_size,
-            self.workers,
-            lambda path, reason: self.skipped.files.append((path, reason)),
-        )
-        if self.paths and len(self.skipped) == len(self.paths) and not self.all_may_fail:
-            raise InputError(f"none of the {len(self.paths)} images can be read; {self.skipped.summary(3)}")
-
-
-def decoded_batches(
-    sources: Iterable[Source],
-    decode: Callable[[Source], Tensor],
-    batch_size: int,
-    workers: int,
-    refused: Callable[[Source, str], None],
-) -> Iterator[tuple[list[Source], Tensor]]:
-    """Decode sources in batches, in order.
-
-    Threads decode ahead by one batch, so memory does not grow with the number of sources.
-
-    Args:
-        sources: files or samples.
-        decode: returns the pixels of a source, uint8 `[3, H, W]`; called from several threads.
-        batch_size: sources per batch.
-        workers: decoding threads.
-        refused: called with each source for which `decode` raises an `InputError`, and the reason; it is left out.
-
-    Yields:
-        The sources and their pixels, float32 `[B, 3, H, W]` in [0, 1]; every batch but the last is full.
-    """
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[Source, Future[Tensor]]] = deque()
-    remaining = iter(sources)
-    batch: list[tuple[Source, Tensor]] = []
-    try:
-        while True:
-            for source in islice(remaining, batch_size + workers - len(waiting)):
-                waiting.append((source, pool.submit(decode, source)))
-            if waiting:
-                source, future = waiting.popleft()
-                try:
-                    batch.append((source, future.result()))
-                except InputError as error:
-                    refused(source, str(error))
-            if len(batch) == batch_size or (batch and not waiting):
-                yield [source for source, _ in batch], torch.stack([pixels for _, pixels in batch]).float().div_(255)
-                batch = []
-            if not waiting:
-                return
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def default_workers() -> int:
-    """One worker per core that this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    return torch.stack([read_resized(file, size, mode, channels) for file in files]).float().div_(255)

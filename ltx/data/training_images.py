@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ltx.data.cropping import Cropping
 from ltx.data.finding import Spec
-from ltx.data.reading import default_workers
+from ltx.data.image_batches import default_workers
 from ltx.runtime.errors import InputError
 
 Source = TypeVar("Source")
@@ -38,6 +38,7 @@ class StreamSettings:
         crop_scale: see `Cropping.scale`.
         flip: see `Cropping.flip`.
         crops: see `Cropping.crops_per_image`.
+        channels: channels of the images, see `ltx.data.reading.decoded`.
 
     Raises:
         InputError: a number out of its range.
@@ -54,6 +55,7 @@ class StreamSettings:
     crop_scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = True
     crops: int | None = None
+    channels: int = 3
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate", "max_steps"):
@@ -72,7 +74,7 @@ class StreamSettings:
 
     def cropping(self) -> Cropping:
         """The random crops of the stream."""
-        return Cropping(self.height_and_width, self.seed, self.crop_scale, self.flip, self.crops)
+        return Cropping(self.height_and_width, self.seed, self.crop_scale, self.flip, self.crops, self.channels)
 
 
 class TrainingImages(lightning.LightningDataModule):
@@ -85,7 +87,7 @@ class TrainingImages(lightning.LightningDataModule):
 
     Workers decode and crop to uint8. On the device a batch becomes
 
-    - `image`: float32 `[B, 3, H, W]` in [0, 1];
+    - `image`: float32 `[B, C, H, W]` in [0, 1];
     - `index`: int64 `[B]`, index of the image;
     - `name`: list of B file names, or shard and key;
     - `position`: int64 `[B]`, position in the stream (training only);
@@ -105,6 +107,7 @@ class TrainingImages(lightning.LightningDataModule):
         self.seed = settings.seed
         self.workers = default_workers() if settings.workers is None else settings.workers
         self.cropping = settings.cropping()
+        self.channels = settings.channels
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Convert pixels to [0, 1] on the device: as bytes they need a quarter of the transfer."""

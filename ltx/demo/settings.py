@@ -16,6 +16,7 @@ class DemoConfig:
     checkpoint: str = option(
         "tf_efficientnet_lite0",
         help="folder of a trained explainer, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
+        path=True,
     )
     classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
     host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0 = every network of this machine")

@@ -9,8 +9,8 @@ import timm
 import torch
 
 from ltx.classifier.classifier import Classifier
-from ltx.data.finding import find_images
-from ltx.data.reading import ImageBatches
+from ltx.data.finding import search_images
+from ltx.data.image_batches import ImageBatches
 from ltx.evaluation.methods import Method, build_methods
 from ltx.evaluation.pieces import Store
 from ltx.evaluation.samples import Mosaics, Photographs, Samples, find_labels, find_mask
@@ -92,7 +92,8 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
         InputError: an unknown name, a missing file or an impossible combination, in one line.
     """
     names = protocol_names(config)
-    files = find_images(config.images, Path(config.out))
+    found = search_images(config.images, Path(config.out))
+    files = found.files
     masks = Path(config.masks) if config.masks is not None else None
     if config.labels is not None and not Path(config.labels).is_file():
         raise InputError(f"labels={config.labels} does not exist; give a .csv with the columns file and class_index")
@@ -118,7 +119,8 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
     else:
         roots = [str(part) for part in (config.images if isinstance(config.images, list) else [config.images])]
         labels = find_labels(files, config.labels, roots) if config.target == "label" else None
-        samples = Photographs(files, classifier.input_size, config.batch_size, labels, masks)
+        samples = Photographs(files, classifier.input_size, config.batch_size, labels, masks, classifier.channels)
+    unreadable = [*found.failed, *unreadable]
     store = Store(Path(config.out) / "partial")
     determined_by = _determined_by(config, max_batch, classifier, second)
     return Evaluation(
@@ -161,7 +163,7 @@ def _mosaics(
     config: EvaluationConfig, max_batch: int, classifier: Classifier, files: list[Path], rank: int
 ) -> tuple[Mosaics, list[tuple[str, str]]]:
     """Build mosaics of the photographs after one forward pass over them."""
-    batches = ImageBatches(files, classifier.input_size, max_batch)
+    batches = ImageBatches(files, classifier.input_size, max_batch, channels=classifier.channels)
     readable: list[Path] = []
     classes: list[int] = []
     with progress_bar("predicting", rank == 0) as progress:
@@ -172,4 +174,4 @@ def _mosaics(
             progress.update(task, completed=len(readable))
     plan = plan_mosaics(classes, config.mosaics, config.seed)
     unreadable = [(str(file), reason) for file, reason in batches.skipped.files]
-    return Mosaics(readable, classes, plan, classifier.input_size, config.batch_size), unreadable
+    return Mosaics(readable, classes, plan, classifier.input_size, config.batch_size, classifier.channels), unreadable

@@ -15,8 +15,9 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ltx.data.finding import read_labels
-from ltx.data.reading import default_workers, opened, read_image, resize
+from ltx.data.image_batches import default_workers
+from ltx.data.listings import read_labels
+from ltx.data.reading import opened, oriented_size, read_resized
 from ltx.metrics.mosaic import Mosaic, assemble
 from ltx.runtime.errors import InputError
 
@@ -87,7 +88,9 @@ class Photographs:
         batch_size: int,
         labels: dict[Path, int] | None = None,
         masks: Path | None = None,
+        channels: int = 3,
     ) -> None:
+        self.channels = channels
         self.chunks = [list(files[i : i + batch_size]) for i in range(0, len(files), batch_size)]
         self.size = size
         self.labels = labels
@@ -117,7 +120,7 @@ class Photographs:
             parts = list(pool.map(self._read, files))
         good = [(file, part) for file, part in zip(files, parts, strict=True) if not isinstance(part, str)]
         skipped = [(str(file), part) for file, part in zip(files, parts, strict=True) if isinstance(part, str)]
-        images = torch.stack([part[0] for _, part in good]) if good else torch.empty(0, 3, *self.size)
+        images = torch.stack([part[0] for _, part in good]) if good else torch.empty(0, self.channels, *self.size)
         objects = [torch.stack([part[1][i] for _, part in good]) for i in (0, 1)] if self.masks and good else None
         return Loaded(
             names=[str(file) for file, _ in good],
@@ -133,14 +136,15 @@ class Photographs:
         if self.labels is not None and _real(file) not in self.labels:
             return f"{file} has no label in the listing"
         try:
-            picture = read_image(file)
-            image = resize(picture, self.size).float().div_(255)
+            image = read_resized(file, self.size, channels=self.channels).float().div_(255)
             if self.masks is None:
                 return image, torch.empty(0)
             mask = find_mask(self.masks, file)
             if mask is None:
                 return f"{file} has no mask in {self.masks}"
-            return image, torch.stack(read_masks(mask, picture.size, self.size))
+            with opened(file, channels=self.channels) as picture:
+                size = oriented_size(picture)
+            return image, torch.stack(read_masks(mask, size, self.size))
         except InputError as error:
             return str(error)
 
@@ -245,7 +249,9 @@ class Mosaics:
         plan: Sequence[Mosaic],
         size: tuple[int, int],
         batch_size: int,
+        channels: int = 3,
     ) -> None:
+        self.channels = channels
         self.files = list(files)
         self.classes = list(classes)
         self.numbered = list(enumerate(plan))
@@ -271,7 +277,7 @@ class Mosaics:
         mosaics = [mosaic for _, mosaic in self.chunks[chunk]]
         files = [self.files[i] for mosaic in mosaics for i in mosaic.photographs]
         with ThreadPoolExecutor(default_workers()) as pool:
-            pictures = list(pool.map(lambda file: resize(read_image(file), self.size), files))
+            pictures = list(pool.map(lambda file: read_resized(file, self.size, channels=self.channels), files))
         photographs = torch.stack(pictures).float().div_(255).unflatten(0, (len(mosaics), 4))
         explained = [mosaic.photographs[mosaic.cell] for mosaic in mosaics]
         return Loaded(

@@ -26,15 +26,22 @@ class EvaluationConfig:
         ["iia", "gradcam", "random", "gaussian", "constant"],
         "attribution names, ltx:FOLDER, and the controls random, gaussian, constant, ground_truth; options as "
         "NAME@option=value (ltx:FOLDER@steps=25@select_by=positive), another label as LABEL=NAME",
+        path=True,
     )
-    images: Any = option("scikit-image", "a file, folder, glob, .csv listing, scikit-image, or a list of these")
+    images: Any = option(
+        "scikit-image", "a file, folder, glob, .csv listing, scikit-image, or a list of these", path=True
+    )
     protocol: str = option(
         "ltx",
         "ltx, standard, information, localisation, mosaic, sensitivity, stability, transfer; several as ltx+standard",
     )
     target: str = option("predicted", "target class: predicted, label, or one class for all images by index or name")
-    labels: str | None = option(None, ".csv with file and class_index; null = the labels.csv next to the images")
-    masks: str | None = option(None, "folder of object masks named like the images, for protocol=localisation")
+    labels: str | None = option(
+        None, ".csv with file and class_index; null = the labels.csv next to the images", path=True
+    )
+    masks: str | None = option(
+        None, "folder of object masks named like the images, for protocol=localisation", path=True
+    )
     fills: list[str] = option(
         ["black", "mean", "blur"],
         "fills for removed pixels in protocol=standard",
@@ -50,4 +57,6 @@ class EvaluationConfig:
     resamples: int = option(1000, "bootstrap resamples of the 95 % intervals")
     gallery: int = option(6, "images shown in gallery.png; 0 = none")
     device: str = option("auto", "auto, cpu, cuda, …")
-    out: str = option("out/evaluate", "folder for the results; the same command resumes an interrupted evaluation")
+    out: str = option(
+        "out/evaluate", "folder for the results; the same command resumes an interrupted evaluation", path=True
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltx.data.finding import find_images
-from ltx.data.reading import ImageBatches
+from ltx.data.image_batches import ImageBatches
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.export.exporting import Run
 from ltx.export.graph import ExplainerGraph

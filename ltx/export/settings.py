@@ -15,9 +15,12 @@ class ExportConfig:
     checkpoint: str = option(
         "tf_efficientnet_lite0",
         help="folder of a trained explainer, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
+        path=True,
     )
     out: str = option(
-        "explainer.onnx", help="FILE.onnx, FILE.pt2 (torch.export), or FOLDER/ for a static page that runs in a browser"
+        "explainer.onnx",
+        help="FILE.onnx, FILE.pt2 (torch.export), or FOLDER/ for a static page that runs in a browser",
+        path=True,
     )
     pixels: str = option(
         "uint8", help="images that the graph takes: uint8 = 0 to 255, float = 0 to 1", choices=["uint8", "float"]

@@ -23,9 +23,11 @@ class LoadedClassifierConfig:
 
     name: str | None = option(None, help="the model by name, such as package.module:function of your own")
     options: dict[str, Any] = option({}, help="keyword arguments for the function that builds the model")
-    weights: str | None = option(None, help="FILE with the classifier's weights, for instance of a finetuned head")
+    weights: str | None = option(
+        None, help="FILE with the classifier's weights, for instance of a finetuned head", path=True
+    )
     num_classes: int | None = option(None, help="number of classes of a finetuned head")
-    class_names: Any = option(None, help="FILE with one name per line, or a list")
+    class_names: Any = option(None, help="FILE with one name per line, or a list", path=True)
     head: str | None = option(None, help="how logits become probabilities", choices=[*HEADS, None])
     precision: str = option("fp32", help="precision of the classifier's forward pass", choices=["fp32", "bf16"])
 
@@ -37,6 +39,7 @@ class FinetuneConfig(ExplainConfig):
     checkpoint: str = option(
         "tf_efficientnet_lite0",
         help="folder of a checkpoint, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
+        path=True,
     )
     steps: int = option(25, help="optimiser steps for each image; 0 = one forward pass")
     scope: str = option("decoder", help="parameters that are adapted to each image", choices=["head", "decoder", "all"])

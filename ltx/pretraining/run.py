@@ -72,7 +72,7 @@ def run_pretraining(config: TrainConfig, classifier: Classifier | None = None) -
         classifier.fold_norms()
     if config.trainer.compile:
         classifier.compile()
-    data = _data(config, classifier.input_size, teacher)
+    data = _data(config, classifier, teacher)
     data.setup("fit")
     module = _module(config, explainer, objective, _unmasked_passes(config, explainer, data))
     out = Path(config.out)
@@ -167,10 +167,11 @@ def _module(
     return INRPretraining(areas=config.areas, **settings)
 
 
-def _data(config: TrainConfig, size: tuple[int, int], teacher: TeacherMaps | None) -> TrainingImages:
+def _data(config: TrainConfig, classifier: Classifier, teacher: TeacherMaps | None) -> TrainingImages:
     data = config.data
     stream = StreamSettings(
-        size=size,
+        size=classifier.input_size,
+        channels=classifier.channels,
         batch_size=data.batch_size,
         max_steps=config.trainer.max_steps,
         accumulate=config.trainer.accumulate,

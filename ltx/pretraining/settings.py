@@ -26,17 +26,19 @@ class DataConfig:
     """Training and validation images, and how they are cropped."""
 
     images: Any = option(
-        "scikit-image", help="training images: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image"
+        "scikit-image", help="training images: FOLDER, FILE, GLOB, CSV, a list of them, or scikit-image", path=True
     )
     shards: Any = option(
-        None, help="training images in webdataset shards instead: paths or URLs such as {000000..001281}.tar, or a list"
+        None,
+        help="training images in webdataset shards instead: paths or URLs such as {000000..001281}.tar, or a list",
+        path=True,
     )
     manifest: str | None = option(
-        None, help="file with the counts of the shards; null = manifest.json next to them, else count them"
+        None, help="file with the counts of the shards; null = manifest.json next to them, else count them", path=True
     )
     shuffle: int = option(1000, help="size of each worker's shuffle buffer in images, for shards")
     val_images: Any = option(
-        None, help="validation images (or shards); null = hold out val_share of the training images"
+        None, help="validation images (or shards); null = hold out val_share of the training images", path=True
     )
     val_share: float = option(
         0.2, help="share of the images (or of whole shards) held out for validation if val_images is null"
@@ -49,8 +51,7 @@ class DataConfig:
         None, help="each image cycles through this many fixed crops; null = a new crop every time"
     )
     cache: str | None = option(
-        None,
-        help="folder that caches the classifier's passes over these crops; null = no cache",
+        None, help="folder that caches the classifier's passes over these crops; null = no cache", path=True
     )
     mosaic: float = option(
         0.25, help="share of training images turned into mosaics of two or four photographs (if conditioned)"
@@ -141,7 +142,7 @@ class TeacherConfig:
 
     method: str = option("iia2", help="attribution method", choices=list(METHODS))
     options: dict[str, Any] = option({}, help="options of the method, such as options.steps=5 options.variant=released")
-    cache: str = option("runs/teacher_maps", help="folder of the maps; runs may share it")
+    cache: str = option("runs/teacher_maps", help="folder of the maps; runs may share it", path=True)
     resolution: int = option(56, help="height and width of the stored maps")
     max_batch: int = option(64, help="rows (path points x images) per forward pass; bounds memory")
 
@@ -193,7 +194,7 @@ class TrainConfig:
     )
     seed: int = option(0, help="random seed")
     resume: bool = option(True, help="resume from OUT/last.ckpt if it exists; false = start from scratch")
-    out: str = option("runs/train", help="output folder")
+    out: str = option("runs/train", help="output folder", path=True)
 
     def __post_init__(self) -> None:
         check_ranges("", self, seed=(0, 2**63 - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,16 +20,22 @@ INIT_TIMEOUT, FINISH_TIMEOUT = 30, 300
 """Seconds to wait for a server that does not answer, before and after the training."""
 
 
-class Tracker(WandbLogger):
-    """Lightning's wandb logger, disabled with a warning at its first failure so that no later call waits for it.
+MAX_FAILURES = 3
+"""Consecutive failing calls after which wandb counts as gone."""
 
-    Its exceptions never reach the training.
+
+class Tracker(WandbLogger):
+    """Lightning's wandb logger, whose exceptions never reach the training.
+
+    A call that fails is lost, with a warning. After `MAX_FAILURES` calls in a row the logger is disabled, so that no
+    later call waits for a wandb that is gone.
     """
 
     alive = True
+    failures = 0
 
     def attempt(self, call: Callable[[], object], action: str) -> None:
-        """Run `call` unless wandb has failed before.
+        """Run `call` unless wandb is gone.
 
         Args:
             call: the wandb calls.
@@ -39,8 +46,12 @@ class Tracker(WandbLogger):
         try:
             call()
         except Exception as error:  # any error of wandb: the training is worth more than its log
-            self.alive = False
-            warnings.warn(f"wandb failed in {action} ({error}); the run continues without it", stacklevel=3)
+            self.failures += 1
+            self.alive = self.failures < MAX_FAILURES
+            loss = "this call is lost" if self.alive else "the run continues without it"
+            warnings.warn(f"wandb failed in {action} ({' '.join(str(error).split())}); {loss}", stacklevel=3)
+        else:
+            self.failures = 0
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.attempt(lambda: super(Tracker, self).log_metrics(metrics, step), "logging the curves")
@@ -57,6 +68,7 @@ def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Tr
     """
     if config.mode == "disabled":
         return None
+    _keep_below(out / "wandb")
     try:
         import wandb  # takes a second, which runs without wandb should not wait
 
@@ -74,6 +86,21 @@ def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Tr
         warnings.warn(f"wandb.mode={config.mode} failed ({error}); the run continues without it", stacklevel=2)
         return None
     return logger
+
+
+def _keep_below(folder: Path) -> None:
+    """Make wandb stage and cache files below a folder instead of the home, unless the user chose other places.
+
+    An offline run refers to staged artifacts and tables by their paths, so a later `wandb sync` needs them.
+    """
+    for name, part in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache"), ("WANDB_CONFIG_DIR", "config")):
+        previous = os.environ.get(name)
+        if previous is None or previous == _chosen.get(name):
+            os.environ[name] = _chosen[name] = str(folder.absolute() / part)
+
+
+_chosen: dict[str, str] = {}
+"""Environment variables that were set here, not by the user."""
 
 
 @rank_zero_only
@@ -108,7 +135,7 @@ def log_checkpoint(logger: Tracker | None, config: WandbConfig, out: Path, score
 
         artifact = wandb.Artifact(config.artifact, type="explainer", metadata={"scores": scores, "data": data})
         for file in (TENSORS, CONFIG, CARD):
-            artifact.add_file(str(out / file))
+            artifact.add_file(str(out / file), skip_cache=True)
         logger.experiment.log_artifact(artifact, aliases=list(config.aliases))
 
     logger.attempt(log, "sharing the checkpoint")

@@ -17,9 +17,9 @@ class ReportConfig:
     USAGE: ClassVar[str] = " FOLDER [FOLDER]"
     EXAMPLE: ClassVar[str] = "runs/explanations"
 
-    folders: Any = option([], help="one folder of results, or two whose results are compared image by image")
+    folders: Any = option([], help="one folder of results, or two whose results are compared image by image", path=True)
     out: str | None = option(
-        None, help="HTML file to write; null = index.html in the folder, or compare.html in the first of two"
+        None, help="HTML file to write; null = index.html in the folder, or compare.html in the first of two", path=True
     )
 
     def __post_init__(self) -> None:

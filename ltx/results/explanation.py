@@ -109,7 +109,12 @@ class Explanation:
         }
         return line if self.selected_by is None else line | {"selected_by": self.selected_by}
 
-    def save(self, out: str | Path, stems: Sequence[str] | None = None) -> list[Path]:
+    def save(
+        self,
+        out: str | Path,
+        stems: Sequence[str] | None = None,
+        extra: Sequence[dict[str, Any]] | None = None,
+    ) -> list[Path]:
         """Write `OUT/<stem>.png`, `OUT/<stem>.npz` and a line of `OUT/explanations.jsonl` for each image.
 
         For methods with masks of any area, `OUT/<stem>.areas.png` shows a sweep over areas and `OUT/<stem>.areas.npz`
@@ -123,6 +128,7 @@ class Explanation:
             stems: file names without suffix, one per image; they may contain folders. None = the images' own, numbered
                 if `out` already contains such files. Several batches of one set of images should take their stems from
                 one call of `result_stems`, so that equal names do not collide.
+            extra: more entries for each image's line.
 
         Returns:
             The pictures and arrays that were written.
@@ -147,7 +153,7 @@ class Explanation:
         with (out / RECORD).open("a", **TEXT) as record:
             for index, stem in enumerate(stems):
                 written += cpu._write_files(out / stem, index)
-                line = cpu.record(index) | {"image": names[index], "stem": stem}
+                line = cpu.record(index) | {"image": names[index], "stem": stem} | (extra[index] if extra else {})
                 record.write(json.dumps(line, ensure_ascii=False) + "\n")
                 record.flush()
         return written
@@ -166,7 +172,7 @@ class Explanation:
         return [place.with_name(place.name + end) for end in (".png", ".npz")]
 
     def arrays(self, index: int = 0) -> dict[str, np.ndarray]:
-        """`image` uint8 `[H, W, 3]`, `map` float32 `[H, W]`, and `mask` float32 `[H, W]` for methods with masks."""
+        """`image` uint8 `[H, W, C]`, `map` float32 `[H, W]`, and `mask` float32 `[H, W]` for methods with masks."""
         arrays = {"image": pixels_of(self.images[index]), "map": plane_of(self.maps[index])}
         return arrays if self.mask is None else arrays | {"mask": plane_of(self.mask[index])}
 

@@ -6,17 +6,19 @@ import io
 import json
 import math
 import os
+import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from ltx.results.explanation import Explanation
 from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.errors import InputError
-from ltx.runtime.file_names import TEXT
+from ltx.runtime.file_names import TEXT, parsed_record
 
 FOLDER = "maps"
 
@@ -44,6 +46,8 @@ class MapShards:
         self.per_shard = per_shard
         numbers = [-1]
         for place in sorted(self.folder.glob("*.tar")):
+            if not re.fullmatch(r"\d+-\d+", place.stem):
+                raise InputError(f"{place} is not a file of maps; remove it, or choose another out=…")
             series, number = map(int, place.stem.split("-"))
             if series % ranks == rank:
                 _repair(place)
@@ -53,8 +57,16 @@ class MapShards:
         self._count = per_shard  # so that the first map opens a new tar
         self._tar: tarfile.TarFile | None = None
 
-    def append(self, explanation: Explanation, stems: Sequence[str]) -> None:
-        """Write the map of each image of a batch, and its record after it."""
+    def append(
+        self, explanation: Explanation, stems: Sequence[str], extra: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        """Write the map of each image of a batch, and its record after it.
+
+        Args:
+            explanation: explanation of the batch.
+            stems: name of each map in the tar, without suffix.
+            extra: more entries for each record.
+        """
         cpu = explanation.on_cpu()
         for index, stem in enumerate(stems):
             if self._count >= self.per_shard:
@@ -67,7 +79,8 @@ class MapShards:
             buffer.seek(0)
             self._tar.addfile(member, buffer)
             self._stream.flush()
-            self._record.write(json.dumps(cpu.record(index) | {"map": member.name}, ensure_ascii=False) + "\n")
+            record = cpu.record(index) | {"map": member.name} | (extra[index] if extra else {})
+            self._record.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._record.flush()
             self._count += 1
 
@@ -99,25 +112,28 @@ class MapShards:
         self.close()
 
 
-def finished_maps(out: str | Path) -> set[str]:
-    """The images with complete maps and records; other processes may be writing at the same time.
+def map_records(out: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of complete maps; other processes may be writing at the same time.
 
     Raises:
         InputError: a line of a record is not valid.
     """
-    done = set()
     for place in sorted((Path(out) / FOLDER).glob("*.jsonl")):
-        *lines, _ = place.read_bytes().split(
-            b"\n"
-        )  # text after the last line feed is being written, or was cut by a kill
+        *lines, _ = place.read_bytes().split(b"\n")  # text after the last line feed is incomplete
         for number, line in enumerate(lines, start=1):
-            try:
-                done.add(json.loads(line)["image"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{place}, line {number} is not a valid record; remove the tar and the jsonl"
-                ) from error
-    return done
+            record = parsed_record(line)
+            if record is None:
+                raise InputError(f"{place}, line {number} is not a valid record; remove the tar and the jsonl")
+            yield record
+
+
+def finished_maps(out: str | Path) -> set[str]:
+    """The images, as their paths were given, with complete maps and records.
+
+    Raises:
+        InputError: a line of a record is not valid.
+    """
+    return {record["image"] for record in map_records(out)}
 
 
 def _repair(place: Path) -> None:

@@ -19,12 +19,13 @@ def panels(image: np.ndarray, values: np.ndarray, mask: np.ndarray | None, headi
     """Draw image, map with colour bar, and overlay side by side.
 
     Args:
-        image: uint8 `[H, W, 3]`.
+        image: uint8 `[H, W, C]`, see `displayed`.
         values: the map, `[H, W]`.
         mask: `[H, W]` in [0, 1]; None = the map, scaled to [0, 1].
         heading: title.
         caption: line below the title.
     """
+    image = displayed(image)
     # Sizes in inches: three panels, a colour bar after the second, a margin of 0.05 around all.
     panel, bar, title = 3.1, 0.62, 0.62
     panel_height = panel * image.shape[0] / image.shape[1]
@@ -74,7 +75,7 @@ def overlay_grid(images: Tensor, masks: Tensor, titles: Sequence[str]) -> np.nda
     """Draw each image next to its overlay, two pairs per row.
 
     Args:
-        images: `[B, 3, H, W]` in [0, 1].
+        images: `[B, C, H, W]` in [0, 1].
         masks: `[B, 1, H, W]` in [0, 1].
         titles: one line above each pair.
 
@@ -96,7 +97,7 @@ def overlay_grid(images: Tensor, masks: Tensor, titles: Sequence[str]) -> np.nda
             figure.add_axes((place / width, bottom / height, panel / width, panel_height / height))
             for place in (left, left + panel + 0.05)
         ]
-        image = pixels_of(images[index])
+        image = displayed(pixels_of(images[index]))
         pair[0].imshow(image)
         _draw_overlay(pair[1], image, plane_of(masks[index]))
         for axis in pair:
@@ -113,12 +114,12 @@ def overlay_row(
     """Draw overlays of several masks of one image side by side.
 
     Args:
-        image: `[3, H, W]` in [0, 1].
+        image: `[C, H, W]` in [0, 1].
         masks: `[1, H, W]` each, in [0, 1].
         titles: one above each.
         last: values in [0, 1], `[1, H, W]`, and the title of one more panel that shows them, low ones bright.
     """
-    pixels = pixels_of(image)
+    pixels = displayed(pixels_of(image))
     panel, title = 1.6, 0.3  # inches
     panel_height = panel * pixels.shape[0] / pixels.shape[1]
     texts = [*titles, last[1]] if last else list(titles)
@@ -137,8 +138,20 @@ def overlay_row(
     return figure
 
 
+def displayed(pixels: np.ndarray) -> np.ndarray:
+    """RGB for people: a grey image in three channels, the first three channels of one with more.
+
+    Args:
+        pixels: uint8 `[H, W, C]`. Of two channels, the first is shown.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    return pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
+
+
 def pixels_of(image: Tensor) -> np.ndarray:
-    """Convert an image `[3, H, W]` in [0, 1] to uint8 `[H, W, 3]`."""
+    """Convert an image `[C, H, W]` in [0, 1] to uint8 `[H, W, C]`."""
     return np.asarray(image.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu())
 
 

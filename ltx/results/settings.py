@@ -15,6 +15,7 @@ class ExplainConfig:
     images: Any = option(
         "scikit-image",
         help="images to explain: FILE, FOLDER, GLOB, CSV, shards (….tar), a list of them, or scikit-image",
+        path=True,
     )
     target: Any = option(
         "predicted", help="class to explain: predicted, an index, a name, or a list with one per image"
@@ -31,4 +32,4 @@ class ExplainConfig:
         choices=["pictures", "maps"],
     )
     device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")
-    out: str = option("runs/explanations", help="folder of the results; the same command resumes there")
+    out: str = option("runs/explanations", help="folder of the results; the same command resumes there", path=True)

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
     """Invalid user input. The message names the setting, its value and how to fix it, in one line."""
+
+
+class PartialFailureError(Exception):
+    """The work is done, except for sources that could not be used; the command line exits with status 3.
+
+    Args:
+        reasons: one line for each source.
+    """
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        shown = "; ".join(reasons[:10]) + (f"; and {len(reasons) - 10} more" if len(reasons) > 10 else "")
+        super().__init__(f"{len(reasons)} source{'s' * (len(reasons) > 1)} could not be used: {shown}")
 
 
 def suggest(word: str, known: Iterable[str], limit: int = 3) -> str:

@@ -79,26 +79,44 @@ def _tails(name: str) -> Iterator[str]:
         yield from ("/".join(end.parts[first:]) for first in range(1, len(end.parts)))
 
 
-def finished(out: str | Path) -> set[str]:
-    """The images, as their paths were given, whose results in `out` are complete.
+def records(out: str | Path) -> Iterator[dict[str, Any]]:
+    """The lines of `explanations.jsonl` in a folder, all of complete results.
 
-    A last line that a killed process left incomplete is removed from the record.
+    A last line that a killed process left incomplete is removed from the file.
 
     Raises:
-        InputError: another line of the record cannot be read.
+        InputError: another line cannot be read.
     """
     file = Path(out) / RECORD
     if not file.is_file():
-        return set()
+        return
     truncate_partial_line(file)
-    images = set()
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                images.add(json.loads(line)["image"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{file}, line {number} is not a valid result; remove that line") from error
-    return images
+            record = parsed_record(line)
+            if record is None:
+                raise InputError(f"{file}, line {number} is not a valid result; remove that line")
+            yield record
+
+
+def parsed_record(line: bytes) -> dict[str, Any] | None:
+    """The record in a line of JSON; None if it is not one of an image's results."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("image"), str):
+        return None
+    return record
+
+
+def finished(out: str | Path) -> set[str]:
+    """The images, as their paths were given, whose results in `out` are complete.
+
+    Raises:
+        InputError: a line of the record cannot be read.
+    """
+    return {record["image"] for record in records(out)}
 
 
 def truncate_partial_line(file: Path) -> None:

@@ -10,16 +10,19 @@ moves. The dependency is imported when the function is called, so that importing
 | torch | `OptimizedModule._orig_mod` of `torch.compile` | none: the test is the guard |
 | lightning | `strategies.launchers._SubprocessScriptLauncher` | `<2.7` |
 | torchmetrics | `Metric._filter_kwargs` | `<2` |
-| webdataset | `shardlists.expand_urls`, `tariterators.base_plus_ext`, `tariterators.tarfile_samples` | `<1.1` |
+| webdataset | `shardlists.expand_urls`, `tariterators.base_plus_ext` | `<1.1` |
+| Python | `tarfile.TarFile.members` | none: the test is the guard |
 | segmentation-models-pytorch | `decoders.unet.decoder.UnetDecoder` | `<0.7` |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import tarfile
+
     from torch import nn
     from torchmetrics import Metric
 
@@ -88,11 +91,9 @@ def split_member_name(name: str) -> tuple[str | None, str | None]:
     return key, extension
 
 
-def tar_samples(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The samples of shards given as `{"url": …}`, undecoded."""
-    from webdataset.tariterators import tarfile_samples
-
-    yield from tarfile_samples(sources)
+def forget_members(archive: tarfile.TarFile) -> None:
+    """Drop the headers that a tar file keeps of the members read so far, so that memory does not grow with them."""
+    archive.members = []  # type: ignore[attr-defined]  # the attribute is not documented
 
 
 def unet_decoder(encoder_channels: list[int], decoder_channels: list[int], **options: Any) -> nn.Module:

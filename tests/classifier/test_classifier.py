@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ltx.attribution.attribute import attribute
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.feature_maps import Features
-from ltx.data.finding import find_images, read_labels
+from ltx.data.finding import find_images
+from ltx.data.listings import read_labels
 from ltx.data.reading import load_images, read_image, resize
 from ltx.explainers.settings import ExplainerConfig
 from ltx.runtime.devices import pick_device

@@ -224,6 +224,7 @@ def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path,
         "steps",
         "seconds",
         "stem",
+        "source",
     ]
     stored = np.load(out / "deep" / "1.npz")
     assert stored["image"].shape == (64, 64, 3)
@@ -326,7 +327,7 @@ def test_a_repeated_command_skips_what_it_skipped_before(
         capfd.readouterr()
         assert finetune_words(place, *words) == 0
         assert "skipped 1 file" in capfd.readouterr().out
-    for word, told in (("target=null", "target=None is no class"), ("fill=null", "fill=None is unknown")):
+    for word, told in (("target=null", "target=None is not a valid class"), ("fill=null", "fill=None is unknown")):
         assert finetune_words(place, *words, word) == 2
         assert told in capfd.readouterr().err
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ltx.pretraining.run import run_pretraining
-from ltx.pretraining.wandb_logging import Tracker
+from ltx.pretraining.wandb_logging import MAX_FAILURES, Tracker
 from tests.support.processes import patched_script, run_python
 from tests.support.small_trainings import saved_step, small_training
 
@@ -23,7 +26,7 @@ def test_not_installed(config_for: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert (out / "explainer.safetensors").is_file()
 
 
-def test_no_call_follows_the_first_failure() -> None:
+def test_a_failing_call_is_lost_alone_and_several_in_a_row_disable_wandb() -> None:
     calls: list[int] = []
 
     def fails() -> None:
@@ -31,10 +34,40 @@ def test_no_call_follows_the_first_failure() -> None:
         raise RuntimeError("gone")
 
     logger = Tracker.__new__(Tracker)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"wandb failed in logging \(gone\); this call is lost"):
+            logger.attempt(fails, "logging")
+    logger.attempt(lambda: calls.append(0), "logging")
+    assert calls == [1, 1, 0], "a later call still works"
+    for _ in range(MAX_FAILURES - 1):
+        with pytest.warns(UserWarning, match="this call is lost"):
+            logger.attempt(fails, "logging")
     with pytest.warns(UserWarning, match=r"wandb failed in logging \(gone\); the run continues without it"):
         logger.attempt(fails, "logging")
     logger.attempt(fails, "logging")
-    assert len(calls) == 1
+    assert len(calls) == 3 + MAX_FAILURES
+
+
+def test_an_offline_run_needs_nothing_outside_its_folder(
+    config_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    home.write_text("not a folder, so nothing can be written below it")
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(home))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="wandb failed")
+        out = run_pretraining(config_for("run", "wandb.mode=offline"))
+    (run_file,) = out.glob("wandb/offline-run-*/run-*.wandb")
+    assert eventually(lambda: b"explainer.safetensors" in run_file.read_bytes())
+    content = run_file.read_bytes()
+    staged = re.findall(rb"/[^\s\"\x00-\x1f]*/artifacts/staging/tmp[a-z0-9_]{8}", content)
+    assert len(staged) >= 4, "the checkpoint's three files, and a table"
+    for path in staged:
+        assert path.startswith(os.fsencode(out.absolute()))
+        assert Path(os.fsdecode(path)).is_file()
 
 
 @pytest.mark.slow

@@ -89,19 +89,26 @@ def test_accepted_arguments_are_those_that_update_names() -> None:
     assert accepted == {"maps": 1, "targets": 3}
 
 
-def test_shard_names_members_and_samples(tmp_path: Path) -> None:
+def test_names_of_shards_and_of_their_members() -> None:
     assert private_api.expand_urls("x/{08..10}.tar") == ["x/08.tar", "x/09.tar", "x/10.tar"]
     assert private_api.split_member_name("a.b/c.seg.png") == ("a.b/c", "seg.png")
     assert private_api.split_member_name("a/readme") == (None, None)
-    with tarfile.open(tmp_path / "0.tar", "w") as archive:
-        for name in ("a.jpg", "a.cls", "b.jpg"):
-            member = tarfile.TarInfo(name)
-            member.size = len(name)
-            archive.addfile(member, io.BytesIO(name.encode()))
-    samples = list(private_api.tar_samples([{"url": str(tmp_path / "0.tar")}]))
-    assert [sample["__key__"] for sample in samples] == ["a", "b"]
-    assert samples[0]["jpg"] == b"a.jpg"
-    assert samples[0]["cls"] == b"a.cls"
+
+
+def test_a_tar_is_read_to_its_end_while_its_headers_are_dropped() -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for number in range(20):
+            archive.addfile(tarfile.TarInfo(f"{number}.jpg"))
+    for mode in ("r|", "r:"):
+        stream.seek(0)
+        names = []
+        with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
+            for member in archive:
+                names.append(member.name)
+                private_api.forget_members(archive)
+                assert not archive.members
+        assert names == [f"{number}.jpg" for number in range(20)]
 
 
 def test_unet_decoder_goes_from_the_deepest_map_to_the_first_width() -> None:

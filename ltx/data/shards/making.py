@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,44 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ltx.data.finding import find_images, image_root, read_labels
-from ltx.data.reading import as_rgb, default_workers, opened
-from ltx.data.shards.listing import MANIFEST, Sample, check_image, count_samples, expand, local_path
+from ltx.data.finding import image_root, search_images
+from ltx.data.image_batches import default_workers
+from ltx.data.listings import read_labels
+from ltx.data.reading import as_rgb, file_state, opened
+from ltx.data.shards.listing import MANIFEST, search_shards
 from ltx.data.shards.settings import MakeConfig
+from ltx.data.shards.tar_reading import Sample, check_image, inspect_shard, local_path
 from ltx.runtime.atomic_files import PARTIAL, atomic_write, write_atomically
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import result_stems
 
 PLAN = "making.json"
 
+Entry = tuple[str, Path, int | None]  # key, file, class index
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The result of packing or counting.
+
+    Attributes:
+        manifest: path of the manifest.
+        failed: entries of the settings that could not be used, or not to their end, each with the reason.
+    """
+
+    manifest: Path
+    failed: list[tuple[str, str]]
+
 
 def make(config: MakeConfig) -> Path:
-    """Write `OUT/000000.tar`, …, and last `OUT/manifest.json` with their counts.
+    """Pack files into shards or count shards, see `pack`; returns the path of the manifest."""
+    return pack(config).manifest
+
+
+def pack(config: MakeConfig) -> Packed:
+    """Write `OUT/000000.tar`, …, and last `OUT/manifest.json` with their counts and the files left out.
 
     Each shard is written under a temporary name and renamed. The same command skips shards that exist.
-
-    Returns:
-        Path of the manifest.
 
     Raises:
         InputError: neither or both of `images` and `shards`, shards of other settings in `out`, or no readable image.
@@ -44,13 +65,13 @@ def make(config: MakeConfig) -> Path:
         raise InputError(f"give either images=… to pack or shards=… to count, not {number}")
     out = Path(config.out)
     if config.shards is not None:
+        urls, failed = search_shards(config.shards)
         out.mkdir(parents=True, exist_ok=True)
-        return _count(expand(config.shards), out, config.workers)
-    files = find_images(config.images)
+        return _count(urls, out, config.workers, failed, [])
+    found = search_images(config.images, out)
     labels = read_labels(config.labels) if config.labels is not None else {}
-    entries = list(
-        zip(_keys(files, image_root(config.images)), files, [labels.get(file) for file in files], strict=True)
-    )
+    keys = _keys(found.files, image_root(config.images))
+    entries = [(key, file, labels.get(file)) for key, file in zip(keys, found.files, strict=True)]
     random.Random(config.seed).shuffle(entries)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config, entries)
@@ -62,20 +83,23 @@ def make(config: MakeConfig) -> Path:
     missing = [(place, chunk) for place, chunk in zip(places, chunks, strict=True) if not place.is_file()]
     if len(missing) < len(places):
         print(f"{len(places) - len(missing)} of {len(places)} shards already exist in {out}")
-    skipped: list[str] = []
     with ThreadPoolExecutor(config.workers or default_workers()) as pool:
         written = pool.map(lambda job: _write(job[0], job[1], config.side, config.quality), missing)
-        for bad in track(written, "writing shards", len(missing), console=Console(stderr=True)):
-            skipped += bad
-    for reason in skipped[:10]:
+        for _ in track(written, "writing shards", len(missing), console=Console(stderr=True)):
+            pass
+    skipped = [entry for place in places for entry in _skipped(place)]
+    for _, reason in skipped[:10]:
         print(f"skipped: {reason}")
     if skipped:
         print(f"skipped {len(skipped)} files")
-    return _count([str(place) for place in places], out, config.workers)
+    if found.left_out:
+        print(found.summary())
+    failed = found.failed + [entry for entry in skipped if Path(entry[0]) in found.named]
+    return _count([str(place) for place in places], out, config.workers, failed, skipped)
 
 
-def _write(place: Path, entries: list[tuple[str, Path, int | None]], side: int | None, quality: int) -> list[str]:
-    """Write one shard, and return the reasons why images were left out; runs in a thread."""
+def _write(place: Path, entries: list[Entry], side: int | None, quality: int) -> None:
+    """Write one shard, and before it the list of the files left out; runs in a thread."""
     skipped = []
     with (
         atomic_write(place) as stream,
@@ -85,11 +109,23 @@ def _write(place: Path, entries: list[tuple[str, Path, int | None]], side: int |
             try:
                 suffix, image = _encoded(file, side, quality)
             except InputError as error:
-                skipped.append(str(error))
+                skipped.append((str(file), str(error)))
                 continue
             fields: dict[str, Any] = {"__key__": key, suffix: image}
             archive.write(fields if label is None else fields | {"cls": str(label).encode()})
-    return skipped
+        # Before the shard gets its name, so that a resumed run can still name these files.
+        if skipped:
+            write_atomically(_skipped_file(place), json.dumps(skipped).encode())
+
+
+def _skipped_file(shard: Path) -> Path:
+    return shard.with_name(f".{shard.stem}.skipped.json")
+
+
+def _skipped(shard: Path) -> list[tuple[str, str]]:
+    """The files left out of a shard, each with the reason."""
+    file = _skipped_file(shard)
+    return [(name, reason) for name, reason in json.loads(file.read_text())] if file.is_file() else []
 
 
 def _encoded(file: Path, side: int | None, quality: int) -> tuple[str, bytes]:
@@ -123,30 +159,48 @@ def _keys(files: list[Path], root: Path) -> list[str]:
     return [key if seen[key] == 1 else f"{key}_{number}" for number, key in enumerate(plain)]
 
 
-def _claim(out: Path, config: MakeConfig, entries: list[tuple[str, Path, int | None]]) -> None:
+def _claim(out: Path, config: MakeConfig, entries: list[Entry]) -> None:
     """Write the settings of the shards to `out`, or check that they equal those written there."""
-    lines = "\n".join(f"{key}|{file}|{label}" for key, file, label in entries)
+    lines = "\n".join(f"{key}|{os.path.abspath(file)}|{file_state(file)}|{label}" for key, file, label in entries)
     digest = hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
     settings = {name: asdict(config)[name] for name in ("per_shard", "side", "quality", "seed")} | {"files": digest}
     place = out / PLAN
-    if place.is_file() and json.loads(place.read_text()) != settings:
+    try:
+        previous = json.loads(place.read_text()) if place.is_file() else None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place} cannot be read; choose another out=…, or remove the folder") from error
+    if previous is not None and previous != settings:
         raise InputError(f"out={out} contains shards of other images or settings; choose another out=…")
-    if not place.is_file() and any(out.glob("*.tar")):
+    if previous is None and any(out.glob("*.tar")):
         raise InputError(f"out={out} contains shards of unknown settings; choose another out=…")
     write_atomically(place, json.dumps(settings).encode())
 
 
-def _count(urls: list[str], out: Path, workers: int | None) -> Path:
+def _count(
+    urls: list[str], out: Path, workers: int | None, failed: list[tuple[str, str]], skipped: list[tuple[str, str]]
+) -> Packed:
     with ThreadPoolExecutor(workers or default_workers()) as pool:
-        counts = list(track(pool.map(count_samples, urls), "counting", len(urls), console=Console(stderr=True)))
-    if not any(counts):
-        raise InputError(f"none of the images for {len(urls)} shard(s) can be read")
-    shards = []
-    for url, samples in zip(urls, counts, strict=True):
+        counted = pool.map(inspect_shard, urls)
+        contents = list(track(counted, "counting", len(urls), console=Console(stderr=True)))
+    total = sum(content.samples for content in contents)
+    if not total:
+        reasons = [content.damage for content in contents if content.damage] + [reason for _, reason in skipped]
+        reason = f"; {reasons[0]}" if reasons else ""
+        raise InputError(f"none of the images for {len(urls)} shard(s) can be read{reason}")
+    shards: list[dict[str, Any]] = []
+    for url, content in zip(urls, contents, strict=True):
         place = local_path(url)
         size = place.stat().st_size if place is not None else None
-        shards.append({"name": url.rsplit("/", 1)[-1], "samples": samples, "bytes": size})
+        shards.append({"name": url.rsplit("/", 1)[-1], "samples": content.samples, "bytes": size})
+        if content.damage:
+            shards[-1]["damage"] = content.damage
+            failed = [*failed, (url, content.damage)]
+        for _, reason in content.left_out:
+            print(reason)
+    written: dict[str, Any] = {"samples": total, "shards": shards}
+    if skipped:
+        written["skipped"] = [{"file": name, "reason": reason} for name, reason in skipped]
     manifest = out / MANIFEST
-    write_atomically(manifest, json.dumps({"samples": sum(counts), "shards": shards}, indent=1).encode())
-    print(f"{sum(counts)} images in {len(urls)} shards; {manifest}")
-    return manifest
+    write_atomically(manifest, json.dumps(written, indent=1).encode())
+    print(f"{total} images in {len(urls)} shards; {manifest}")
+    return Packed(manifest, failed)

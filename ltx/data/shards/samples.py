@@ -10,9 +10,10 @@ from typing import Any
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from ltx.data.cropping import Cropping
-from ltx.data.reading import opened, read_image, resize
-from ltx.data.shards.listing import Sample, Shard
+from ltx.data.reading import opened, read_resized
+from ltx.data.shards.listing import Shard
 from ltx.data.shards.plan import Plan, Portion
+from ltx.data.shards.tar_reading import Sample
 from ltx.data.shared_flags import shared_flags
 from ltx.runtime.errors import InputError
 
@@ -104,7 +105,7 @@ class ShardCrops(IterableDataset[dict[str, Any]]):
 
     def _item(self, index: int, sample: Sample, position: int) -> dict[str, Any]:
         number = self.cropping.number(index, position, self.plan.total)
-        with opened(sample.name, sample.image) as source:
+        with opened(sample.name, sample.image, self.cropping.channels) as source:
             image = self.cropping(source, number).pixels
         label = -1 if sample.label is None else sample.label
         item = {"image": image, "index": index, "name": sample.name, "position": position, "label": label}
@@ -165,11 +166,19 @@ class WholeShards(IterableDataset[dict[str, Any]]):
         size: height and width.
         broken: where unreadable samples are reported.
         rank, ranks: take the samples rank, rank + ranks, …
+        channels: see `ltx.data.reading.decoded`.
     """
 
     def __init__(
-        self, shards: list[Shard], size: tuple[int, int], broken: Broken, rank: int = 0, ranks: int = 1
+        self,
+        shards: list[Shard],
+        size: tuple[int, int],
+        broken: Broken,
+        rank: int = 0,
+        ranks: int = 1,
+        channels: int = 3,
     ) -> None:
+        self.channels = channels
         self.shards = shards
         self.size = size
         self.rank, self.ranks = rank, ranks
@@ -193,7 +202,7 @@ class WholeShards(IterableDataset[dict[str, Any]]):
 
     def _item(self, index: int, sample: Sample) -> Iterator[dict[str, Any]]:
         try:
-            image = resize(read_image(sample.name, sample.image), self.size)
+            image = read_resized(sample.name, self.size, channels=self.channels, content=sample.image)
         except InputError as error:
             self.broken.report(slice(index, index + 1), f"{error}; it is skipped")
             return

@@ -13,9 +13,12 @@ from torch.utils.data import DataLoader
 
 from ltx.data.finding import find_images
 from ltx.data.folder import WholeImages
+from ltx.data.reading import file_state
+from ltx.data.shards.batches import absolute_sample
 from ltx.data.shards.listing import Shard, Shards, counted, expand, is_shards
 from ltx.data.shards.plan import Plan
 from ltx.data.shards.samples import Broken, ShardCrops, WholeShards
+from ltx.data.shards.tar_reading import local_path
 from ltx.data.training_images import StreamLoader, StreamSettings, TrainingImages, hold_out
 from ltx.runtime.errors import InputError
 
@@ -66,7 +69,7 @@ class ShardData(TrainingImages):
             elif is_shards(self.val_images):
                 val = expand(self.val_images)
             else:
-                self._val_files = WholeImages(find_images(self.val_images), self.size)
+                self._val_files = WholeImages(find_images(self.val_images), self.size, self.channels)
             shared = set(urls) & set(val)
             if shared:
                 raise InputError(f"{min(shared)} is in both shards and val_images; a shard may only be in one")
@@ -97,7 +100,7 @@ class ShardData(TrainingImages):
 
     @property
     def identity(self) -> str:
-        return "\n".join(f"{shard.url} {shard.samples}" for shard in self.train_shards)
+        return "\n".join(f"{absolute_sample(s.url)} {s.samples} {_state(s.url)}" for s in self.train_shards)
 
     def describe(self) -> str:
         val = "files" if self._val_files else f"{len(self.val_shards)} shards"
@@ -120,7 +123,7 @@ class ShardData(TrainingImages):
             return []
         rank, ranks = self._rank
         if self._val_files is None:
-            whole = WholeShards(self.val_shards, self.size, self._val_broken, rank, ranks)
+            whole = WholeShards(self.val_shards, self.size, self._val_broken, rank, ranks, self.channels)
             return DataLoader(whole, self.batch_size, **self._loading())
         places = range(rank, len(self._val_files), ranks)
         return DataLoader(self._val_files, self.batch_size, sampler=places, **self._loading())
@@ -131,11 +134,11 @@ class ShardData(TrainingImages):
         if self._val_files:
             items = (self._val_files[index] for index in range(len(self._val_files)))
         elif self.val_shards:
-            items = iter(WholeShards(self.val_shards, self.size, self._val_broken))
+            items = iter(WholeShards(self.val_shards, self.size, self._val_broken, channels=self.channels))
         else:
-            items = iter(WholeShards(self.train_shards, self.size, self._train_broken))
+            items = iter(WholeShards(self.train_shards, self.size, self._train_broken, channels=self.channels))
         images = [item["image"] for item in itertools.islice(items, count)]
-        return torch.stack(images).float().div_(255) if images else torch.empty(0, 3, *self.size)
+        return torch.stack(images).float().div_(255) if images else torch.empty(0, self.channels, *self.size)
 
     def _fewest_workers(self) -> int:
         """The lowest number of workers over the ranks: their cores may differ, their numbers of readers may not."""
@@ -162,3 +165,9 @@ class ShardData(TrainingImages):
     def _plan(self) -> Plan:
         counts = [shard.samples for shard in self.train_shards]
         return Plan(counts, self.batch_size, self._rank[1], max(1, self.workers), self.shuffle, self.seed)
+
+
+def _state(url: str) -> str:
+    """Size and modification time of a local shard; empty for a remote one."""
+    place = local_path(url)
+    return "" if place is None else file_state(place)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ltx.data.shards.listing import is_shards, read_shard
+from ltx.data.shards.listing import is_shards
 from ltx.data.shards.making import make
 from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.streaming import ShardData
+from ltx.data.shards.tar_reading import read_shard
 from ltx.data.training_images import StreamSettings
 from ltx.runtime.errors import InputError
 
