@@ -7,8 +7,9 @@ first two are exact:
 - The blocks before the first scaled one run forward once.
 - If the head reads only leading tokens, the layers after the last attention run on these tokens alone.
 - The gradients that the points of a path send to the earlier blocks change smoothly with the factor, so they are nearly
-  linearly dependent. Backward passes are linear, so one pass per vector of an orthonormal basis serves all points.
-  `tolerance` bounds the norm of what the basis omits, relative to its largest direction; 0 = exact.
+  linearly dependent. Backward passes are linear, so one pass per vector of a basis serves all points. The basis is the
+  mean of these gradients and the principal directions of the residuals. `tolerance` bounds the norm of what it omits,
+  relative to the parts along the mean; 0 = exact.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ def _carried_down(
 
 
 def _basis(seeds: list[Tensor], tolerance: float) -> tuple[Callable[[int], list[Tensor]], Tensor]:
-    """Orthonormal basis, for each sample, of the gradients at its points.
+    """Basis, for each sample, of the gradients at its points.
 
     Args:
         seeds: gradients `[K, S, …]` at the tensors that cross the cut.
@@ -234,17 +235,42 @@ def _basis(seeds: list[Tensor], tolerance: float) -> tuple[Callable[[int], list[
     for seed in seeds:
         flat = seed.transpose(0, 1).flatten(2)
         gram += flat @ flat.mT
-    strength, vectors = torch.linalg.eigh(gram.double())  # ascending
-    strength, vectors = strength.flip(-1).clamp_min(0), vectors.flip(-1)
-    omitted = (strength.sum(-1, keepdim=True) - strength.cumsum(-1)).clamp_min(0).sqrt()
-    enough = omitted <= tolerance * strength[:, :1].sqrt()
-    size = int((~enough).sum(-1).max()) + 1
-    coefficients = vectors[:, :, : min(size, count)].float()
+    weights, coefficients, size = mean_and_residuals(gram.double(), tolerance)
+    weights, coefficients = weights[:, :, :size].float(), coefficients[:, :, :size].float()
 
     def vector(r: int) -> list[Tensor]:
-        return [torch.einsum("ks...,sk->s...", seed, coefficients[:, :, r]) for seed in seeds]
+        return [torch.einsum("ks...,sk->s...", seed, weights[:, :, r]) for seed in seeds]
 
     return vector, coefficients
+
+
+def mean_and_residuals(gram: Tensor, tolerance: float) -> tuple[Tensor, Tensor, int]:
+    """The mean of some vectors, and the principal directions of what it leaves, as combinations of these vectors.
+
+    With `g_k = c_k ḡ + e_k`, the residuals `e_k` are orthogonal to the mean `ḡ` and sum to zero. A mean over `k` of a
+    rectified linear function of `g_k` therefore does not change to first order if they are omitted.
+
+    Args:
+        gram: inner products of the vectors, `[S, K, K]`.
+        tolerance: norm of the omitted part, relative to that of the parts along the mean.
+
+    Returns:
+        Weights `W` and coefficients `C`, `[S, K, K + 1]` each: basis vector `r` is `Σ_k W_kr g_k`, and
+        `g_k = Σ_r C_kr Σ_j W_jr g_j`. The last value is the number of basis vectors within the tolerance.
+    """
+    count = gram.shape[-1]
+    with_mean = gram.mean(2)  # <g_k, ḡ>
+    square = with_mean.mean(1, keepdim=True)  # |ḡ|²
+    along = with_mean / square.clamp_min(torch.finfo(gram.dtype).tiny)
+    projection = torch.eye(count, device=gram.device, dtype=gram.dtype) - along.unsqueeze(1) / count
+    strength, directions = torch.linalg.eigh(projection.mT @ gram @ projection)  # ascending
+    strength, directions = strength.flip(-1).clamp_min(0), directions.flip(-1)
+    total = strength.sum(-1, keepdim=True)
+    omitted = torch.cat([total, total - strength.cumsum(-1)], 1).clamp_min(0).sqrt()
+    enough = omitted <= tolerance * (square * along.square().sum(1, keepdim=True)).sqrt()
+    size = min(int((~enough).sum(-1).max()) + 1, count + 1)
+    weights = torch.cat([torch.full_like(along, 1 / count).unsqueeze(2), projection @ directions], 2)
+    return weights, torch.cat([along.unsqueeze(2), directions], 2), size
 
 
 def _on_tokens_read(chain: AttentionChain) -> AbstractContextManager[None]:

@@ -17,6 +17,8 @@ from ltx.classifier.classifier import Classifier
 from ltx.metrics.perturbation import is_constant
 from ltx.runtime.errors import InputError
 
+CPU_BATCH, GPU_BATCH = 6, 64
+
 
 class ConstantMapWarning(UserWarning):
     """A map has one value everywhere, so it does not say which pixels matter."""
@@ -25,7 +27,13 @@ class ConstantMapWarning(UserWarning):
 @torch.inference_mode(False)
 @torch.enable_grad()
 def attribute(
-    method: str, classifier: Classifier, images: Tensor, targets: Targets = None, *, max_batch: int = 64, **options: Any
+    method: str,
+    classifier: Classifier,
+    images: Tensor,
+    targets: Targets = None,
+    *,
+    max_batch: int | None = None,
+    **options: Any,
 ) -> Tensor:
     """Compute attribution maps: the importance of each pixel for a class, higher = more important.
 
@@ -38,7 +46,8 @@ def attribute(
         images: `[B, 3, H, W]` in [0, 1]; moved to the classifier's device.
         targets: None or `"predicted"`, a class index or name for all images, or one per image; see
             `Classifier.targets`.
-        max_batch: maximum batch size of a forward pass; bounds memory and does not change the result.
+        max_batch: maximum batch size of a forward pass; bounds memory and does not change the result. None = 6 on a
+            CPU, whose caches hold the activations of few images, and 64 on a GPU.
         options: options of the method, see its function.
 
     Returns:
@@ -52,6 +61,8 @@ def attribute(
             does not support (the message lists the methods that do); or maps that are not one per image.
     """
     defaults = check_options(method, options)
+    if max_batch is None:
+        max_batch = default_max_batch(classifier)
     if max_batch < 1:
         raise InputError(f"max_batch={max_batch}; give a positive number of images")
     images = classifier.images(images)
@@ -78,6 +89,11 @@ def attribute(
         )
     _warn_of_constant_maps(method, maps)
     return maps
+
+
+def default_max_batch(classifier: Classifier) -> int:
+    """Maximum batch size of a forward pass with gradients on the classifier's device."""
+    return CPU_BATCH if classifier.device.type == "cpu" else GPU_BATCH
 
 
 def _warn_of_constant_maps(method: str, maps: Tensor) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ltx.attribution.attention import attention_chain, has_attention
 from ltx.attribution.model_trace import ModelTrace, ModuleCall, model_trace
-from ltx.attribution.partial_forward import not_in_place
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError, suggest
 
@@ -77,7 +76,10 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
         InputError: the model has fewer feature maps with more than one position, or none after the first quarter of
             its layers.
     """
-    selected = _all_layers(classifier)
+    trace, cached = model_trace(classifier), _selections.get(classifier)
+    if cached is None or cached[0] is not trace:
+        cached = _selections[classifier] = trace, _all_layers(classifier)
+    selected = cached[1]
     if len(selected) < count:
         size = "x".join(map(str, classifier.input_size))
         raise InputError(
@@ -85,6 +87,9 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
             "needed; give a larger classifier.input_size, or layers=[…]"
         )
     return selected[:count][::-1]
+
+
+_selections: weakref.WeakKeyDictionary[Classifier, tuple[ModelTrace, list[FeatureLayer]]] = weakref.WeakKeyDictionary()
 
 
 def _all_layers(classifier: Classifier) -> list[FeatureLayer]:
@@ -182,15 +187,16 @@ def activation_and_gradient(
 
     def hold(_: nn.Module, __: Any, output: Any) -> Any:
         activation = output if layer.position is None else output[layer.position]
-        outputs.append(activation.detach().requires_grad_())
-        copy = outputs[-1].clone()  # a block may add its shortcut in place
+        # Copies: layers after this one may overwrite their input, or what this layer returned.
+        outputs.append(activation.detach().clone().requires_grad_())
+        copy = outputs[-1].clone()
         if layer.position is None:
             return copy
         return tuple(copy if index == layer.position else each for index, each in enumerate(output))
 
     handle = layer.module.register_forward_hook(hold)
     try:
-        with torch.enable_grad(), not_in_place(classifier.model):
+        with torch.enable_grad():
             logits = classifier(images)
             classes = logits.argmax(1) if targets is None else targets
             (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), outputs[-1:])

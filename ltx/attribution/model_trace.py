@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -108,7 +108,11 @@ class _Tracer:
 
     def run(self, classifier: Classifier) -> ModelTrace:
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(1, *_shape(classifier), generator=generator).to(classifier.device).requires_grad_()
+        images = (
+            torch.rand(1, classifier.channels, *classifier.input_size, generator=generator)
+            .to(classifier.device)
+            .requires_grad_()
+        )
         handles = []
         try:
             for module in self.model.modules():
@@ -220,7 +224,3 @@ def _is_square(matrix: Tensor) -> bool:
 
 def _is_tokens(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 3 and len(value) == 1
-
-
-def _shape(classifier: Classifier) -> Sequence[int]:
-    return 3, *classifier.input_size

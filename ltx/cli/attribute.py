@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from ltx.attribution.attribute import ConstantMapWarning, attribute
+from ltx.attribution.attribute import ConstantMapWarning, attribute, default_max_batch
 from ltx.attribution.registry import check_options
 from ltx.attribution.settings import AttributeConfig
 from ltx.attribution.support import check_method
@@ -35,15 +35,16 @@ def attribute_files(config: AttributeConfig) -> None:
     check_method(config.method, classifier, config.options)
 
     constant: list[str] = []
+    max_batch = default_max_batch(classifier) if config.max_batch is None else config.max_batch
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
         start = time.perf_counter()
         with torch.no_grad():
-            logits = torch.cat([classifier(part) for part in torch.split(images, config.max_batch)])
+            logits = torch.cat([classifier(part) for part in torch.split(images, max_batch)])
         indices = classifier.targets(targets, logits)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConstantMapWarning)  # printed below with the names of the files
-            options = {"max_batch": config.max_batch} | config.options
+            options = {"max_batch": max_batch} | config.options
             maps = attribute(config.method, classifier, images, indices, **options)
         constant.extend(name for name, flat in zip(names, is_constant(maps).tolist(), strict=True) if flat)
         return Explanation(

@@ -56,7 +56,7 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
     """Optimise the copies of the explainer's parameters, one per image.
 
     Returns:
-        Maps `[B, 1, H, W]` of the last step, or of the best step by `select_by`.
+        Maps `[B, 1, H, W]` after the last step, or the best of those before each step by `select_by`.
 
     Raises:
         InputError: a loss or a mask is not finite.
@@ -74,7 +74,7 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
         if settings.on_step is not None and not settings.on_step(step):
             break
         scores, areas = draw_scores(copies, chunk, settings.areas, generator)
-        if select is not None and step > 0:
+        if select is not None:  # as in the released code: before each update, so not after the last one
             with torch.no_grad():
                 select.update(explainer.masks(scores, allowed=allowed))
             if select.finished:
@@ -85,13 +85,13 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
         optimiser.zero_grad()
         loss.sum().backward()
         optimiser.step()
+    if select is not None and losses:
+        _refuse_nan(losses, select.masks, settings.lr)
+        return select.masks
     with torch.no_grad():
         maps = explainer.masks(copies.scores(chunk.targets), allowed=allowed).mean(1, keepdim=True)
     _refuse_nan(losses, maps, settings.lr)
-    if select is None:
-        return maps
-    select.update(maps)
-    return select.masks
+    return maps
 
 
 def draw_scores(

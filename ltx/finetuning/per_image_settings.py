@@ -23,10 +23,11 @@ class FinetuneSettings:
         lr: learning rate of AdamW; None = 1e-3, or 3e-4 for a siren, or 1e-4 with `scope="all"` and an own trunk.
         objective: terms that say what a good mask is; None = the objective of the explainer's training.
         fill: fill for removed pixels during finetuning. The reported probabilities use the first of several.
-        select_by: None = the last step's mask; or the papers' rule: after every step, keep the mask that is best by
-            the image's own `positive`, `negative`, `deletion` or `insertion` AUC (`ltx` protocol, black fill). Such a
-            map is selected by the metric that it may be reported with, and `Explanation.selected_by` says so. Costs
-            9 passes of the classifier per step.
+        select_by: None = the last step's mask; or the rule of the released LTX code: of the masks before each step
+            (the unadapted one is the first, the last step's mask is not among them), keep the one that is best by the
+            image's own `positive`, `negative`, `deletion` or `insertion` AUC (`ltx` protocol, black fill). Such a map
+            is selected by the metric that it may be reported with, and `Explanation.selected_by` says so. Costs 9
+            classifier passes per step.
         seed: random seed of fills, areas, jitter and terms.
         max_batch: images adapted at once; bounds memory and does not change results.
         areas: distribution of the areas requested in each step, for networks that take areas; None = that of training.

@@ -55,7 +55,7 @@ class FinetuneConfig(ExplainConfig):
     )
     select_by: str | None = option(
         None,
-        help="keep the step whose map is best by the image's own AUC (the papers' rule); null = the last step",
+        help="of the maps before each step, keep the best by the image's own AUC (the papers' rule); null = the last",
         choices=[*SELECTIONS, None],
     )
     trust: bool = option(False, help="let the checkpoint import and call the function that builds its classifier")

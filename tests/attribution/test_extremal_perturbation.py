@@ -1,4 +1,4 @@
-"""Extremal perturbations: the smooth maximum by its formula, areas of the visible mask, and a known rectangle."""
+"""Extremal perturbations: the formula of the smooth maximum, areas of the visible mask, and a known rectangle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ltx.attribution.extremal_perturbation import (
 
 
 class Inside(nn.Module):
-    """Class 0's logit is the contrast within one rectangle."""
+    """The logit of class 0 is the contrast within one rectangle."""
 
     num_classes = 2
 
@@ -28,7 +28,7 @@ class Inside(nn.Module):
         return torch.stack([evidence, torch.ones_like(evidence)], 1)
 
 
-def test_the_smooth_maximum_is_its_formula():
+def test_smooth_maximum_equals_its_formula():
     smooth = SmoothMaximum(torch.zeros(1, 3, 224, 224))
     values = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     assert smooth.grid == (32, 32)
@@ -39,19 +39,19 @@ def test_the_smooth_maximum_is_its_formula():
         for j in range(y // 7 - 4, y // 7 + 5):
             for i in range(x // 7 - 4, x // 7 + 5):
                 z = math.hypot(y - (7 * j + 3), x - (7 * i + 3)) / 21
-                there = 0 <= j < 32 and 0 <= i < 32
-                terms.append(float(values[1, 0, j, i]) * math.exp(-2 * max(z - 0.5, 0) ** 2) if there else 0.0)
+                inside = 0 <= j < 32 and 0 <= i < 32
+                terms.append(float(values[1, 0, j, i]) * math.exp(-2 * max(z - 0.5, 0) ** 2) if inside else 0.0)
         weighted = torch.tensor(terms)
         assert float(mask[1, 0, y, x]) == pytest.approx(float((weighted * (20 * weighted).softmax(0)).sum()), abs=1e-5)
 
 
-def test_its_gradient_is_right():
+def test_gradient_of_the_smooth_maximum():
     smooth = SmoothMaximum(torch.zeros(1, 3, 12, 17, dtype=torch.double))
     values = torch.rand(2, 1, *smooth.grid, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(smooth, values, fast_mode=True)
 
 
-def test_the_blend_is_between_the_levels():
+def test_blend_interpolates_between_levels():
     images = torch.rand(1, 3, 32, 32)
     pyramid = blur_pyramid(images)
     assert pyramid.shape == (1, 8, 3, 32, 32)
@@ -63,7 +63,7 @@ def test_the_blend_is_between_the_levels():
 
 
 @pytest.mark.slow
-def test_the_visible_area_is_the_one_asked_for_and_the_rectangle_is_found():
+def test_visible_area_is_the_requested_one_and_the_rectangle_is_found():
     classifier = Classifier(Inside(), input_size=32)
     images = (torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     area = 16 * 12 / 32**2
@@ -74,7 +74,7 @@ def test_the_visible_area_is_the_one_asked_for_and_the_rectangle_is_found():
     kept = masks[:, 0] > 0.5
     truth = torch.zeros(32, 32, dtype=torch.bool)
     truth[8:24, 8:20] = True
-    # The picture is mirrored every other step, so that the classifier asks for the mirrored rectangle as often.
+    # The image is flipped every other step, so that the flipped rectangle is rewarded as often.
     either = truth | truth.flip(1)
     assert float((kept & either).sum() / kept.sum()) > 0.75, "a quarter by chance"
     maps = extremal_perturbation(classifier, images, targets, areas=(area, 0.5), steps=20)
@@ -85,12 +85,12 @@ def test_the_visible_area_is_the_one_asked_for_and_the_rectangle_is_found():
 @pytest.mark.parametrize(
     "options", [{"areas": (0.1, 1.0)}, {"areas": ()}, {"areas": ["a"]}, {"areas": "0.1"}, {"areas": 2}, {"steps": 0}]
 )
-def test_bad_options(options: dict[str, object]):
+def test_invalid_options(options: dict[str, object]):
     with pytest.raises(InputError, match="give areas between 0 and 1"):
         extremal_perturbation(Classifier(Inside(), input_size=32), torch.zeros(1, 3, 32, 32), **options)  # type: ignore[arg-type]
 
 
-def test_one_area_needs_no_list():
+def test_a_single_area_may_be_a_number():
     masks = extremal_masks(Classifier(Inside(), input_size=32), torch.rand(1, 3, 32, 32), areas=0.2, steps=1)  # type: ignore[arg-type]
     assert masks.shape == (1, 1, 32, 32)
 
@@ -103,6 +103,6 @@ def test_one_area_needs_no_list():
         ({"steps": 1.0}, "not a valid integer"),
     ],
 )
-def test_bad_options_of_a_fitted_inr(options: dict[str, object], words: str):
+def test_invalid_options_of_a_fitted_inr(options: dict[str, object], words: str):
     with pytest.raises(InputError, match=words):
         attribute("inr", Classifier(Inside(), input_size=32), torch.rand(1, 3, 32, 32), 0, **options)

@@ -1,4 +1,4 @@
-"""Grad-CAM, Grad-CAM++, LayerCAM, and how their layers are found."""
+"""Grad-CAM, Grad-CAM++, LayerCAM, and the selection of their layers."""
 
 import pytest
 import timm
@@ -14,7 +14,7 @@ from tests.support.toy_models import ThreeStages, seeded, vit
 
 
 def by_hand(model: ThreeStages, images: torch.Tensor, target: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activations of the last map and their gradient, the chain rule written out: `∂f/∂A = W1ᵀ (1[h > 0] ∘ w2)`."""
+    """Activations of the last map and their gradient by the chain rule: `∂f/∂A = W1ᵀ (1[h > 0] ∘ w2)`."""
     with torch.no_grad():
         activation = model.last(model.middle(model.stem(images)))
         active = model.hidden(activation.flatten(1)) > 0
@@ -78,7 +78,7 @@ def test_a_feature_map_may_be_part_of_a_tuple():
     torch.testing.assert_close(alone, whole[1:2], rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 
 
-def test_class_logits_of_every_patch_are_no_map_of_features():
+def test_class_logits_of_patches_are_not_a_feature_map():
     """VOLO has a second head on the patch tokens beside the main one, and some of its layers keep `[B, H, W, C]`."""
     classifier = Classifier("volo_d1_224", weights="random", num_classes=5, input_size=64)
     (layer,) = feature_layers(classifier)
@@ -89,12 +89,12 @@ def test_class_logits_of_every_patch_are_no_map_of_features():
     assert not torch.allclose(before, attribute("gradcam", classifier, images, 0), atol=1e-3 * float(before.max()))
 
 
-def test_heads_of_a_pooling_by_attention_are_no_map():
+def test_heads_of_attention_pooling_are_not_a_feature_map():
     classifier = Classifier("test_vit3", weights="random", num_classes=5, input_size=64)
     assert [layer.name for layer in feature_layers(classifier)] == ["blocks.8.norm1"]
 
 
-def test_channels_last_maps_are_turned():
+def test_channels_last_maps_are_permuted():
     """Swin keeps `[B, H, W, C]`: the map's grid must be positions, not channels."""
     classifier = Classifier(timm.create_model("swin_tiny_patch4_window7_224", num_classes=3), input_size=224)
     (layer,) = feature_layers(classifier)
@@ -108,12 +108,12 @@ def test_too_few_maps_of_more_than_one_position_are_refused():
 
 
 @pytest.mark.parametrize("name", ["lost", "head"])
-def test_layers_that_are_no_maps_are_named(cnn, name):
+def test_layers_without_feature_maps_are_named(cnn, name):
     with pytest.raises(InputError, match=name):
         named_layers(cnn, [name])
 
 
-def test_a_model_is_traced_once_and_again_when_a_module_is_another():
+def test_a_model_is_traced_again_only_if_a_module_changes():
     classifier = Classifier("resnet10t", weights="random", num_classes=3, input_size=64)
     passes = []
     classifier.model.bn1.register_forward_pre_hook(lambda *_: passes.append(1))

@@ -23,55 +23,55 @@ def contributions(linear: Classifier, images: torch.Tensor, target: int) -> torc
 @pytest.mark.parametrize(
     ("method", "options"), [("integrated_gradients", {"steps": 3}), ("gradient_shap", {"baseline": "black"})]
 )
-def test_a_linear_score_is_split_into_its_terms(linear, images, method, options):
-    found = attribute(method, linear, images, 2, **options)
+def test_a_linear_score_is_decomposed_into_its_terms(linear, images, method, options):
+    maps = attribute(method, linear, images, 2, **options)
     expected = contributions(linear, images, 2)
     if method == "gradient_shap":
-        assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert maps.shape == expected.shape
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_integrated_gradients_are_complete(images):
-    """The sum over pixels is f(x) - f(black), within 0.5 % with 1,000 nodes: the net has kinks."""
+    """The sum over pixels is f(x) - f(black), within 0.5 % with 1,000 nodes because the network has kinks."""
     classifier = Classifier(seeded(ThreeStages(), 2.0), input_size=16)
-    found = attribute("integrated_gradients", classifier, images, 1, steps=1000)
+    maps = attribute("integrated_gradients", classifier, images, 1, steps=1000)
     difference = (classifier(images) - classifier(torch.zeros_like(images)))[:, 1]
-    torch.testing.assert_close(found.sum((1, 2, 3)), difference, rtol=5e-3, atol=1e-3)
+    torch.testing.assert_close(maps.sum((1, 2, 3)), difference, rtol=5e-3, atol=1e-3)
 
 
-def test_gradient_shap_adds_up_in_expectation(images):
+def test_gradient_shap_is_complete_in_expectation(images):
     classifier = Classifier(seeded(ThreeStages(), 2.0), input_size=16)
-    found = attribute("gradient_shap", classifier, images, 1, baseline="black", samples=2000)
+    maps = attribute("gradient_shap", classifier, images, 1, baseline="black", samples=2000)
     difference = (classifier(images) - classifier(torch.zeros_like(images)))[:, 1]
-    torch.testing.assert_close(found.sum((1, 2, 3)), difference, rtol=0.1, atol=0.02)
+    torch.testing.assert_close(maps.sum((1, 2, 3)), difference, rtol=0.1, atol=0.02)
 
 
 def test_occlusion_of_a_linear_score(linear, images):
-    """Squares that tile the image: every pixel gets the sum of its square."""
-    found = attribute("occlusion", linear, images, 2, window=4, stride=4)
+    """If the squares tile the image, every pixel receives the sum over its square."""
+    maps = attribute("occlusion", linear, images, 2, window=4, stride=4)
     blocks = contributions(linear, images, 2).unfold(2, 4, 4).unfold(3, 4, 4).sum((4, 5))
     expected = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rise_equals_its_sum_over_masks(linear, images):
-    found = attribute("rise", linear, images, 2, masks=9, cells=3, keep=0.4, seed=5, max_batch=4)
+    maps = attribute("rise", linear, images, 2, masks=9, cells=3, keep=0.4, seed=5, max_batch=4)
     generator = torch.Generator().manual_seed(5)
     expected = torch.zeros(3, 1, 16, 16)
     for _ in range(9):
         mask = _mask(torch.Size((16, 16)), 3, 0.4, generator)
         expected += linear(images * mask).softmax(1)[:, 2].view(3, 1, 1, 1) * mask / (9 * 0.4)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(maps, expected)
 
 
-def test_rise_has_the_papers_cells():
+def test_rise_upsamples_cells_as_in_the_paper():
     """2 x 2 cells, enlarged to 3 cells a side of 8 pixels: two neighbours blend over 12 pixels, not over 8."""
-    seen = [_mask(torch.Size((16, 16)), 2, 0.5, torch.Generator().manual_seed(seed))[0] for seed in range(40)]
-    slopes = torch.stack([mask.diff(dim=1).abs().max() for mask in seen])
+    masks = [_mask(torch.Size((16, 16)), 2, 0.5, torch.Generator().manual_seed(seed))[0] for seed in range(40)]
+    slopes = torch.stack([mask.diff(dim=1).abs().max() for mask in masks])
     assert float(slopes.max()) == pytest.approx(1 / 12, abs=1e-4)
 
 
-def test_rise_masks_keep_their_share_and_are_smooth():
+def test_rise_masks_keep_the_given_share_and_are_smooth():
     generator = torch.Generator().manual_seed(0)
     masks = torch.stack([_mask(torch.Size((20, 30)), 5, 0.3, generator) for _ in range(400)])
     assert masks.shape == (400, 1, 20, 30)
@@ -102,6 +102,6 @@ def test_equal_seeds_give_equal_bytes(cnn, images, method):
         ("inr", {"seed": 2**64}, "seed=1.*63 bits"),
     ],
 )
-def test_impossible_options_are_named(cnn, images, method, options, text):
+def test_invalid_options_are_named(cnn, images, method, options, text):
     with pytest.raises(InputError, match=text):
         attribute(method, cnn, images, **options)

@@ -21,8 +21,8 @@ def test_rollout_of_two_blocks_by_hand():
 
 def test_attention_methods_equal_full_matrix_products(transformer, wide_images):
     reference, targets = ReferenceViT(transformer), [1, 4, 0]
-    found = {m: attribute(m, transformer, wide_images, targets) for m in ("gradient_rollout", "gae")}
-    found["attention_rollout"] = attribute("attention_rollout", transformer, wide_images)
+    maps = {m: attribute(m, transformer, wide_images, targets) for m in ("gradient_rollout", "gae")}
+    maps["attention_rollout"] = attribute("attention_rollout", transformer, wide_images)
     for row, target in enumerate(targets):
         relevances = reference.relevances(reference.normalise(wide_images[row : row + 1]), target)
         expected = {
@@ -34,7 +34,7 @@ def test_attention_methods_equal_full_matrix_products(transformer, wide_images):
             joint = joint + relevance @ joint
         expected["gae"] = joint[0, 1:]
         for method, tokens in expected.items():
-            torch.testing.assert_close(found[method][row : row + 1].double(), as_map(tokens), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(maps[method][row : row + 1].double(), as_map(tokens), rtol=1e-5, atol=1e-6)
 
 
 def test_last_matrix_may_have_only_the_rows_that_are_read():

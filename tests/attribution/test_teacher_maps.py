@@ -27,27 +27,27 @@ def teacher(tmp_path, cnn):
     return TeacherMaps(tmp_path / "maps", cnn, "gradcam++", resolution=16)
 
 
-def test_maps_are_the_methods_own_stretched_beside_the_predicted_class(teacher, cnn, files):
+def test_stored_maps_are_normalised_maps_of_the_predicted_class(teacher, cnn, files):
     assert teacher.precompute(files, batch_size=2) == 3
     images = load_images(files, 16)
     expected = attribute("gradcam++", cnn, images)
     low, high = expected.amin((2, 3), keepdim=True), expected.amax((2, 3), keepdim=True)
-    found, targets = teacher.stored.lookup(files)
-    torch.testing.assert_close(found, (expected - low) / (high - low), rtol=0, atol=1e-3)
+    maps, targets = teacher.stored.lookup(files)
+    torch.testing.assert_close(maps, (expected - low) / (high - low), rtol=0, atol=1e-3)
     assert torch.equal(targets, cnn(images).argmax(1))
 
 
-def test_rows_of_a_pass_are_an_option_of_the_method(tmp_path, cnn, files):
-    made = [TeacherMaps(tmp_path / name, cnn, "iia2", resolution=16, **few) for name, few in OPTIONS.items()]
-    assert [teacher.precompute(files) for teacher in made] == [3, 3]
-    one, other = (teacher.stored.lookup(files)[0] for teacher in made)
+def test_max_batch_may_be_an_option_of_the_method(tmp_path, cnn, files):
+    teachers = [TeacherMaps(tmp_path / name, cnn, "iia2", resolution=16, **few) for name, few in OPTIONS.items()]
+    assert [teacher.precompute(files) for teacher in teachers] == [3, 3]
+    one, other = (teacher.stored.lookup(files)[0] for teacher in teachers)
     torch.testing.assert_close(one, other, rtol=0, atol=2e-3)
 
 
 OPTIONS = {"plain": {"steps": 3}, "few": {"steps": 3, "max_batch": 2}}
 
 
-def test_each_map_is_made_once_and_follows_its_image(teacher, cnn, files, tmp_path):
+def test_each_map_is_computed_once_and_found_by_image_content(teacher, cnn, files, tmp_path):
     teacher.precompute(files[:2])
     done = []
     assert teacher.precompute([*files, files[0]], advance=done.append) == 1
@@ -61,7 +61,7 @@ def test_each_map_is_made_once_and_follows_its_image(teacher, cnn, files, tmp_pa
 
 
 @pytest.mark.parametrize("change", ["weights", "precision", "method", "option", "resolution", "image"])
-def test_a_change_makes_the_map_again(teacher, cnn, files, change):
+def test_a_change_recomputes_the_map(teacher, cnn, files, change):
     teacher.precompute(files)
     classifier, method, resolution, options = cnn, "gradcam++", 16, {}
     if change == "weights":
@@ -84,7 +84,7 @@ def test_a_change_makes_the_map_again(teacher, cnn, files, change):
         other.stored.lookup(files)
 
 
-def test_maps_are_cut_and_mirrored_like_the_image(teacher, files):
+def test_maps_are_cropped_and_flipped_like_the_image(teacher, files):
     teacher.precompute(files)
     whole, _ = teacher.stored.lookup(files)
     boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 0.5]])
@@ -97,7 +97,7 @@ def test_maps_are_cut_and_mirrored_like_the_image(teacher, files):
     assert teacher.stored.lookup(files, size=(4, 6))[0].shape == (3, 1, 4, 6)
 
 
-def test_files_that_cannot_be_read_are_left_out_every_time(teacher, files):
+def test_unreadable_files_are_skipped_every_time(teacher, files):
     files[1].write_bytes(b"")
     done = []
     assert teacher.precompute(files, advance=done.append) == 2
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_are_left_out_every_time(teacher, files):
     assert not [name for name in os.listdir(teacher.stored.folder) if name.endswith(".part")]
 
 
-def test_what_cannot_be_made_is_refused_before_any_work(tmp_path, cnn):
+def test_invalid_settings_are_refused_before_any_work(tmp_path, cnn):
     with pytest.raises(InputError, match=r"method=gae does not work: .*; methods that work on it: iia, "):
         TeacherMaps(tmp_path, cnn, "gae")
     with pytest.raises(InputError, match="gradcam has no option 'steps'"):

@@ -13,7 +13,7 @@ from tests.support.small_explainers import small_explainer, smooth_images
 
 
 @pytest.mark.parametrize("rule", ["positive", "negative", "deletion", "insertion"])
-def test_selection_keeps_the_best_step_and_says_so(rule: str):
+def test_selection_keeps_the_best_mask_before_each_step_and_says_so(rule: str):
     explainer, images = small_explainer(), smooth_images(2)
 
     def scores(masks: torch.Tensor) -> torch.Tensor:
@@ -27,10 +27,17 @@ def test_selection_keeps_the_best_step_and_says_so(rule: str):
 
     chosen = finetune(explainer, images, 0, steps=4, settings=FinetuneSettings(lr=1e-3, select_by=rule))
     each = torch.stack(
-        [scores(finetune(explainer, images, 0, steps=s, settings=FinetuneSettings(lr=1e-3)).maps) for s in range(1, 5)]
+        [scores(finetune(explainer, images, 0, steps=s, settings=FinetuneSettings(lr=1e-3)).maps) for s in range(4)]
     )
     assert chosen.selected_by == rule
     assert torch.allclose(scores(chosen.maps), each.max(0).values, atol=1e-4)
+
+
+def test_the_mask_after_the_last_step_is_not_considered():
+    """As in the released code: after one step with selection, the mask is the unadapted one."""
+    explainer, images = small_explainer(), smooth_images(2)
+    selected = finetune(explainer, images, 0, steps=1, settings=FinetuneSettings(lr=1e-2, select_by="insertion"))
+    assert torch.allclose(selected.maps, finetune(explainer, images, 0, steps=0).maps, atol=1e-6)
 
 
 def test_zero_steps_select_nothing():
