@@ -89,7 +89,8 @@ def test_a_trunk_of_its_own_starts_from_pretrained_weights():
     assert all(torch.equal(value, pretrained[name]) for name, value in trunk.items())
 
 
-def test_a_trunk_without_pretrained_weights_is_reported():
+def test_a_trunk_without_pretrained_weights_is_reported(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     classifier = ltx.Classifier("resnet18", weights="random", num_classes=4, input_size=64)
     explainer = ExplainerConfig(trunk="test_convnext").build(classifier)
     with pytest.warns(UserWarning, match=r"explainer\.trunk=test_convnext starts untrained"):

@@ -30,8 +30,8 @@ def patched_script(file: Path, definitions: str) -> Path:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment, with one thread and the project on the path."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
+    """This process's environment, with one thread, the project on the path, and no downloads of weights."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables}
 
 
 def run_python(*arguments: object, status: int = 0, **variables: str) -> str:
