@@ -171,7 +171,7 @@ def _head_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float:
     theirs, ours = torch.tensor(stored.logits or [[]]), torch.tensor(here.logits or [[]])
     if theirs.shape != ours.shape or stored.num_classes != here.num_classes or stored.reading[:1] != here.reading[:1]:
         return float("inf")
-    # What changes from image to image must agree too: logits of untrained models are all but constant.
+    # What changes from image to image must agree too: logits of untrained models are nearly constant.
     absolute = ((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max()
     varying = (ours - theirs).diff(dim=0).norm() / theirs.diff(dim=0).norm() / 4
     return float(torch.maximum(absolute, varying))

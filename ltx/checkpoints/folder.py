@@ -39,7 +39,7 @@ def save_checkpoint(
         folder: the checkpoint's folder; created if missing.
         explainer: the mask network.
         config: the resolved configuration; its groups `classifier` and `explainer` rebuild the network.
-        card: text of the model card; None = leave the file as it is.
+        card: text of the model card; None = leave the file unchanged.
         half: store the tensors in float16.
         tensors: the network's state; None = `explainer.state_dict()`, which is incomplete under FSDP.
     """

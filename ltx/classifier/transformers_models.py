@@ -39,7 +39,7 @@ def transformers_model(
     if Path(place).expanduser().is_dir():
         place = str(Path(place).expanduser())
     elif place.startswith((".", "/", "~")):
-        raise InputError(f"classifier.name={name}: there is no such folder")
+        raise InputError(f"classifier.name={name}: the folder does not exist")
     changes = dict(options)
     if num_classes is not None:
         changes["num_labels"] = num_classes

@@ -1,4 +1,4 @@
-"""Weights of a model in a file: plain, nested in a training's checkpoint, or next to an average of them (EMA)."""
+"""Weights of a model in a file: plain, nested in a training checkpoint, or next to an average of them (EMA)."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class App:
         return [*self.choose(visit, target), target]
 
     def refine(self, visit: Visit | None, progress: Any = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
-        """Finetune on this photograph; a picture after each step would cost more than the step."""
+        """Finetune on this photograph. Drawing each step would take longer than the step, so only the last is drawn."""
         if visit is None:
             raise gr.Error("There is no photograph yet; drop or paste one", duration=8)
         steps = self.config.steps

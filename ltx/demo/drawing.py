@@ -15,7 +15,7 @@ def photograph(explanation: Explanation) -> np.ndarray:
 
 
 def shaded(explanation: Explanation) -> np.ndarray:
-    """The overlay of the mask, or of the stretched map where there is no mask; uint8 `[H, W, 3]`."""
+    """The overlay of the mask, or of the stretched map if there is no mask; uint8 `[H, W, 3]`."""
     arrays = explanation.arrays()
     return overlay(arrays["image"], arrays["mask"] if "mask" in arrays else _stretched(arrays["map"]))
 

@@ -26,7 +26,7 @@ class DemoConfig:
     max_batch: int = option(16, help="images in one forward pass of the other methods; bounds memory")
     upload_mb: float = option(20.0, help="largest upload in megabytes")
     keep_minutes: float = option(10.0, help="uploads and downloads are deleted after this time, and when the app ends")
-    waiting: int = option(32, help="visitors that may wait in the queue; others are asked to come back")
+    waiting: int = option(32, help="visitors that may wait in the queue; others get a message to try again later")
 
     def __post_init__(self) -> None:
         check_ranges(

@@ -66,7 +66,7 @@ class MaskNetwork(nn.Module):
         self.stages: list[int] | None = None
         self.feature_shapes: list[torch.Size] = []
         self.shares_trunk = trunk == "shared"
-        # The class's head row is no evidence on the final map of another trunk, nor on the patch tokens of a model
+        # The class's head row is not evidence on the final map of another trunk, nor on the patch tokens of a model
         # whose head reads a class token.
         pooled_copy = trunk == "copy" and classifier.num_prefix_tokens == 0
         self.starts_at_evidence = conditioned and (self.shares_trunk or pooled_copy)

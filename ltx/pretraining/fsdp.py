@@ -41,7 +41,7 @@ def shard_explainer(explainer: MaskNetwork, mesh: DeviceMesh) -> None:
     for block in _large_blocks(explainer):
         fully_shard(block, mesh=mesh)
     fully_shard(explainer, mesh=mesh)
-    for method in ("predict_and_encode", "decode"):  # not `encode`: the former calls it, and FSDP passes do not nest
+    for method in ("predict_and_encode", "decode"):  # not `encode`, which it calls: FSDP passes do not nest
         register_fsdp_forward_method(explainer, method)
 
 
@@ -57,7 +57,7 @@ def _large_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 class GatheredValidation(lightning.Callback):
-    """Gather the whole explainer on every device for the time of a validation.
+    """Gather the complete explainer on every device for the duration of a validation.
 
     Ranks may have different numbers of validation batches, and only the first draws the overlays, so that a forward
     pass must not wait for the other ranks. Place this callback after those that use the explainer in validation.

@@ -34,7 +34,7 @@ def make_mosaics(images: Tensor, share: float, generator: Source) -> MosaicBatch
 
     A mosaic shows the image itself in a random cell and its neighbours in the batch (of its pair, or of its group of
     four) in the others, so that a global batch has the same mosaics on any number of devices that hold a multiple of
-    four images each. An image without enough neighbours stays as it is. Photographs are resized to their cell.
+    four images each. An image without enough neighbours is not changed. Photographs are resized to their cell.
 
     Args:
         images: `[B, 3, H, W]`.

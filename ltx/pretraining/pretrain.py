@@ -56,7 +56,7 @@ def pretrain(
     config = parse(TrainConfig, [*settings, f"trainer.max_steps={steps}"], "ltx.pretrain", "")
     config = replace(config, out=str(out), data=replace(config.data, images=_paths(images)))
     device = classifier.device
-    trained = copy.copy(classifier)  # which a training moves, folds and compiles
+    trained = copy.copy(classifier)  # training moves, folds and compiles the copy
     try:
         run_pretraining(config, trained)
     finally:

@@ -1,4 +1,4 @@
-"""Pictures of a report: made once from the arrays of each result, and kept in the folder `report`.
+"""Pictures of a report: drawn once from the arrays of each result, and stored in the folder `report`.
 
 Each result has three: `thumbs/KEY.jpg`, the overlay for the grid; `views/KEY.jpg`, the image and the coloured map side
 by side; `views/KEY.png`, masks as opacity, one below the other, the result's own and then those of each area. A page
@@ -38,9 +38,9 @@ class Pictures:
 
     Attributes:
         key: see `Result.key`.
-        source: size and time of modification of the arrays they were made from; None = there are no arrays.
+        source: size and modification time of the arrays; None = there are no arrays.
         height, width: of the image, in pixels.
-        areas: areas of the masks after the first; empty where the method makes no masks of a given area.
+        areas: areas of the masks after the first; empty if the method has no masks of a given area.
         kept: the class's probability under each of them.
     """
 
@@ -53,13 +53,13 @@ class Pictures:
 
 
 def make_pictures(folder: Path, results: Sequence[Result], workers: int | None = None) -> list[Pictures]:
-    """The pictures of every result; only those that are missing or older than their arrays are made.
+    """Draw the pictures of every result that are missing or older than its arrays.
 
-    Interrupted work keeps the pictures that it finished.
+    An interrupted run keeps the pictures that it finished.
 
     Args:
         folder: folder of the results.
-        workers: threads; None = one for each core.
+        workers: number of threads; None = one per core.
     """
     report = folder / FOLDER
     for name in ("thumbs", "views"):

@@ -77,7 +77,7 @@ def accepted_arguments(metric: Metric, arguments: Mapping[str, Any]) -> dict[str
 
 
 def expand_urls(urls: str) -> list[str]:
-    """The shard names that webdataset's brace notation stands for: `{00..02}.tar` is three."""
+    """Expand webdataset's brace notation: `{00..02}.tar` gives three names."""
     from webdataset.shardlists import expand_urls as webdataset_expand_urls
 
     return list(webdataset_expand_urls(urls))

@@ -85,7 +85,7 @@ def test_another_trunk_is_refused(folder: Path, weights: Path, change: str):
 
 
 class Untrained(nn.Module):
-    """A user's module with all but constant logits."""
+    """A user's module with nearly constant logits."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

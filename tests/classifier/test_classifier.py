@@ -1,4 +1,4 @@
-"""The explained model: frozen whatever happens, right for every architecture, and clear about bad input."""
+"""The explained model: it stays frozen, works for every architecture, and reports bad input."""
 
 import math
 from collections.abc import Callable

@@ -156,7 +156,7 @@ def test_error_in_a_file_names_the_file(tmp_path: Path, content: str, parts: tup
 
 @dataclass
 class Required:
-    checkpoint: str = option(MISSING, "output folder of a training")
+    checkpoint: str = option(MISSING, "output folder of a training run")
 
 
 def test_required_key() -> None:

@@ -1,4 +1,4 @@
-"""Trainings that start from the weights of another checkpoint."""
+"""Training that starts from the weights of another checkpoint."""
 
 from __future__ import annotations
 

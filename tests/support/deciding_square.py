@@ -1,4 +1,4 @@
-"""A classifier whose prediction rests on one bright square, and images of which that square is known."""
+"""A classifier whose prediction depends on one bright square, and images with known squares."""
 
 from __future__ import annotations
 

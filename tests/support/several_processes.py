@@ -26,7 +26,7 @@ def write_inputs(folder: Path) -> Path:
 
 
 def words_for(inputs: Path, out: Path, processes: int, *words: str, images: int = 8) -> list[str]:
-    """Words of `ltx train` for steps of `images` images in all, on so many processes."""
+    """Words of `ltx train` for steps of `images` images in total, divided among the processes."""
     fixed = [f"data.batch_size={images // processes}", f"trainer.devices={processes}", "trainer.overlays=1"]
     fixed += ["fill=random", "objective.ranking.weight=0.5"]
     return small_training(inputs / "photos", out, *with_weights(inputs / "weights.safetensors"), *fixed, *words)

@@ -1,4 +1,4 @@
-"""Trainings so small that a test can run several, and comparisons of what they wrote."""
+"""Training runs that take seconds, and comparisons of their files."""
 
 from __future__ import annotations
 
