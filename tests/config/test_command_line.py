@@ -156,7 +156,7 @@ def test_error_in_a_file_names_the_file(tmp_path: Path, content: str, parts: tup
 
 @dataclass
 class Required:
-    checkpoint: str = option(MISSING, "output folder of a training run")
+    checkpoint: str = option(MISSING, "output folder of a training")
 
 
 def test_required_key() -> None:
@@ -174,11 +174,11 @@ def test_help_lists_every_key_with_default_choices_and_meaning(
     assert caught.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: train.py [config=FILE.yaml] [key=value ...]"
-    row = next(line for line in lines if line.startswith("  classifier.head "))
-    assert " ".join(row.split()) == "classifier.head softmax how logits become probabilities [softmax | sigmoid]"
+    row = next(line for line in lines if line.startswith("  classifier.precision "))
+    assert " ".join(row.split()) == "classifier.precision fp32 precision of the classifier's forward pass [fp32 | bf16]"
     assert any(line.split()[:2] == ["data.crop", "[0.35,1.0]"] for line in lines)
     meaning = next(line for line in lines if line.startswith("  lr ")).index("learning rate")
-    assert row.index("how logits") == meaning
+    assert row.index("precision of") == meaning
 
 
 def test_resolved_yaml_reads_back_as_the_same_settings(tmp_path: Path) -> None:
