@@ -29,7 +29,7 @@ def test_the_documented_explainers_ship():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_they_are_small_described_and_name_no_machine(name: str):
+def test_they_are_small_and_documented_without_machine_paths(name: str):
     folder = SHIPPED / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 12e6
     assert {file.name for file in folder.iterdir()} == {TENSORS, CONFIG, CARD}

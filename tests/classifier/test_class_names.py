@@ -40,7 +40,7 @@ def test_names_may_be_any_listing(tiny_classifier: Classifier) -> None:
         assert Classifier(tiny_classifier.model, input_size=8, class_names=names).class_names == ["a", "b", "c"]
 
 
-def test_classes_asked_about_are_looked_up_once_and_keep_their_order(
+def test_target_classes_are_looked_up_once_and_keep_their_order(
     lite0: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -66,12 +66,12 @@ def test_classes_asked_about_are_looked_up_once_and_keep_their_order(
         ("²", "target='²' is not a class"),
     ],
 )
-def test_target_that_is_no_class(lite0: Classifier, given: Any, text: str) -> None:
+def test_an_invalid_target_is_named(lite0: Classifier, given: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
         lite0.targets(given, torch.zeros(2, 1000))
 
 
-def test_every_label_is_its_own_class_or_said_to_be_several(lite0: Classifier) -> None:
+def test_every_label_is_its_own_class_or_reported_as_ambiguous(lite0: Classifier) -> None:
     labels = [lite0.label(index).lower() for index in range(1000)]
     several = {label for label in labels if labels.count(label) > 1}
     assert several == {"crane", "maillot", "cardigan"}

@@ -64,7 +64,7 @@ def random_images(classifier: Classifier, count: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "size"), ARCHITECTURES.items())
-def test_logits_beside_the_features_are_the_models(name: str, size: int | None) -> None:
+def test_logits_returned_with_features_equal_the_models(name: str, size: int | None) -> None:
     classifier = random_classifier(name, size)
     images = random_images(classifier)
     with torch.no_grad():
@@ -337,7 +337,7 @@ def test_weights_may_be_loaded_after_the_size_was_tried() -> None:
     assert torch.allclose(classifier(images), expected, atol=1e-3 * float(expected.std()))
 
 
-def test_features_are_no_classes() -> None:
+def test_features_are_not_classes() -> None:
     with pytest.raises(InputError, match="has no classification head"):
         Classifier("vit_small_patch14_dinov2", weights="random", input_size=56)
     given = Classifier("vit_small_patch14_dinov2", weights="random", input_size=56, num_classes=4)
@@ -350,7 +350,7 @@ def test_convolutions_over_three_axes_are_left_as_they_are() -> None:
     assert classifier(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
-def test_a_process_touches_no_device_but_its_own(monkeypatch: pytest.MonkeyPatch):
+def test_a_process_uses_only_its_own_device(monkeypatch: pytest.MonkeyPatch):
     probed: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)

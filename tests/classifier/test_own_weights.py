@@ -85,7 +85,7 @@ def test_of_several_models_in_a_file_none_is_guessed(own: tuple[Classifier, Path
     assert Classifier("resnet18", weights=tmp_path / "half.pth", num_classes=3).fingerprint() == own[0].fingerprint()
 
 
-def test_a_head_that_no_weights_belong_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda name, pretrained, **options: made(name, **options))  # no network
     with pytest.raises(
@@ -95,7 +95,7 @@ def test_a_head_that_no_weights_belong_to_is_refused(tmp_path: Path, monkeypatch
     assert Classifier("resnet18", num_classes=1000).num_classes == 1000
 
 
-def test_modules_are_asked_what_they_return(tmp_path: Path) -> None:
+def test_modules_are_tried_to_learn_their_outputs(tmp_path: Path) -> None:
     def module(answer: Any) -> nn.Module:
         made = nn.Flatten()
         made.forward = answer  # type: ignore[method-assign]

@@ -207,7 +207,9 @@ def test_broken_and_odd_pictures(place: Path, tmp_path: Path, capfd: pytest.Capt
         assert "none of the 1 images can be read" in capfd.readouterr().err
 
 
-def test_finetuning_writes_the_contract_and_goes_on(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_finetuning_writes_the_documented_files_and_resumes(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     out = tmp_path / "out"
     words = [f"images={place}/good", f"out={out}", "batch_size=2"]
     assert finetune_words(place, *words) == 0
@@ -258,7 +260,7 @@ def test_results_of_other_pictures_stay(place: Path, tmp_path: Path):
     assert len(list((tmp_path / "out").glob("cat_*.npz"))) == 1
 
 
-def test_another_network_in_the_same_folder_is_no_continuation(
+def test_another_network_does_not_resume_in_the_same_folder(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     shutil.copytree(place / "checkpoint", tmp_path / "mine")
@@ -272,7 +274,7 @@ def test_another_network_in_the_same_folder_is_no_continuation(
     assert "contains explanations made with explainer_fingerprint=" in capfd.readouterr().err
 
 
-def test_a_run_does_not_go_on_with_other_weights_of_the_classifier(
+def test_a_run_does_not_resume_with_other_classifier_weights(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     weights = tmp_path / "weights.safetensors"
@@ -294,7 +296,7 @@ def test_a_checkpoint_carries_the_names_of_its_classes(place: Path, tmp_path: Pa
     assert finetune_words(place, "checkpoint=run", f"images={place}/good/0.jpg", "target=bird", "out=out") == 0
 
 
-def test_a_file_name_that_is_no_utf8(place: Path, tmp_path: Path):
+def test_a_file_name_that_is_not_utf8(place: Path, tmp_path: Path):
     file = tmp_path / "in" / os.fsdecode(b"caf\xe9.jpg")
     file.parent.mkdir()
     shutil.copy(place / "good/0.jpg", file)

@@ -31,7 +31,7 @@ def test_a_page_has_all_that_it_loads(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (folder / "example.jpg").stat().st_size < 100_000
 
 
-def test_the_page_asks_no_other_server() -> None:
+def test_the_page_requests_no_other_server() -> None:
     for file in PAGE.iterdir():
         text = file.read_text()
         assert "http://" not in text

@@ -88,7 +88,7 @@ def test_the_first_of_several_fills_is_reported():
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.float64])
-def test_only_allowed_pixels_are_kept_whatever_their_type(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+def test_only_allowed_pixels_are_kept_for_any_dtype(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     explainer, images = small_explainer(), smooth_images(2)
     half = torch.zeros(2, 1, 64, 64)
     half[..., :32] = 1

@@ -14,7 +14,7 @@ from tests.support.small_trainings import assert_same_weights, saved_step
 
 
 @pytest.mark.slow
-def test_a_sharded_explainer_trains_saves_and_resumes_as_a_whole_one(tmp_path: Path) -> None:
+def test_a_sharded_explainer_trains_saves_and_resumes_like_an_unsharded_one(tmp_path: Path) -> None:
     """Each rank has half of the parameters; the run dies in step 5, and its last checkpoint is that of step 4."""
     inputs = write_inputs(tmp_path)
     script = patched_script(

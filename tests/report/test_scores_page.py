@@ -41,7 +41,7 @@ def test_the_page_has_the_table_the_figures_and_each_image(evaluated: Path) -> N
     ]
 
 
-def test_an_empty_cell_is_no_number(evaluated: Path) -> None:
+def test_an_empty_cell_is_not_a_number(evaluated: Path) -> None:
     assert per_image(evaluated / "per_image.csv")[1][1][-1] is None
 
 

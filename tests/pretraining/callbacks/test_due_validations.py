@@ -13,7 +13,7 @@ from ltx.pretraining.run import run_pretraining
 from tests.support.small_trainings import metric_rows
 
 
-def test_the_last_step_is_validated_whatever_the_interval(config_for: Any):
+def test_the_last_step_is_validated_for_any_interval(config_for: Any):
     out = run_pretraining(config_for("run", "trainer.max_steps=3", "trainer.validate_every=2"))
     validated = [row for row in metric_rows(out) if row["val/loss"]]
     assert [row["step"] for row in validated] == ["2", "3"]
