@@ -165,7 +165,7 @@ function show() {
     button.addEventListener("click", () => explain(index));
     return button;
   }));
-  element("caption").textContent = `What speaks for ${about.class_names[answer.target]}`;
+  element("caption").textContent = `Evidence for ${about.class_names[answer.target]}`;
   element("area-name").textContent = `Area kept: ${element("area").value} %`;
   element("answer").hidden = false;
   draw();
