@@ -29,6 +29,9 @@ FIRST_METHODS = ("gradcam", "iia2", "integrated_gradients")
 
 EXAMPLES = ("coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
 
+PLAIN = ["download", "fullscreen"]
+"""Buttons of pictures; others would send them to another host."""
+
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: auto; }
 #classes { flex-wrap: wrap; gap: 8px; }
@@ -37,15 +40,11 @@ CSS = """
 """
 
 
-class Photograph(gr.Image):
-    """An image component that passes the uploaded file on unread: `ltx` reads and checks it."""
-
-    is_template = True  # shown as a gr.Image
-
-    def preprocess(self, payload: Any) -> tuple[str, str] | None:
-        if payload is None or payload.path is None:
-            return None
-        return payload.path, payload.orig_name or "the upload"
+def _handed_over(payload: Any) -> tuple[str, str] | None:
+    """The uploaded file and its name, whatever it contains: reading images is not left to Gradio."""
+    if payload is None or payload.path is None:
+        return None
+    return payload.path, payload.orig_name or "the upload"
 
 
 class App:
@@ -161,7 +160,7 @@ def build(app: App) -> gr.Blocks:
         gr.Markdown("# Which pixels does the prediction rest on?")
         with gr.Row():
             with gr.Column():
-                upload = Photograph(
+                upload = gr.Image(
                     label="Photograph: drop, paste, or take an example",
                     sources=["upload", "clipboard"],
                     type="filepath",
@@ -169,11 +168,14 @@ def build(app: App) -> gr.Blocks:
                     height=360,
                     elem_id="upload",
                 )
+                upload.preprocess = _handed_over
                 examples = [str(file) for file in find_images("scikit-image") if file.name in EXAMPLES]
                 gr.Examples(examples, inputs=upload, label="Examples", cache_examples=False)
             with gr.Column():
                 answer = gr.ImageSlider(label="Photograph | explanation", elem_id="answer", format="png", type="numpy")
-                heat_map = gr.Image(label="Map", elem_id="map", height=240, format="png", interactive=False)
+                heat_map = gr.Image(
+                    label="Map", elem_id="map", height=240, format="png", interactive=False, buttons=PLAIN
+                )
         line = gr.Textbox(show_label=False, interactive=False, elem_id="summary", placeholder="No photograph yet")
         with gr.Row(elem_id="classes"):
             buttons = [gr.Button(visible=False, elem_id=f"class-{place}") for place in range(LIKELIEST)]
@@ -190,14 +192,16 @@ def build(app: App) -> gr.Blocks:
         )
         with gr.Row():
             refine = gr.Button(f"Refine ({config.steps} steps)", variant="primary", elem_id="refine")
-            stop = gr.Button("Stop", variant="stop", elem_id="stop")
+            stop = gr.Button("Stop", elem_id="stop")
             picture = gr.DownloadButton("Picture (.png)", interactive=False, elem_id="picture")
             arrays = gr.DownloadButton("Arrays (.npz)", interactive=False, elem_id="arrays")
         with gr.Accordion("Other methods for the same class", open=False):
             first = [method for method in FIRST_METHODS if method in app.methods]
             chosen = gr.CheckboxGroup(app.methods, value=first, label="Methods", elem_id="methods")
             run = gr.Button("Compare", elem_id="compare")
-            gallery = gr.Gallery(label="Maps", columns=4, elem_id="gallery", format="png", object_fit="contain")
+            gallery = gr.Gallery(
+                label="Maps", columns=4, elem_id="gallery", format="png", object_fit="contain", buttons=PLAIN
+            )
 
         shown, files = [answer, heat_map, line], [picture, arrays]
         model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}

@@ -81,7 +81,7 @@ def paired(first: Sequence[Result], second: Sequence[Result]) -> list[tuple[int,
     """
     for name in ("image", "stem"):
         names = [[r.record["image"] if name == "image" else r.stem for r in run] for run in (first, second)]
-        places = {value: place for place, value in reversed(list(enumerate(names[1])))}
+        places = {value: place for place, value in enumerate(names[1])}  # of several results of an image the latest
         if not places.keys().isdisjoint(names[0]):
             break
     else:
