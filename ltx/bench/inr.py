@@ -52,15 +52,13 @@ def measure(config: INRBench) -> None:
     targets = logits.argmax(1)
     probability = classifier.log_probability(logits, targets).exp()
     area_masks = AreaMasks(classifier, images, Fill("blur")(images), targets, probability, _no_masks)
-    blurred = FinetuneSettings(fill="blur")
+    blurred, fit = FinetuneSettings(fill="blur"), INRFit(config.steps, nested=config.nested)
     unique = [files.index(file) == index for index, file in enumerate(files)]
     areas = config.areas
     ways: dict[str, Callable[[Tensor, Tensor], Any]] = {
         "one_pass": lambda pixels, classes: amortised.explain(pixels, classes),
         "finetuned": lambda pixels, classes: finetune(amortised, pixels, classes, config.finetuning_steps, blurred),
-        "fitted": lambda pixels, classes: fit_inr(
-            classifier, pixels, classes, INRFit(config.steps, nested=config.nested)
-        ),
+        "fitted": lambda pixels, classes: fit_inr(classifier, pixels, classes, fit),
         "extremal": lambda pixels, classes: extremal_masks(classifier, pixels, classes, areas, config.extremal_steps),
     }
     larger = [area + 0.01 for area in areas] if config.continuity else []

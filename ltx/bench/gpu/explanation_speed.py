@@ -44,8 +44,8 @@ def time_explanations(session: Session) -> None:
     if session.config.inr_checkpoint:
         amortised = explainer_for(session, session.config.inr_checkpoint)
         amortised.classifier.fold_norms()
-        bound = _PassTime(session, amortised.classifier, some)
-        _report(session, bound, "inr, amortised, 19 areas", some, lambda x: amortised.explain(x))
+        own = _PassTime(session, amortised.classifier, some)
+        _report(session, own, "inr, amortised, 19 areas", some, lambda x: amortised.explain(x))
     _report(session, bound, "metrics of the ltx protocol", some, lambda x: _metrics(classifier, x, rows))
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import statistics
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ltx.bench.conditions import machine, versions
+from ltx.bench.passes import passes_counted
 from ltx.bench.peers.extremal import extremal_perturbation
 from ltx.bench.peers.gradient_maps import cam, integrated_gradients, occlusion
 from ltx.bench.peers.iia_loop import iia
@@ -90,8 +93,17 @@ def _compare(peer: Peer, inputs: Inputs, table: Table, section: str) -> None:
             table.add(section, label, f"left out: {pair}")
             return
         results: dict[str, torch.Tensor | None] = {}
-        sides = {"ours": pair.ours, "theirs": pair.theirs}
-        work = {name: (lambda n=name, s=side: results.update({n: s()})) for name, side in sides.items()}
+        passes: dict[str, float] = {}
+
+        def run(name: str, side: Callable[[], torch.Tensor | None]) -> None:
+            if name in passes:
+                results[name] = side()
+                return
+            with passes_counted(inputs.classifier) as counter:  # the warm-up
+                results[name] = side()
+            passes[name] = counter[0] / len(inputs.images)
+
+        work = {"ours": partial(run, "ours", pair.ours), "theirs": partial(run, "theirs", pair.theirs)}
         seconds = take_turns(work, inputs.config.repeats, inputs.device)
         ratio = median_ratio(seconds["theirs"], seconds["ours"])
         own, other = (statistics.median(seconds[name]) for name in ("ours", "theirs"))
@@ -99,8 +111,11 @@ def _compare(peer: Peer, inputs: Inputs, table: Table, section: str) -> None:
         compared = ""
         if pair.difference is not None and ours is not None and theirs is not None:
             compared = f"; {pair.difference(ours, theirs)}"
-        text = f"{ratio:.2f} x as fast ({own:.3f} s and {other:.3f} s): {pair.computes}{compared}"
-        table.add(section, label, text, ratio=ratio, ours=own, theirs=other)
+        count = (
+            f"{passes['ours']:.1f} and {passes['theirs']:.1f} full passes per image; " if any(passes.values()) else ""
+        )
+        text = f"{ratio:.2f} x as fast ({own:.3f} s and {other:.3f} s); {count}{pair.computes}{compared}"
+        table.add(section, label, text, ratio=ratio, ours=own, theirs=other, passes=passes)
     except Exception as error:  # another package may fail in its own ways, which must not end the comparison
         traceback.print_exc()
         table.add(section, label, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
