@@ -134,8 +134,8 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
     """The content of `scores.md`: scores, differences to the best method, and the conditions."""
     best = {metric.key: best_methods(evaluation, results, metric) for metric in results.metrics}
     fills = ", ".join(f"{protocol.name}: {protocol.fill}" for protocol in evaluation.protocols)
-    config, second = evaluation.config, evaluation.second
-    explained = results.photographs
+    config, second, explained = evaluation.config, evaluation.second, results.photographs
+    header = ["method", *[f"{metric.key} {metric.arrow}" for metric in results.metrics]]
     units = "images" if explained is None else f"{len(explained.unique())} photographs explained"
     lines = [
         f"# {evaluation.classifier.name}, {config.protocol} protocol",
@@ -148,7 +148,7 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         "(controls and maps selected by a metric do not compete).",
         "",
         *_table(
-            ["method", *[f"{metric.key} {metric.arrow}" for metric in results.metrics]],
+            header,
             [
                 [_label(evaluation, label)]
                 + [_cell(m, results.scores[label][m.key], label in best[m.key]) for m in results.metrics]
@@ -164,7 +164,7 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
             "Paired over images; `*` = the interval excludes 0.",
             "",
             *_table(
-                ["method", *[f"{metric.key} {metric.arrow}" for metric in results.metrics]],
+                header,
                 [
                     [_label(evaluation, label)] + [_difference(results, m, label, best[m.key]) for m in results.metrics]
                     for label in results.scores
@@ -172,11 +172,7 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
             ),
             "",
         ]
-    lines += ["## Metrics", ""]
-    for metric in results.metrics:
-        skipped = results.n - results.counted(metric)
-        skips = f" Its definition skips {skipped} of {results.n} images." if skipped else ""
-        lines.append(f"- **{metric.key}** {metric.arrow} {metric.meaning} ({metric.citation}).{skips}")
+    lines += ["## Metrics", "", *(_definition(results, metric) for metric in results.metrics)]
     if any(method.selected_by for method in evaluation.methods):
         lines += ["", "† The maps of this method were selected by a metric of the same kind as those reported."]
     if results.constant:
@@ -191,6 +187,12 @@ def as_markdown(evaluation: Evaluation, results: Results) -> str:
         if len(results.skipped) > LISTED:
             lines.append(f"- and {len(results.skipped) - LISTED} more, in scores.json")
     return "\n".join(lines) + "\n"
+
+
+def _definition(results: Results, metric: PerImageMetric) -> str:
+    skipped = results.n - results.counted(metric)
+    skips = f" Its definition skips {skipped} of {results.n} images." if skipped else ""
+    return f"- **{metric.key}** {metric.arrow} {metric.meaning} ({metric.citation}).{skips}"
 
 
 def _label(evaluation: Evaluation, label: str) -> str:

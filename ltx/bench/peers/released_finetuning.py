@@ -75,15 +75,20 @@ def _finetune_one(explainer: MaskNetwork, image: Tensor, target: Tensor, metric:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(parameters, lr=LR)
     best, best_mask = float("inf"), torch.zeros_like(image[:, :1])
+
+    def predict() -> Tensor:
+        mask: Tensor = network.upsample(network.decode(network.encode(image), target))
+        return mask
+
     for _ in range(STEPS):
-        mask = network(image, target)
+        mask = predict()
         loss = F.cross_entropy(classifier(image * mask), target) + AREA_WEIGHT * mask.exp().log1p().mean()
         adamw.zero_grad()
         loss.backward()
         adamw.step()
         if metric:
             with torch.no_grad():
-                mask = network(image, target)
+                mask = predict()
             background = torch.zeros_like(image)
             curve = curves(classifier, image, mask, target, FRACTIONS, background, orders=["highest"])["highest"]
             area = float(100 * torch.trapezoid(curve.correct.float(), dx=0.1, dim=1))
@@ -92,5 +97,4 @@ def _finetune_one(explainer: MaskNetwork, image: Tensor, target: Tensor, metric:
     if metric:
         return best_mask
     with torch.no_grad():
-        final: Tensor = network(image, target)
-    return final
+        return predict()
