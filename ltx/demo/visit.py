@@ -100,7 +100,7 @@ class Visit:
             except BaseException as error:  # raised again in the visitor's thread
                 reports.put(error)
 
-        thread = threading.Thread(target=work, daemon=True)
+        thread = threading.Thread(target=work, name="refinement", daemon=True)
         thread.start()
         try:
             while True:
