@@ -120,7 +120,9 @@ shipped.explain(images).plot(0)
 # data.images=…` is the same from the command line. Use more steps for an explainer that you want to rely on.
 
 # %%
-explainer = ltx.pretrain(classifier, images=files, steps=150, out=out / "explainer")
+explainer = ltx.pretrain(
+    classifier, images=files, steps=150, out=out / "explainer", settings=["trainer.progress=false"]
+)
 
 # %%
 explainer.explain(images).plot(0)
