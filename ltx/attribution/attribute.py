@@ -81,12 +81,7 @@ def attribute(
         maps = torch.cat(
             [function(classifier, *batch, **options).detach() for batch in zip(parts, classes, strict=True)]
         )
-    expected = (len(images), 1, *images.shape[-2:])
-    if tuple(maps.shape) != expected:
-        raise InputError(
-            f"method={method} returns maps {tuple(maps.shape)} for {len(images)} images, not {expected}: the layer or "
-            "attention that it uses does not have one row per image; choose another layer or method"
-        )
+    _check_shape(method, maps, images)
     _warn_of_constant_maps(method, maps)
     return maps
 
@@ -94,6 +89,15 @@ def attribute(
 def default_max_batch(classifier: Classifier) -> int:
     """Maximum batch size of a forward pass with gradients on the classifier's device."""
     return CPU_BATCH if classifier.device.type == "cpu" else GPU_BATCH
+
+
+def _check_shape(method: str, maps: Tensor, images: Tensor) -> None:
+    expected = (len(images), 1, *images.shape[-2:])
+    if tuple(maps.shape) != expected:
+        raise InputError(
+            f"method={method} returns maps {tuple(maps.shape)} for {len(images)} images, not {expected}: the layer or "
+            "attention that it uses does not have one row per image; choose another layer or method"
+        )
 
 
 def _warn_of_constant_maps(method: str, maps: Tensor) -> None:

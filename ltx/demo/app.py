@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,78 +150,116 @@ class App:
         return buttons + [gr.Button(visible=False)] * (LIKELIEST - len(buttons))
 
 
+@dataclass(frozen=True)
+class Controls:
+    """The components of the page that have events."""
+
+    visit: gr.State
+    upload: gr.Image
+    answer: gr.ImageSlider
+    heat_map: gr.Image
+    line: gr.Textbox
+    buttons: list[gr.Button]
+    search: gr.Dropdown
+    area: gr.Slider
+    refine: gr.Button
+    stop: gr.Button
+    picture: gr.DownloadButton
+    arrays: gr.DownloadButton
+    methods: gr.CheckboxGroup
+    run: gr.Button
+    gallery: gr.Gallery
+
+
 def build(app: App) -> gr.Blocks:
     """Lay out the page and connect its events."""
-    config = app.config
-    seconds = 60 * config.keep_minutes
+    seconds = 60 * app.config.keep_minutes
     with gr.Blocks(
         title="ltx", analytics_enabled=False, delete_cache=(int(min(60, seconds)) or 1, int(seconds))
     ) as page:
-        visit = gr.State(time_to_live=seconds)
-        gr.Markdown("# Which pixels does the prediction rest on?")
-        with gr.Row():
-            with gr.Column():
-                upload = gr.Image(
-                    label="Photograph: drop, paste, or take an example",
-                    sources=["upload", "clipboard"],
-                    type="filepath",
-                    image_mode=None,
-                    height=360,
-                    elem_id="upload",
-                )
-                upload.preprocess = _handed_over
-                examples = [str(file) for file in find_images("scikit-image") if file.name in EXAMPLES]
-                gr.Examples(examples, inputs=upload, label="Examples", cache_examples=False)
-            with gr.Column():
-                answer = gr.ImageSlider(label="Photograph | explanation", elem_id="answer", format="png", type="numpy")
-                heat_map = gr.Image(
-                    label="Map", elem_id="map", height=240, format="png", interactive=False, buttons=PLAIN
-                )
-        line = gr.Textbox(show_label=False, interactive=False, elem_id="summary", placeholder="No photograph yet")
-        with gr.Row(elem_id="classes"):
-            buttons = [gr.Button(visible=False, elem_id=f"class-{place}") for place in range(LIKELIEST)]
-        choices = [(label, index) for index, label in enumerate(app.labels)]
-        search = gr.Dropdown(choices, value=None, label="Any class", filterable=True, elem_id="search")
-        area = gr.Slider(
-            2,
-            80,
-            20,
-            step=1,
-            label="Area kept, % of the image",
-            visible=app.explainer.takes_areas,
-            elem_id="area",
-        )
-        with gr.Row():
-            refine = gr.Button(f"Refine ({config.steps} steps)", variant="primary", elem_id="refine")
-            stop = gr.Button("Stop", elem_id="stop")
-            picture = gr.DownloadButton("Picture (.png)", interactive=False, elem_id="picture")
-            arrays = gr.DownloadButton("Arrays (.npz)", interactive=False, elem_id="arrays")
-        with gr.Accordion("Other methods for the same class", open=False):
-            first = [method for method in FIRST_METHODS if method in app.methods]
-            chosen = gr.CheckboxGroup(app.methods, value=first, label="Methods", elem_id="methods")
-            run = gr.Button("Compare", elem_id="compare")
-            gallery = gr.Gallery(
-                label="Maps", columns=4, elem_id="gallery", format="png", object_fit="contain", buttons=PLAIN
-            )
+        _connect(app, _lay_out(app, gr.State(time_to_live=seconds)))
+    page.queue(default_concurrency_limit=1, max_size=app.config.waiting, api_open=False)
+    return page
 
-        shown, files = [answer, heat_map, line], [picture, arrays]
-        model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
-        beside: dict[str, Any] = {"queue": False, "api_visibility": "private"}
-        save: dict[str, Any] = model | {"show_progress": "hidden"}
-        upload.change(app.upload, upload, [visit, *shown, *buttons, search, gallery], **model).then(
+
+def _lay_out(app: App, visit: gr.State) -> Controls:
+    gr.Markdown("# Which pixels does the prediction rest on?")
+    with gr.Row():
+        with gr.Column():
+            upload = gr.Image(
+                label="Photograph: drop, paste, or take an example",
+                sources=["upload", "clipboard"],
+                type="filepath",
+                image_mode=None,
+                height=360,
+                elem_id="upload",
+            )
+            upload.preprocess = _handed_over
+            examples = [str(file) for file in find_images("scikit-image") if file.name in EXAMPLES]
+            gr.Examples(examples, inputs=upload, label="Examples", cache_examples=False)
+        with gr.Column():
+            answer = gr.ImageSlider(label="Photograph | explanation", elem_id="answer", format="png", type="numpy")
+            heat_map = gr.Image(label="Map", elem_id="map", height=240, format="png", interactive=False, buttons=PLAIN)
+    line = gr.Textbox(show_label=False, interactive=False, elem_id="summary", placeholder="No photograph yet")
+    with gr.Row(elem_id="classes"):
+        buttons = [gr.Button(visible=False, elem_id=f"class-{place}") for place in range(LIKELIEST)]
+    choices = [(label, index) for index, label in enumerate(app.labels)]
+    search = gr.Dropdown(choices, value=None, label="Any class", filterable=True, elem_id="search")
+    by_area = app.explainer.takes_areas
+    area = gr.Slider(2, 80, 20, step=1, label="Area kept, % of the image", visible=by_area, elem_id="area")
+    with gr.Row():
+        refine = gr.Button(f"Refine ({app.config.steps} steps)", variant="primary", elem_id="refine")
+        stop = gr.Button("Stop", elem_id="stop")
+        picture = gr.DownloadButton("Picture (.png)", interactive=False, elem_id="picture")
+        arrays = gr.DownloadButton("Arrays (.npz)", interactive=False, elem_id="arrays")
+    with gr.Accordion("Other methods for the same class", open=False):
+        first = [method for method in FIRST_METHODS if method in app.methods]
+        methods = gr.CheckboxGroup(app.methods, value=first, label="Methods", elem_id="methods")
+        run = gr.Button("Compare", elem_id="compare")
+        gallery = gr.Gallery(
+            label="Maps", columns=4, elem_id="gallery", format="png", object_fit="contain", buttons=PLAIN
+        )
+    return Controls(
+        visit,
+        upload,
+        answer,
+        heat_map,
+        line,
+        buttons,
+        search,
+        area,
+        refine,
+        stop,
+        picture,
+        arrays,
+        methods,
+        run,
+        gallery,
+    )
+
+
+def _connect(app: App, page: Controls) -> None:
+    visit, search = page.visit, page.search
+    shown, files = [page.answer, page.heat_map, page.line], [page.picture, page.arrays]
+    # One queue for everything that runs the model, so that visitors wait for each other.
+    model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
+    unqueued: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+    save: dict[str, Any] = model | {"show_progress": "hidden"}
+    outputs = [*shown, *page.buttons]
+    page.upload.change(app.upload, page.upload, [visit, *outputs, search, page.gallery], **model).then(
+        app.files, visit, files, **save
+    )
+    for place, button in enumerate(page.buttons):
+        button.click(app.choose_likeliest, [visit, gr.State(place)], [*outputs, search], **model).then(
             app.files, visit, files, **save
         )
-        for place, button in enumerate(buttons):
-            button.click(app.choose_likeliest, [visit, gr.State(place)], [*shown, *buttons, search], **model).then(
-                app.files, visit, files, **save
-            )
-        search.input(app.choose, [visit, search], [*shown, *buttons], **model).then(app.files, visit, files, **save)
-        refine.click(app.refine, visit, shown, show_progress_on=[line], **model).then(app.files, visit, files, **save)
-        stop.click(app.stop, visit, None, **beside)
-        area.release(app.at_area, [visit, area], shown, **model).then(app.files, visit, files, **save)
-        run.click(app.compare, [visit, chosen], gallery, **model)
-    page.queue(default_concurrency_limit=1, max_size=config.waiting, api_open=False)
-    return page
+    search.input(app.choose, [visit, search], outputs, **model).then(app.files, visit, files, **save)
+    page.refine.click(app.refine, visit, shown, show_progress_on=[page.line], **model).then(
+        app.files, visit, files, **save
+    )
+    page.stop.click(app.stop, visit, None, **unqueued)
+    page.area.release(app.at_area, [visit, page.area], shown, **model).then(app.files, visit, files, **save)
+    page.run.click(app.compare, [visit, page.methods], page.gallery, **model)
 
 
 @contextmanager
