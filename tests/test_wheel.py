@@ -32,6 +32,10 @@ def test_the_wheel_contains_configs_and_checkpoints(wheel: Path) -> None:
     assert wheel.name.startswith(f"ltx-{__version__}-")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+    for folder in ("ltx/report/assets", "ltx/export/page"):
+        files = [file.relative_to(PROJECT).as_posix() for file in (PROJECT / folder).iterdir()]
+        assert files
+        assert set(files) <= names
     for folder in ("configs", "checkpoints"):
         files = [file.relative_to(PROJECT) for file in (PROJECT / folder).rglob("*") if file.is_file()]
         assert files
@@ -57,8 +61,16 @@ def test_the_installed_wheel_trains_finetunes_loads_and_attributes(wheel: Path, 
 
     run("python", "-m", "pip", "install", "--quiet", str(wheel))
     assert run("ltx", "--version") == f"ltx {__version__}\n"
+    installed = {entry["name"].lower() for entry in json.loads(run("python", "-m", "pip", "list", "--format=json"))}
+    assert not installed & {"gradio", "onnx", "onnxscript", "onnxruntime", "playwright"}
+    for command, extra in ((["export"], "export"), (["export", "out=page/"], "export"), (["demo"], "demo")):
+        done = subprocess.run([scripts / "ltx", *command], cwd=here, env=environment, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.endswith(f"pip install 'ltx[{extra}]'\n")
+        assert done.stderr.count("\n") == 1
     imsave(here / "photo.jpg", data.chelsea())
     run("ltx", "finetune", "images=photo.jpg")
+    assert (here / "runs" / "explanations" / "index.html").is_file()
     (line,) = (here / "runs" / "explanations" / "explanations.jsonl").read_text().splitlines()
     assert json.loads(line)["image"] == "photo.jpg"
     run("ltx", "train", "trainer.max_steps=2")

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ltx.evaluation.controls import CONTROLS
 from ltx.report.page import write_page
 from ltx.runtime.errors import InputError
 
@@ -31,6 +32,7 @@ def write_scores_page(folder: Path, file: Path) -> int:
             f"classifier in {scores['precision']}; seed {scores['seed']}",
             "metrics": scores["metrics"],
             "methods": scores["methods"],
+            "rivals": rivals(scores),
             "figures": [[name, title] for name, title in FIGURES if (folder / name).is_file()],
             "columns": columns,
             "lines": lines,
@@ -39,6 +41,13 @@ def write_scores_page(folder: Path, file: Path) -> int:
         raise InputError(f"{folder}: the scores cannot be read ({error!r}); run ltx evaluate again") from error
     write_page(file, "scores", data["title"], data)
     return len(lines)
+
+
+def rivals(scores: dict[str, Any]) -> list[str]:
+    """The methods that compete for the best score: no controls and no maps that a metric selected, unless alone."""
+    selected = scores.get("selected_by", {})
+    fair = [name for name in scores["methods"] if name not in selected and name.split("@")[0] not in CONTROLS]
+    return fair or list(scores["methods"])
 
 
 def per_image(file: Path) -> tuple[list[str], list[list[Any]]]:

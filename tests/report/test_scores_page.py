@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx.report.scores_page import per_image
+from ltx.report.scores_page import per_image, rivals
 from ltx.report.write import write_report
 from ltx.runtime.errors import InputError
 from tests.report.test_results_page import page_data
@@ -43,6 +43,13 @@ def test_the_page_has_the_table_the_figures_and_each_image(evaluated: Path) -> N
 
 def test_an_empty_cell_is_not_a_number(evaluated: Path) -> None:
     assert per_image(evaluated / "per_image.csv")[1][1][-1] is None
+
+
+def test_controls_and_selected_maps_do_not_compete() -> None:
+    methods = ["ltx", "random", "constant", "ltx@positive"]
+    scores = {"methods": {name: {} for name in methods}, "selected_by": {"ltx@positive": "positive"}}
+    assert rivals(scores) == ["ltx"]
+    assert rivals({"methods": {"random": {}}}) == ["random"]
 
 
 def test_damaged_scores_are_named(evaluated: Path) -> None:

@@ -42,14 +42,14 @@ function drawScores() {
       const score = methods[name][key];
       const known = score && score.mean !== null;
       const text = known ? `${shown(score.mean)} [${shown(score.low)}, ${shown(score.high)}]` : "–";
-      line.append(make("td", known && score.mean === best(key) ? "best" : "", text));
+      line.append(make("td", known && data.rivals.includes(name) && score.mean === best(key) ? "best" : "", text));
     }
     return line;
   }));
 }
 
 function best(key) {
-  const means = Object.values(methods).map((scores) => scores[key]?.mean ?? null).filter((mean) => mean !== null);
+  const means = data.rivals.map((name) => methods[name][key]?.mean ?? null).filter((mean) => mean !== null);
   return metrics[key].direction === "higher" ? Math.max(...means) : Math.min(...means);
 }
 
