@@ -37,6 +37,14 @@ def default_max_batch(device: torch.device) -> int:
     return 8 if device.type == "cpu" else 256
 
 
+def _checked_max_batch(max_batch: int | None, images: Tensor) -> int:
+    if max_batch is None:
+        return default_max_batch(images.device)
+    if max_batch < 1:
+        raise InputError(f"max_batch={max_batch}; must be 1 or more")
+    return max_batch
+
+
 def check_maps(images: Tensor, maps: Tensor, names: Sequence[str] | None = None) -> None:
     """Check the shape and the values of maps.
 
@@ -96,8 +104,9 @@ def read_logits(classifier: Classifier, logits: Tensor, targets: Tensor) -> Pred
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, images: Tensor, targets: Tensor, max_batch: int = 64) -> Prediction:
-    """Classify images `[B, 3, H, W]`, at most `max_batch` in one forward pass; returns a `Prediction` `[B]`."""
+def predict(classifier: Classifier, images: Tensor, targets: Tensor, max_batch: int | None = None) -> Prediction:
+    """Classify images `[B, 3, H, W]`, up to `max_batch` (see `curves`) in one forward pass; a `Prediction` `[B]`."""
+    max_batch = _checked_max_batch(max_batch, images)
     parts = [
         read_logits(classifier, classifier(part), classes)
         for part, classes in zip(images.split(max_batch), targets.split(max_batch), strict=True)
@@ -116,7 +125,7 @@ def curves(
     orders: Sequence[Order] = ORDERS,
     unmasked: Prediction | None = None,
     removed: Prediction | None = None,
-    max_batch: int = 64,
+    max_batch: int | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[Order, Prediction]:
     """Predictions as a growing fraction of the pixels is replaced, in the order of each image's map.
@@ -133,7 +142,8 @@ def curves(
         background: `[B, 3, H, W]`, replaces removed pixels.
         orders: `highest` removes the most important pixels first, `lowest` the least important ones.
         unmasked, removed: predictions `[B]` for the full images and for `background`; None = computed if needed.
-        max_batch: maximum number of images perturbed and classified at once. Bounds memory; does not change results.
+        max_batch: maximum number of images perturbed and classified at once; bounds memory and does not change results.
+            None = `default_max_batch`.
         names: the images' names, for error messages.
 
     Returns:
@@ -143,8 +153,7 @@ def curves(
         InputError: maps with the wrong shape or non-finite values, a fraction outside [0, 1], `max_batch` below 1.
     """
     check_maps(images, maps, names)
-    if max_batch < 1:
-        raise InputError(f"max_batch={max_batch}; must be 1 or more")
+    max_batch = _checked_max_batch(max_batch, images)
     pixels = images.shape[-2] * images.shape[-1]
     counts = counts_removed(fractions, pixels)
     if unmasked is None and 0 in counts:
