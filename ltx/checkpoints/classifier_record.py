@@ -24,8 +24,12 @@ DeiT-Tiny with its LayerNorms rounded to multiples of 1/32 differs by 0.10, with
 SAME_TRUNK = 0.01
 """Largest relative difference of the feature maps at which two trunks count as the same: rounding, half precision."""
 
-MOVED_TRUNK = 0.5
-"""Largest relative difference of the feature maps at which an explainer still accepts a finetuned trunk."""
+MOVED_TRUNK = 0.9
+"""Largest relative difference of the feature maps at which an explainer accepts a finetuned trunk.
+
+Features that have nothing in common differ by 1 or more. EfficientNet-Lite0 finetuned for one epoch of 1,000 images
+(AdamW, 1e-4) differs by 0.72, and its shipped explainer is level with Grad-CAM there; a random one differs by 1.8.
+"""
 
 SKETCH_SIZE = 256
 """Numbers that a feature map is projected to; distances are preserved to about `sqrt(2 / SKETCH_SIZE)`, 9 %."""
@@ -178,7 +182,7 @@ def _head_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float:
 
 
 def _trunk_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float | None:
-    """Largest relative difference of a feature map's variation over images; None if it cannot be measured."""
+    """Relative difference of how the feature maps vary over images, mean over maps; None if it cannot be measured."""
     if stored.sketches is None or here.sketches is None:
         return None
     differences = []
@@ -187,8 +191,8 @@ def _trunk_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float
         if before.shape != now.shape:
             return float("inf")
         differences.append(float((now - before).norm() / before.norm()))
-    same_maps = len(stored.sketches) == len(here.sketches)
-    return max(differences, default=float("inf")) if same_maps else float("inf")
+    same_maps = len(stored.sketches) == len(here.sketches) > 0
+    return sum(differences) / len(differences) if same_maps else float("inf")
 
 
 def _pictures(count: int, classifier: Classifier) -> Tensor:
