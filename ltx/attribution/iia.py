@@ -244,7 +244,7 @@ def trapezoid(steps: int) -> list[tuple[float, float]]:
 
 def black(images: Tensor) -> Tensor:
     """Reference of the paper: zero in pixel space."""
-    return images.new_zeros(1, 3, 1, 1)
+    return images.new_zeros(1, images.shape[1], 1, 1)
 
 
 def _add(total: Tensor | None, image: list[int], rows: Tensor, count: int) -> Tensor:

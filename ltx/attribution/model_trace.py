@@ -115,7 +115,8 @@ class _Tracer:
         )
         handles = []
         try:
-            for module in self.model.modules():
+            hookable = (m for m in self.model.modules() if not isinstance(m, torch.jit.ScriptModule))
+            for module in hookable:
                 handles.append(module.register_forward_pre_hook(self._enter))
                 handles.append(module.register_forward_hook(self._leave))
             with _AttentionTracing(self._attend):
@@ -133,7 +134,7 @@ class _Tracer:
     def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         call, before = self.stack.pop()
         tensors: dict[int | None, Tensor] = {None: output} if isinstance(output, Tensor) else {}
-        if isinstance(output, (tuple, list)):
+        if isinstance(output, (tuple, list)) and self.stack:  # the model itself may return maps next to its logits
             tensors = {i: x for i, x in enumerate(output) if isinstance(x, Tensor) and x.ndim in (3, 4) and len(x) == 1}
         tensors = {position: x for position, x in tensors.items() if x.requires_grad}
         if len(tensors) == 1:

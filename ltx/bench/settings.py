@@ -275,3 +275,16 @@ class TrainBench:
     batch_size: int = option(16, help="images per step")
     repeats: int = option(7, help="timed runs after a warm-up")
     device: str = option("auto", help="auto, cpu, cuda, …")
+
+
+@dataclass
+class ModelsBench:
+    """Settings of the table of models and jobs."""
+
+    groups: list[str] | None = option(
+        None,
+        help="groups of models; null = all",
+        choices=("timm", "torchvision", "transformers", "own module"),
+    )
+    names: list[str] | None = option(None, help="names of models within the groups; null = all")
+    out: str | None = option("models.md", help="Markdown file; null = print only")

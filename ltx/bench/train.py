@@ -49,13 +49,13 @@ def step_and_parts(
     module = LTXPretraining(explainer.to(device).train(), objective, fill, OptimiserConfig(), max_steps=1000)
     parameters = [p for p in explainer.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(parameters, lr=1e-6)
-    images = torch.rand(batch_size, 3, *classifier.input_size, device=device)
+    images = torch.rand(batch_size, classifier.channels, *classifier.input_size, device=device)
     with torch.no_grad():
         masked, verdict = module.evaluate_objective(images, torch.Generator().manual_seed(0))
         unmasked_logits, features = explainer.predict_and_encode(images)
         gradient = torch.ones_like(masked.mask) / masked.mask.numel()
     targets = unmasked_logits.argmax(1)
-    masked_images = torch.rand(len(verdict.logits) * len(images), 3, *classifier.input_size, device=device)
+    masked_images = torch.rand(len(verdict.logits) * len(images), *images.shape[1:], device=device)
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

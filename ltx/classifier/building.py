@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from ltx.classifier.choices import HEADS, PRECISIONS, HeadName, Precision
 from ltx.classifier.class_names import class_names
-from ltx.classifier.feature_maps import in_eval_mode, supports_features
+from ltx.classifier.feature_maps import supports_features
 from ltx.classifier.heads import count_classes
 from ltx.classifier.hooked_adapter import Forward, HookedModel, LayerOptions
 from ltx.classifier.interface import ImageModel
 from ltx.classifier.model_outputs import keyword_call
 from ltx.classifier.model_sources import ModelRequest, ModelSource, build_model
 from ltx.classifier.timm_adapter import TimmModel
+from ltx.classifier.transformers_models import known_stages
 from ltx.classifier.trial import check_not_probabilities, run_trial
 from ltx.runtime.errors import InputError, first_line
 
@@ -81,7 +82,11 @@ class Setup:
         if isinstance(features, str):
             raise InputError(f"classifier.features={features!r}; give a list of module names")
         layers = LayerOptions(
-            None if features is None else tuple(features), head_layer, check_size("grid", given["grid"]), prefix
+            features=None if features is None else tuple(features),
+            head=head_layer,
+            grid=check_size("grid", given["grid"]),
+            prefix_tokens=prefix,
+            single_logit=head == "binary",
         )
         binary = head == "binary" and isinstance(name, str) and (given["weights"] is not None)
         classes = 1 if binary else given["num_classes"]
@@ -144,13 +149,15 @@ def build(setup: Setup) -> Built:
     source = build_model(setup.request)
     size = setup.request.size or source.data.size
     interface = _adapter(setup, source, size)
-    module = in_eval_mode(source.module.requires_grad_(False)).eval()
+    module = source.module.eval()
+    for parameter in module.parameters():  # scripted modules have no `requires_grad_`
+        parameter.requires_grad_(False)
     mean = _per_channel("mean", setup.mean, source.data.mean, source.channels)
     std = _per_channel("std", setup.std, source.data.std, source.channels)
     is_timm = hasattr(module, "pretrained_cfg")
     memory_format = torch.channels_last if is_timm else torch.contiguous_format
-    parameter = next(module.parameters(), mean)
-    placed = mean.to(parameter.device), std.to(parameter.device)
+    device = next(module.parameters(), mean).device
+    placed = mean.to(device), std.to(device)
 
     def normalise(images: Tensor) -> Tensor:
         return ((images - placed[0]) / placed[1]).contiguous(memory_format=memory_format)
@@ -187,15 +194,18 @@ def build(setup: Setup) -> Built:
 
 
 def _adapter(setup: Setup, source: ModelSource, size: tuple[int, int]) -> ImageModel:
-    named = [key for key, value in vars(setup.layers).items() if value is not None]
+    named = [key for key, value in vars(setup.layers).items() if value is not None and key != "single_logit"]
     if source.trusted or (supports_features(source.module) and not named and setup.forward is None):
         if named or setup.forward is not None:
             raise InputError(
                 f"classifier.{(named or ['forward'])[0]}: {source.name} is a timm model, whose layers are known"
             )
         return TimmModel(source.module, source.channels)
+    layers = setup.layers
+    if layers.features is None:
+        layers = replace(layers, features=known_stages(source.module))
     forward = setup.forward or keyword_call(source.module)
-    return HookedModel(source.module, source.channels, size, forward, setup.layers)
+    return HookedModel(source.module, source.channels, size, forward, layers)
 
 
 def _per_channel(key: str, values: Sequence[float] | None, default: Sequence[float], channels: int) -> Tensor:

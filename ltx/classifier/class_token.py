@@ -75,6 +75,7 @@ class TokenWriting(TorchFunctionMode):
         self.scale: Tensor | None = None
         self._attention: Tensor | None = None
         self._traced: Tensor | None = None
+        self._heads: int | None = None
         self._finished = False
 
     def written(self) -> Tensor | None:
@@ -90,22 +91,35 @@ class TokenWriting(TorchFunctionMode):
         if self._finished:
             return func(*args, **kwargs)
         if func is F.multi_head_attention_forward:
+            self._heads = args[4]
             with self:
                 return multi_head_attention_steps(*args, **kwargs)
         output = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self._fused(*args, **kwargs)
             self._traced = output
-        elif func in SOFTMAX and self.parts is None and isinstance(output, Tensor) and output.ndim == 4:
+        elif func in SOFTMAX and self.parts is None and self._is_attention(output):
             self._attention = output
         elif func in PRODUCTS and self._attention is not None and self.parts is None and args[0] is self._attention:
-            self._weighted(self._attention, args[1])
+            self._weighted(self._with_heads(self._attention), self._with_heads(args[1]))
             self._traced = output
         elif self._traced is not None:
             self._follow(func, args, output)
         elif self._attention is not None and args and args[0] is self._attention and isinstance(output, Tensor):
             self._attention = output  # dropout, or a cast
         return output
+
+    def _is_attention(self, output: Any) -> bool:
+        """Whether a softmax is `[B, heads, N, N]`, or `[B · heads, N, N]` inside multi-head attention."""
+        dimensions = 4 if self._heads is None else 3
+        return isinstance(output, Tensor) and output.ndim == dimensions and output.shape[-1] == output.shape[-2]
+
+    def _with_heads(self, tensor: Tensor) -> Tensor:
+        """`[B · heads, …]` as `[B, heads, …]`."""
+        if tensor.ndim == 4 or self._heads is None:
+            return tensor
+        heads: Tensor = tensor.unflatten(0, (-1, self._heads))
+        return heads
 
     def _follow(self, func: Any, args: Any, output: Any) -> None:
         """Follow the attention's output to the projection, a LayerScale and the residual sum."""

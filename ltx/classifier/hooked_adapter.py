@@ -17,7 +17,7 @@ from ltx.classifier.feature_maps import average_rows, in_eval_mode
 from ltx.classifier.interface import Features
 from ltx.classifier.model_outputs import find_logits
 from ltx.classifier.tracing import Call, FeaturePoint, LayoutFinder, ModelLayout, find_head, first_tensor, record
-from ltx.runtime.errors import InputError, first_line, suggest
+from ltx.runtime.errors import InputError, suggest
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """`(module, inputs [B, C, H, W]) -> logits [B, K]`, or an output that contains them."""
@@ -35,12 +35,14 @@ class LayerOptions:
         head: name of the linear classification layer.
         grid: height and width of the patch tokens.
         prefix_tokens: number of tokens before the patch tokens.
+        single_logit: whether an output `[B]` is one logit per image.
     """
 
     features: tuple[str, ...] | None = None
     head: str | None = None
     grid: tuple[int, int] | None = None
     prefix_tokens: int | None = None
+    single_logit: bool = False
 
 
 class HookedModel:
@@ -83,7 +85,7 @@ class HookedModel:
 
     def logits(self, inputs: Tensor) -> Tensor:
         output = self.module(inputs) if self.forward is None else self.forward(self.module, inputs)
-        return find_logits(output, type(self.module).__name__)
+        return find_logits(output, type(self.module).__name__, self.options.single_logit)
 
     def logits_and_features(self, inputs: Tensor, stages: list[int] | None = None) -> tuple[Tensor, Features]:
         layout = self.layout
@@ -149,6 +151,7 @@ class HookedModel:
         return HookedTrunk(self)
 
     def rebind(self, module: nn.Module) -> HookedModel:
+        self.feature_refusal()  # infer once, not for every copy
         other = copy.copy(self)
         other.module = module
         return other
@@ -163,12 +166,8 @@ class HookedModel:
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(1, self.channels, *self.input_size, generator=generator).to(parameter)
         in_eval_mode(self.module)
-        try:
-            with torch.compiler.set_stance("force_eager"), torch.no_grad():
-                calls = record(self.module, lambda: results.append(self.logits(image)))
-        except RuntimeError as error:  # torch.jit.script
-            self._refusal = f"the layers of {type(self.module).__name__} cannot be hooked ({first_line(error)})"
-            return
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+            calls = record(self.module, lambda: results.append(self.logits(image)))
         self._heads = [self.options.head] if self.options.head is not None else find_head(calls, results[0])
         finder = LayoutFinder(calls, self.input_size, self.channels, self.options.grid, self.options.prefix_tokens)
         try:

@@ -13,7 +13,7 @@ from ltx.runtime.errors import InputError
 LOGIT_KEYS = ("logits", "logit", "out", "output", "outputs", "scores", "pred", "predictions")
 
 
-def find_logits(output: Any, name: str) -> Tensor:
+def find_logits(output: Any, name: str, single: bool = False) -> Tensor:
     """The logits `[B, K]` in the output of a model.
 
     A tensor, the first element of a tuple or list (auxiliary outputs follow), or the entry `logits` of a dict or a
@@ -22,6 +22,7 @@ def find_logits(output: Any, name: str) -> Tensor:
     Args:
         output: the return value of the model.
         name: the model in error messages.
+        single: whether a tensor `[B]` is one logit per image (a binary head).
 
     Raises:
         InputError: no logits are found.
@@ -42,6 +43,8 @@ def find_logits(output: Any, name: str) -> Tensor:
                 f"{name} returns a {type(output).__name__} with {features} (entries: {', '.join(map(str, entries))}); "
                 "give a model with a classification head, or forward=lambda module, images: … that returns logits"
             )
+    if isinstance(output, Tensor) and output.ndim == 1 and single:
+        return output.unsqueeze(1)
     if isinstance(output, Tensor) and output.ndim == 2:
         return output
     returned = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"

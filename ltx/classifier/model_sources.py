@@ -13,7 +13,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from ltx.classifier.feature_maps import supports_features
-from ltx.classifier.own_modules import import_module, independent_copy, is_import_path
+from ltx.classifier.own_modules import FunctionModule, import_module, independent_copy, is_import_path
 from ltx.classifier.timm_models import timm_model
 from ltx.classifier.torchvision_models import TORCHVISION, torchvision_model
 from ltx.classifier.transformers_models import TRANSFORMERS, label_names, processor_data, transformers_model
@@ -125,7 +125,7 @@ def _given_model(request: ModelRequest) -> ModelSource:
             f"{type(module).__name__} has no classification head (num_classes=0); give a model with one, for instance "
             "timm.create_model(…, num_classes=…) with trained weights"
         )
-    owner = module if isinstance(request.name, nn.Module) else request.name
+    owner = request.name if isinstance(module, FunctionModule) else module
     name = getattr(owner, "__name__", type(owner).__name__)
     return _described(module, name, request)
 

@@ -21,7 +21,7 @@ IMPORT_PATH = re.compile(r"(?!torchvision:|hf:|hf-hub:|hf_hub:|local-dir:|wandb:
 
 
 class FunctionModule(nn.Module):
-    """A plain function of images as a module without parameters."""
+    """A plain function of images, or a scripted module, which has no hooks, as a module."""
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ def independent_copy(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
     if isinstance(module, FunctionModule):
         return module
     try:
-        copied = copy.deepcopy(module)
+        with torch.no_grad():  # so that the copied parameters of scripted modules are leaves
+            copied = copy.deepcopy(module)
     except Exception as error:  # a copy runs the module's own code
         raise InputError(
             f"{type(module).__name__} cannot be copied ({first_line(error)}); the classifier keeps a frozen copy, so "
@@ -54,7 +55,7 @@ def independent_copy(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
         ) from error
     if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in copied.state_dict().values()):
         copied = copied.float()
-    return copied
+    return FunctionModule(copied) if isinstance(copied, torch.jit.ScriptModule) else copied
 
 
 def is_import_path(name: str) -> bool:

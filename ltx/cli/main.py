@@ -119,6 +119,11 @@ BENCHMARKS: dict[str, Command] = {
         "ltx.bench.settings:MasksBench",
         "Probabilities that a checkpoint's masks keep and remove.",
     ),
+    "models": Command(
+        "ltx.bench.models:measure",
+        "ltx.bench.settings:ModelsBench",
+        "Write a table of models and jobs: what works on timm, torchvision, transformers and own modules.",
+    ),
     "multiple": Command(
         "ltx.bench.multiple:measure",
         "ltx.bench.settings:MultipleBench",

@@ -43,7 +43,7 @@ class UnmaskedPasses:
         key += [explainer.stages, "what is written into class tokens"] if explainer.shares_trunk else [None]
         self.folder = Path(folder) / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         # Two images: the strides of a single row do not determine the memory layout.
-        sample = torch.zeros(2, 3, *classifier.input_size, device=classifier.device)
+        sample = classifier.blank(2)
         tensors = self._compute(sample)
         self._orders = [_memory_order(tensor) for tensor in tensors]
         shapes = [

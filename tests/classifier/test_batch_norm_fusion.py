@@ -1,4 +1,4 @@
-"""Frozen normalisation inside convolutions: the same function."""
+"""Batch normalisation fused into convolutions computes the same function."""
 
 import copy
 
@@ -14,7 +14,7 @@ from ltx.classifier.classifier import Classifier
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """`model` in eval mode with normalisations that do something."""
+    """`model` in eval mode with random normalisation statistics."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
@@ -31,17 +31,17 @@ def norms(model: nn.Module) -> int:
     ("name", "left"),
     [("resnet18", 0), ("regnety_002", 0), ("densenet121", 62), ("resnetv2_50", 17), ("hrnet_w18_small", 0)],
 )
-def test_any_convolutional_model(name: str, left: int):
+def test_fused_model_has_the_same_logits(name: str, left: int):
     torch.manual_seed(0)
     model = with_statistics(timm.create_model(name, num_classes=5))
-    fewer = folded(model, (2, 3, 64, 64))
-    assert norms(fewer) == left
+    fused = folded(model, (2, 3, 64, 64))
+    assert norms(fused) == left
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(fewer(images), model(images), rtol=1e-4, atol=1e-4)
-    assert norms(model) > left, "the model itself is untouched"
+    torch.testing.assert_close(fused(images), model(images), rtol=1e-4, atol=1e-4)
+    assert norms(model) > left, "the model itself is unchanged"
 
 
-def test_a_convolution_that_others_read_too_is_left_alone():
+def test_convolution_with_several_consumers_is_not_fused():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -55,7 +55,7 @@ def test_a_convolution_that_others_read_too_is_left_alone():
     assert folded(model, (2, 3, 8, 8)) is model
 
 
-def test_the_classifier_answers_as_before(lite0: Classifier):
+def test_fused_classifier_has_the_same_logits_features_and_gradients(lite0: Classifier):
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)).requires_grad_()
     plain = Classifier()
     logits, found = plain.logits_and_features(images)
@@ -73,8 +73,8 @@ def test_the_classifier_answers_as_before(lite0: Classifier):
         assert plain._frozen() is plain.model
 
 
-def test_attribution_reads_the_model_itself(lite0: Classifier):
-    """Its methods hook the model's modules, which the folded copy does not run."""
+def test_attribution_hooks_the_model_itself(lite0: Classifier):
+    """Methods hook the model's modules, which the fused copy does not run."""
     images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     expected = attribute("gradcam", lite0, images)
     folded = Classifier().fold_norms()
@@ -82,12 +82,12 @@ def test_attribution_reads_the_model_itself(lite0: Classifier):
     assert torch.allclose(attribute("gradcam", folded, images), expected, atol=1e-6)
 
 
-def test_attention_is_found_whether_the_norms_are_folded_or_not():
-    """A hybrid's convolutional stem is folded, and its attention blocks are another copy's then."""
+def test_attention_is_found_with_and_without_fused_norms():
+    """The convolutional stem of a hybrid is fused, so its attention blocks belong to the copy."""
     torch.manual_seed(0)
     model = with_statistics(timm.create_model("vit_small_resnet26d_224", num_classes=5, img_size=64))
     plain, fewer = (Classifier(model, input_size=64, num_classes=5) for _ in range(2))
-    fewer.model = copy.deepcopy(model)  # what was found of a model is remembered
+    fewer.model = copy.deepcopy(model)  # results are cached per model
     fewer.fold_norms()
     assert fewer._frozen() is not fewer.model
     assert supported_methods(fewer) == supported_methods(plain)
@@ -97,8 +97,8 @@ def test_attention_is_found_whether_the_norms_are_folded_or_not():
     assert torch.allclose(*maps, rtol=1e-4, atol=1e-6)
 
 
-def test_attribution_of_pixels_runs_the_folded_copy(lite0: Classifier):
-    """Its methods ask for logits and their gradient alone, which the copy gives in half the time."""
+def test_pixel_attribution_runs_the_fused_copy(lite0: Classifier):
+    """Pixel methods need only logits and gradients, which the copy computes in half the time."""
     images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     expected = attribute("integrated_gradients", lite0, images, 3, steps=2)
     folded, seen = Classifier().fold_norms(), list[int]()

@@ -1,4 +1,4 @@
-"""Small models whose attributions can be worked out."""
+"""Small models with known attributions."""
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
@@ -24,7 +24,7 @@ class ThreeStages(nn.Module):
 
 
 class Shortcuts(nn.Module):
-    """Three maps, each added in place to what a layer has returned, as timm's residual networks do."""
+    """Three maps, each added in place to a layer's output, as in timm's residual networks."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()

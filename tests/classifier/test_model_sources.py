@@ -1,0 +1,105 @@
+"""Models by name from torchvision and transformers, and the identity of modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from ltx.classifier.classifier import Classifier
+from ltx.runtime.errors import InputError
+from tests.support.toy_models import ThreeStages
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ViT of transformers with three named classes, 48 pixels and a mean of its own."""
+    place = tmp_path_factory.mktemp("hf") / "vit"
+    config = transformers.ViTConfig(
+        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+        **{"image_size": 48, "patch_size": 16, "id2label": {0: "ant", 1: "bee", 2: "wasp"}},
+    )
+    torch.manual_seed(0)
+    transformers.ViTForImageClassification(config).save_pretrained(place)
+    size = {"height": 48, "width": 48}
+    transformers.ViTImageProcessor(size=size, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(
+        place
+    )
+    return place
+
+
+def test_transformers_folder(folder: Path) -> None:
+    classifier = Classifier(f"hf:{folder}")
+    assert classifier.input_size == (48, 48)
+    assert classifier.class_names == ["ant", "bee", "wasp"]
+    images = torch.rand(2, 3, 48, 48)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+    module = transformers.ViTForImageClassification.from_pretrained(folder)
+    torch.testing.assert_close(classifier(images), module((images - mean) / std).logits)
+    untrained = Classifier(f"hf:{folder}", weights="random", num_classes=5)
+    assert untrained.num_classes == 5
+    assert not torch.allclose(untrained(images)[:, :3], classifier(images))
+
+
+def test_folder_without_a_processor_warns_about_its_normalisation(folder: Path, tmp_path: Path) -> None:
+    transformers.ViTForImageClassification.from_pretrained(folder).save_pretrained(tmp_path / "bare")
+    with pytest.warns(UserWarning, match=r"no image processor, .* set classifier\.mean and classifier\.std"):
+        classifier = Classifier(f"hf:{tmp_path / 'bare'}")
+    assert classifier.normalisation[0].flatten().tolist() == [0.5] * 3
+    assert classifier.input_size == (48, 48)
+
+
+def test_torchvision_by_name(tmp_path: Path) -> None:
+    classifier = Classifier("torchvision:resnet18", weights="random", num_classes=4, input_size=64)
+    assert classifier.normalisation[0].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    torch.save({"model": classifier.model.state_dict()}, tmp_path / "w.pth")
+    again = Classifier("torchvision:resnet18", weights=tmp_path / "w.pth", num_classes=4, input_size=64)
+    assert again.fingerprint() == classifier.fingerprint()
+    assert Classifier("torchvision:resnet18", weights="random", num_classes=4).input_size == (224, 224)
+    small = Classifier("torchvision:vit_b_32", weights="random", num_classes=4, input_size=64)
+    assert small.grid == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"name": "torchvision:resnet19"}, "not a torchvision classification model; did you mean .*resnet18"),
+        ({"name": "torchvision:resnet18", "num_classes": 5}, "num_classes=5: the pretrained .* has 1000"),
+        ({"name": "torchvision:resnet18", "weights": "random", "options": {"x": 1}}, "with these options"),
+        ({"name": "hf:./nowhere"}, "the folder does not exist"),
+        ({"name": "HF", "num_classes": 5}, "its weights have num_labels=3, not 5"),
+        ({"name": "torchvision:resnet18", "weights": "random", "features": ["layer9"]}, "'layer9' is not a module"),
+        ({"name": "resnet18", "weights": "random", "features": ["layer1"]}, "is a timm model, whose layers are known"),
+    ],
+)
+def test_names_that_cannot_be_built(folder: Path, options: dict[str, Any], text: str) -> None:
+    options = options | {"name": options["name"].replace("HF", f"hf:{folder}")}
+    with pytest.raises(InputError, match=text) as caught:
+        Classifier(**options)
+    assert "\n" not in str(caught.value)
+
+
+# -- identity ------------------------------------------------------------------------------------------------------
+
+
+def test_identity_of_a_module_is_its_weights_and_structure() -> None:
+    torch.manual_seed(0)
+    one, other = ThreeStages(), ThreeStages()
+
+    class Renamed(ThreeStages):
+        pass
+
+    renamed = Renamed()
+    renamed.load_state_dict(one.state_dict())
+    strided = ThreeStages()
+    strided.load_state_dict(one.state_dict())
+    strided.stem[0] = nn.Conv2d(3, 6, 2, 2, dilation=1, padding_mode="reflect")
+    strided.stem[0].load_state_dict(one.stem[0].state_dict())
+    prints = [Classifier(module, input_size=16).fingerprint() for module in (one, other, renamed, strided)]
+    assert prints[0] != prints[1], "the same class with other weights"
+    assert prints[0] == prints[2], "the class of the module itself may have another name"
+    assert prints[0] != prints[3], "the same weights in other layers"

@@ -1,0 +1,92 @@
+"""Weights at any depth of a file, averaged weights next to raw ones, and files that do not fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ltx.classifier.weight_files import load_weights
+from ltx.runtime.errors import InputError
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3))
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+RAW, EMA = network(1).state_dict(), network(2).state_dict()
+
+
+def loaded(content: Any, folder: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The state of a network after loading a file with this content."""
+    torch.save(content, folder / "weights.pth")
+    model = network()
+    load_weights(model, folder / "weights.pth", "net", key)
+    return model.state_dict()
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RAW,
+        {"net": RAW, "epoch": 3},
+        {"checkpoint": {"student": {"weights": OrderedDict(RAW)}}, "best": 0.9},
+        {"state_dict": prefixed("model.", RAW) | {"loss.weight": torch.ones(3)}, "path": Path("/data")},
+        prefixed("module.", RAW) | {"n_averaged": torch.tensor(3)},
+        prefixed("_orig_mod.", RAW),
+        prefixed("module._orig_mod.", RAW),
+        prefixed("model._orig_mod.", RAW),
+    ],
+    ids=["plain", "nested", "deep", "lightning", "averaged", "compiled", "both", "lightning compiled"],
+)
+def test_tensors_are_found_at_any_depth(content: Any, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(loaded(content, tmp_path), RAW)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "raw"),
+    [
+        ({"state_dict": RAW, "state_dict_ema": EMA}, "state_dict_ema", "state_dict"),
+        ({"model": RAW, "model_ema": prefixed("module.", EMA)}, "model_ema", "model"),
+        (prefixed("model.", RAW) | prefixed("ema_model.", EMA), "ema_model", "model"),
+    ],
+)
+def test_averaged_weights_are_used_and_announced(content: Any, name: str, raw: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=f"averaged weights '{name}' are used, as in timm; classifier.weights_key"):
+        assert same(loaded(content, tmp_path), EMA)
+    assert same(loaded(content, tmp_path, key=name), EMA)
+    assert same(loaded(content, tmp_path, key=raw), RAW)
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "text"),
+    [
+        ({"a": RAW, "b": EMA}, None, "contains several models: a, b; choose one with classifier.weights_key=NAME"),
+        ({"a": RAW, "b": EMA}, "c", "weights_key=c: .* contains a, b"),
+        ({"epoch": 3, "args": {"lr": 0.1}}, None, "contains no tensors but epoch, args"),
+        ([torch.zeros(2)], None, "contains a list, not a dictionary of tensors"),
+        ({"net": {"0.weight": torch.zeros(1)}}, None, r"0\.weight \(1,\) in the file, \(2, 3, 3, 3\) in the model"),
+        (RAW | {"extra": torch.zeros(1)}, None, r"extra \(1,\) in the file, absent in the model"),
+        ({"net": RAW, "other": {"x": torch.zeros(1)}}, "other", r"0\.weight absent in the file"),
+    ],
+)
+def test_files_that_do_not_fit_say_what_they_contain(content: Any, key: str | None, text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=text) as caught:
+        loaded(content, tmp_path, key)
+    assert "\n" not in str(caught.value)
