@@ -168,7 +168,7 @@ def _replay(
             stack.enter_context(_on_tokens_read(chain))
         leaves = stack.enter_context(prefix.replaying(count))
         stack.enter_context(chain.intercept(replace, first))
-        logits = classifier(images.repeat(count, 1, 1, 1))
+        logits = classifier.logits(prefix.inputs.repeat(count, 1, 1, 1))
     score = logits.gather(1, targets.repeat(count)[:, None]).sum()
     leaves = [leaf for leaf in leaves if leaf.requires_grad]
     found = torch.autograd.grad(score, [*matrices.values(), *leaves], allow_unused=True)

@@ -17,7 +17,9 @@ from ltx.classifier.classifier import Classifier
 from ltx.metrics.perturbation import is_constant
 from ltx.runtime.errors import InputError
 
-CPU_BATCH, GPU_BATCH = 6, 64
+MAX_BATCH = 64
+CPU_BATCH = 6
+"""Batch size on a CPU for methods that keep activations or attention: those of more images exceed its caches."""
 
 
 class ConstantMapWarning(UserWarning):
@@ -46,8 +48,8 @@ def attribute(
         images: `[B, 3, H, W]` in [0, 1]; moved to the classifier's device.
         targets: None or `"predicted"`, a class index or name for all images, or one per image; see
             `Classifier.targets`.
-        max_batch: maximum batch size of a forward pass; bounds memory and does not change the result. None = 6 on a
-            CPU, whose caches hold the activations of few images, and 64 on a GPU.
+        max_batch: maximum batch size of a forward pass; bounds memory and does not change the result. None = 64,
+            or 6 on a CPU for methods that use attention or feature maps.
         options: options of the method, see its function.
 
     Returns:
@@ -62,7 +64,7 @@ def attribute(
     """
     defaults = check_options(method, options)
     if max_batch is None:
-        max_batch = default_max_batch(classifier)
+        max_batch = default_max_batch(classifier, method)
     if max_batch < 1:
         raise InputError(f"max_batch={max_batch}; give a positive number of images")
     images = classifier.images(images)
@@ -86,9 +88,9 @@ def attribute(
     return maps
 
 
-def default_max_batch(classifier: Classifier) -> int:
-    """Maximum batch size of a forward pass with gradients on the classifier's device."""
-    return CPU_BATCH if classifier.device.type == "cpu" else GPU_BATCH
+def default_max_batch(classifier: Classifier, method: str) -> int:
+    """Default of `max_batch` for a method on the classifier's device."""
+    return CPU_BATCH if classifier.device.type == "cpu" and METHODS[method].needs != "pixels" else MAX_BATCH
 
 
 def _check_shape(method: str, maps: Tensor, images: Tensor) -> None:

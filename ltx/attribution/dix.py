@@ -156,7 +156,7 @@ def _earlier_layer(
         difference = factors.to(activation.dtype).view(-1, *[1] * activation.ndim) * (activation - reference)
         value = (reference + difference).flatten(0, 1)
         count = len(factors)
-        gradient = gradient_after(classifier, prefix, value, images.repeat(count, 1, 1, 1), targets.repeat(count))
+        gradient = gradient_after(classifier, prefix, value, targets.repeat(count))
         norm = torch.linalg.vector_norm(difference.float().flatten(2) / steps, dim=2).flatten().view(-1, 1, 1, 1)
         relevance = layer.as_map(gradient).float() * layer.as_map(value).float().relu() * norm
         total += relevance.relu().unflatten(0, (count, len(images))).sum(0)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ltx.attribution.attention import attention_chain, has_attention
 from ltx.attribution.attention_path import path_gradients
-from ltx.attribution.feature_layers import FeatureLayer, rescaled, select_layers, upsample
+from ltx.attribution.feature_layers import FeatureLayer, activation_and_gradient, rescaled, select_layers, upsample
 from ltx.attribution.partial_forward import Recording, gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
@@ -186,7 +186,7 @@ def _paper_features(
                     later = _record(classifier, layers[depth + 1], every.images)
                 integrate(later, depth + 1, every, weight)
                 continue
-            gradient = gradient_after(classifier, prefix, value, every.images, targets[every.image])
+            gradient = gradient_after(classifier, prefix, value, targets[every.image])
             difference = layer.as_map(activation - reference).float().repeat(count, 1, 1, 1)
             relevance = difference * layer.as_map(value).float() * layer.as_map(gradient).float()
             total = _add(total, every.image, relevance.mean(1, keepdim=True) * weight.view(-1, 1, 1, 1), len(images))
@@ -206,9 +206,8 @@ def _released_features(
     factors = [i / steps for i in range(steps + 1)]
     for part in _path_rows(images, classifier.normalisation[0], factors, rows):
         with torch.no_grad():
-            prefix = _record(classifier, layer, part.images)
-        gradient = gradient_after(classifier, prefix, prefix.value, part.images, targets[part.image])
-        relevance = layer.as_map(prefix.value).float().relu() * layer.as_map(gradient).float()
+            activation, gradient = activation_and_gradient(classifier, layer, part.images, targets[part.image])
+        relevance = activation.relu() * gradient
         total = _add(total, part.image, relevance.sum(1, keepdim=True), len(images))
     assert total is not None
     return rescaled(upsample(total, images, "bicubic"))
@@ -229,8 +228,11 @@ class _Rows:
 
 
 def _path_rows(images: Tensor, reference: Tensor, factors: list[float], max_batch: int) -> Iterator[_Rows]:
-    """`r + a (x - r)` for every factor and image, in batches of up to `max_batch`; the image index varies fastest."""
-    pairs = [(point, image) for point in range(len(factors)) for image in range(len(images))]
+    """`r + a (x - r)` for every factor and image, in batches of up to `max_batch`; the points of an image are adjacent.
+
+    The number of backward passes of a batch depends on the image that needs most, see `ltx.attribution.attention_path`.
+    """
+    pairs = [(point, image) for image in range(len(images)) for point in range(len(factors))]
     for begin in range(0, len(pairs), max_batch):
         point, image = (list(column) for column in zip(*pairs[begin : begin + max_batch], strict=True))
         scale = torch.tensor([factors[p] for p in point], device=images.device).view(-1, 1, 1, 1)

@@ -39,19 +39,24 @@ class Recording:
 
     Attributes:
         model: the network.
+        inputs: the input of the network, `[B, …]`: normalised images.
         value: the representation at the cut, `[B, …]`; it keeps its graph if gradients were enabled.
         calls: the outermost calls that finished before the cut, in order, with their outputs or `RECOMPUTED`.
         module: the module whose output is cut; None if the cut is inside a module.
         output: the complete output of `module`, of which `value` is the tensor at `position`.
         position: index of `value` in `output` if that is a tuple.
+        overwritten: whether a replay overwrote recorded outputs (a block may add its shortcut to its input in place);
+            None before the first replay.
     """
 
     model: nn.Module
+    inputs: Tensor
     value: Tensor
     calls: list[tuple[nn.Module, Any]]
     module: nn.Module | None = None
     output: Any = None
     position: int | None = None
+    overwritten: bool | None = None
 
     def tensors(self) -> list[Tensor]:
         """Every tensor returned before the cut, in a fixed order."""
@@ -61,9 +66,8 @@ class Recording:
     def replaying(self, repeats: int, value: Tensor | None = None) -> Iterator[list[Tensor]]:
         """Context in which a forward pass of the model runs only the layers after the cut.
 
-        Rows are ordered repeats first: row `k·B + b` is repeat `k` of image `b`. The images passed to the model must be
-        repeated in the same way; they are ignored if the first layer finished before the cut. One context serves one
-        forward pass.
+        Rows are ordered repeats first: row `k·B + b` is repeat `k` of image `b`. The model must be called with `inputs`
+        repeated in the same way. One context serves one forward pass.
 
         Args:
             repeats: how often the recorded batch is repeated.
@@ -75,17 +79,22 @@ class Recording:
         """
         gradients = torch.is_grad_enabled()
         copies: dict[int, Tensor] = {}
+        checked: list[Tensor] = []
 
         def repeat(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
             if id(leaf) in copies:
                 return copies[id(leaf)]
-            # A copy with its own memory: a block may add its shortcut to its input in place.
-            copy = leaf.detach().repeat(repeats, *[1] * (leaf.ndim - 1))
             if gradients and leaf.requires_grad:
-                copies[id(leaf)] = copy = copy.requires_grad_()
-            return copy  # without gradients it is not kept: a large early map lives only as long as its caller
+                copies[id(leaf)] = leaf.detach().repeat(repeats, *[1] * (leaf.ndim - 1)).requires_grad_()
+                return copies[id(leaf)]
+            if repeats == 1 and self.overwritten is False:
+                return leaf.detach()
+            copy = leaf.detach().repeat(repeats, *[1] * (leaf.ndim - 1))
+            if self.overwritten is None:
+                checked.append(copy)
+            return copy
 
         answers: dict[nn.Module, list[Callable[[], Any] | None]] = {}
         for module, output in self.calls:
@@ -93,10 +102,12 @@ class Recording:
             answers.setdefault(module, []).append(answer)
         if self.module is not None and value is not None:
             answers.setdefault(self.module, []).append(partial(self._cut_output, value, repeat))
-        leaves = [repeat(leaf) for leaf in self.tensors()] if gradients else []
+        leaves = [repeat(leaf) for leaf in self.tensors() if leaf.requires_grad] if gradients else []
         forwards = {module: _answering(module.forward, queue) for module, queue in answers.items()}
         with replaced_forwards(forwards), not_in_place(self.model):
             yield leaves
+        if self.overwritten is None:
+            self.overwritten = any(copy._version for copy in checked)
 
     def _cut_output(self, value: Tensor, repeat: Callable[[Any], Any]) -> Any:
         if self.position is None:
@@ -148,11 +159,11 @@ def record(
     """
     calls: list[tuple[nn.Module, Any]] = []
     starts: list[int] = []
-    batch_sizes: list[int] = []  # of the images, which the first call receives
+    inputs: list[Tensor] = []  # the images, which the first call receives
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not batch_sizes:
-            batch_sizes.extend(_batch_sizes((args, kwargs))[:1])
+        if not inputs:
+            inputs.extend(_batches((args, kwargs))[:1])
         starts.append(len(calls))
 
     def leave(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -163,7 +174,7 @@ def record(
                 raise InputError(f"layer {_name(model, module)} returns a {type(value).__name__}, not one tensor")
             raise CutReached(value, output)
         del calls[start:]  # a finished call includes all calls inside it
-        has_batch = bool(set(_batch_sizes((args, kwargs))) & set(batch_sizes))
+        has_batch = any(len(leaf) == len(inputs[0]) for leaf in _batches((args, kwargs)))
         calls.append((called, output if has_batch else RECOMPUTED))
 
     with not_in_place(model):
@@ -174,7 +185,7 @@ def record(
                 handles.append(each.register_forward_hook(leave, with_kwargs=True))
             run()
         except CutReached as cut:
-            return Recording(model, cut.value, calls, module, cut.output, position)
+            return Recording(model, inputs[0], cut.value, calls, module, cut.output, position)
         finally:
             for handle in handles:
                 handle.remove()
@@ -182,22 +193,22 @@ def record(
     raise InputError(f"{name} is never computed by {type(model).__name__}; choose another layer")
 
 
-def gradient_after(classifier: Classifier, prefix: Recording, value: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+def gradient_after(classifier: Classifier, prefix: Recording, value: Tensor, targets: Tensor) -> Tensor:
     """Gradient of the class logit at the cut; only the layers after the cut run.
 
     Args:
         classifier: the explained model.
         prefix: the recorded pass up to the cut.
         value: representation at the cut, `[K·B, …]`, repeats first.
-        images: images `[K·B, 3, H, W]`, repeated in the same way.
         targets: class indices `[K·B]`.
 
     Returns:
         A tensor of the shape of `value`.
     """
     leaf = value.detach().requires_grad_()
-    with torch.enable_grad(), prefix.replaying(len(value) // len(prefix.value), leaf):
-        score = classifier(images).gather(1, targets[:, None]).sum()
+    repeats = len(value) // len(prefix.value)
+    with torch.enable_grad(), prefix.replaying(repeats, leaf):
+        score = classifier.logits(prefix.inputs.repeat(repeats, 1, 1, 1)).gather(1, targets[:, None]).sum()
     return torch.autograd.grad(score, leaf)[0]
 
 
@@ -214,8 +225,8 @@ def not_in_place(model: nn.Module) -> Iterator[None]:
             module.inplace = True  # type: ignore[assignment]  # as above
 
 
-def _batch_sizes(values: Any) -> list[int]:
-    return [len(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.ndim]
+def _batches(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.ndim]
 
 
 def _name(model: nn.Module, module: nn.Module) -> str:

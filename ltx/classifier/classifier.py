@@ -124,8 +124,12 @@ class Classifier:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `[B, K]`, float32, of images `[B, C, H, W]` in [0, 1]. Differentiable in the images."""
+        return self.logits(self._normalise(images))
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Logits `[B, K]`, float32, of normalised images `[B, C, H, W]`."""
         with self._autocast():
-            logits = self._frozen_interface().logits(self._normalise(images))
+            logits = self._frozen_interface().logits(inputs)
         return heads.expand_logits(self.head, logits.float())
 
     def logits_and_features(self, images: Tensor, stages: list[int] | None = None) -> tuple[Tensor, Features]:
