@@ -107,7 +107,7 @@ def counted(classifier: Classifier) -> Iterator[Passes]:
     def tail(_: Any, __: Any, logits: Tensor) -> None:
         passes.tail += len(logits)
 
-    head = classifier.model.get_classifier()  # type: ignore[operator]
+    head = classifier.model.get_classifier()  # type: ignore[operator]  # timm's method
     head = head[0] if isinstance(head, (tuple, list)) else head
     handles = [second.register_forward_hook(forward), head.register_forward_hook(tail)]
     try:

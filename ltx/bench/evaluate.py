@@ -168,7 +168,7 @@ def quantus_curves(
             "quantus=true needs the package quantus: pip install quantus, or write quantus=false"
         ) from error
     if not hasattr(np, "trapz"):  # removed in NumPy 2.4 but still called by Quantus 0.6
-        np.trapz = np.trapezoid  # type: ignore[attr-defined]
+        np.trapz = np.trapezoid  # type: ignore[attr-defined]  # removed
     pictures, classes = images.cpu().numpy(), targets.cpu().numpy()
     stretched = min_max(maps).expand_as(images).cpu().numpy()  # Quantus rejects maps that are negative everywhere
     pixels = maps[0].numel()

@@ -75,7 +75,7 @@ def measure_step(model: str, variant: str, batch_size: int, repeats: int, device
     gc.collect()  # frees the previous model: Lightning modules contain reference cycles
     precision, _, compiled = variant.partition("+")
     torch.manual_seed(0)
-    classifier = Classifier(model, weights="random", precision=precision).to(device)  # type: ignore[arg-type]
+    classifier = Classifier(model, weights="random", precision=precision).to(device)  # type: ignore[arg-type]  # checked there
     explainer = ExplainerConfig().build(classifier)
     candidates = step_and_parts(explainer, Objective(), Fill(["black", "blur"]), batch_size, device)
     with FlopCounterMode(display=False) as counter:

@@ -21,7 +21,7 @@ def draw_curves(results: Results) -> bytes:
     rows = math.ceil(len(metrics) / columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    colours = mpl.colormaps["tab10" if len(results.scores) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    colours = mpl.colormaps["tab10" if len(results.scores) <= 10 else "tab20"].colors  # type: ignore[attr-defined]  # a ListedColormap
     for axis, metric in zip(axes, metrics, strict=False):
         steps = 100 * np.asarray(metric.steps)
         for place, (label, curve) in enumerate(results.curves[metric.key].items()):

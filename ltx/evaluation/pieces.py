@@ -65,7 +65,7 @@ class Store:
         arrays = {f"rows/{key}": rows for key, rows in piece.rows.items()}
         buffer = io.BytesIO()
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        np.savez(buffer, **{ABOUT: text, "maps": piece.maps}, **arrays)  # type: ignore[arg-type]
+        np.savez(buffer, **{ABOUT: text, "maps": piece.maps}, **arrays)  # type: ignore[arg-type]  # not flags of savez
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
 

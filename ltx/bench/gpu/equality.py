@@ -94,7 +94,7 @@ def compare_networks(session: Session) -> None:
 
 def _moved(classifier: Classifier, session: Session, precision: str = "fp32") -> Classifier:
     moved = copy.deepcopy(classifier).to(session.device)
-    moved.precision = precision  # type: ignore[assignment]
+    moved.precision = precision  # type: ignore[assignment]  # one of the two valid names
     return moved
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ltx.bench.settings import GPUBench
 from ltx.bench.table import Table
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.settings import ClassifierConfig
 from ltx.data.finding import find_images
 from ltx.data.reading import load_images
 
@@ -41,7 +42,7 @@ class Session:
         """A classifier on the CPU: EfficientNet-Lite0 with its weights, others with `weights` or random ones."""
         weights = self.config.weights.get(model, None if model == "tf_efficientnet_lite0" else "random")
         torch.manual_seed(0)
-        return Classifier(model, weights=weights, input_size=self.config.input_size, precision=precision)  # type: ignore[arg-type]
+        return ClassifierConfig(model, weights, input_size=self.config.input_size, precision=precision).build()
 
     def images(self, classifier: Classifier, count: int) -> Tensor:
         """Photographs `[count, 3, H, W]` on the CPU, repeated if there are fewer."""

@@ -60,7 +60,7 @@ def matrix_rates(session: Session) -> dict[str, float]:
     rates = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = (torch.randn(side, side, device=session.device, dtype=dtype) for _ in range(2))
-        seconds = medians(take_turns({"product": lambda a=a, b=b: a @ b}, 5, session.device))["product"]  # type: ignore[misc]
+        seconds = medians(take_turns({"product": lambda a=a, b=b: a @ b}, 5, session.device))["product"]  # type: ignore[misc]  # lambda
         rates[precision] = 2 * side**3 / seconds / 1e12
         text = f"{rates[precision]:.2f} TFLOP/s for {side} x {side} matrices"
         session.table.add(SECTION, f"matrix rate, {precision}", text, tflops=rates[precision])

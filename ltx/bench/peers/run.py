@@ -84,7 +84,8 @@ def _compare(peer: Peer, inputs: Inputs, table: Table, section: str) -> None:
         if peer.module is not None:
             importlib.import_module(peer.module)
     except ImportError as error:
-        missing = peer.package if (error.name or "").split(".")[0] == peer.module.split(".")[0] else error.name  # type: ignore[union-attr]
+        is_peer = (error.name or "").split(".")[0] == str(peer.module).split(".")[0]
+        missing = peer.package if is_peer else error.name
         table.add(section, label, f"left out: install the package {missing} (pip install ltx[bench])")
         return
     try:
