@@ -83,10 +83,14 @@ class EvaluateBench:
 class ExplainBench:
     """Settings of the benchmark."""
 
-    checkpoint: str = option("tf_efficientnet_lite0", help="folder of a checkpoint, or the name of a shipped one")
-    weights: str | None = option(None, help="weights of the classifier, if they have moved since training")
+    checkpoint: str = option(
+        "tf_efficientnet_lite0", help="folder of a checkpoint, or the name of a shipped one", path=True
+    )
+    weights: str | None = option(None, help="weights of the classifier, if they have moved since training", path=True)
     precisions: list[str] = option(["fp32", "bf16"], help="precisions of the classifier", choices=["fp32", "bf16"])
-    images: Any = option("scikit-image", help="images; the first `count` are used, repeated if there are fewer")
+    images: Any = option(
+        "scikit-image", help="images; the first `count` are used, repeated if there are fewer", path=True
+    )
     count: int = option(16, help="images at once")
     repeats: int = option(5, help="timed runs after a warm-up")
     device: str = option("auto", help="auto, cpu, cuda, …")
@@ -122,7 +126,9 @@ class GPUBench:
     models: list[str] | None = option(
         None, help="classifiers; null = EfficientNet-Lite0, DeiT-Tiny, ResNet-50 and ViT-B/16, on a CPU the first two"
     )
-    weights: dict[str, str] = option({}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random")
+    weights: dict[str, str] = option(
+        {}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random", path=True
+    )
     input_size: int | None = option(None, help="height and width of the images; null = as each model requires")
     images: Any = option("scikit-image", help="photographs for all measurements", path=True)
     batch_size: int | None = option(None, help="images per training step; null = 64 on a GPU, 2 on a CPU")
@@ -140,7 +146,7 @@ class GPUBench:
     recipe_steps: int | None = option(None, help="steps of the training; null = as many as the remaining time allows")
     recipe_batch: int = option(16, help="images per step of the training")
     train_images: Any = option(None, help="training photographs; null = images")
-    val_images: Any = option(None, help="photographs for its scores; null = images")
+    val_images: Any = option(None, help="photographs for its scores; null = images", path=True)
     val_limit: int | None = option(None, help="number of photographs for its scores; null = all")
     device: str = option("auto", help="auto, cpu, cuda, …")
 
@@ -226,7 +232,9 @@ class PeersBench:
     out: str = option("out/peers", help="folder for peers.md and peers.json", path=True)
     peers: list[str] = option(list(PEER_NAMES), help=f"comparisons: {', '.join(PEER_NAMES)}")
     models: list[str] = option(["tf_efficientnet_lite0", "deit_tiny_patch16_224"], help="classifiers")
-    weights: dict[str, str] = option({}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random")
+    weights: dict[str, str] = option(
+        {}, help="weights by model, as weights.deit_tiny_patch16_224=FILE; others random", path=True
+    )
     input_size: int | None = option(None, help="height and width of the images; null = as each model requires")
     precisions: list[str] = option(["fp32"], help="precisions of the classifier: fp32, bf16")
     images: Any = option(
@@ -287,4 +295,4 @@ class ModelsBench:
         choices=("timm", "torchvision", "transformers", "own module"),
     )
     names: list[str] | None = option(None, help="names of models within the groups; null = all")
-    out: str | None = option("models.md", help="Markdown file; null = print only")
+    out: str | None = option("models.md", help="Markdown file; null = print only", path=True)

@@ -71,6 +71,12 @@ def rebuild(folder: Path, settings: ClassifierConfig, changes: dict[str, Any], t
             f"checkpoint={folder} builds its classifier by importing and calling {settings.name}, which runs that "
             "code; if you trust it, set trust=true"
         )
+    if "class_names" not in changed and isinstance(settings.class_names, str):
+        # Training stores the names themselves. A path could be that of any file of the user.
+        raise InputError(
+            f"checkpoint={folder} names a file of class names, {settings.class_names}, instead of the names; give "
+            "classifier.class_names=FILE if they are those of the classifier"
+        )
     try:
         return replace(settings, **{"precision": "fp32", **changed}).build()
     except TypeError as error:

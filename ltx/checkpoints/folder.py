@@ -106,6 +106,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint={folder}: {CONFIG} cannot be read ({first_line(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"checkpoint={folder}: {CONFIG} is not a mapping of settings")
+    if not config:
+        raise InputError(f"checkpoint={folder}: {CONFIG} contains no settings")
     return config
 
 

@@ -155,6 +155,8 @@ class Classifier:
         if images.ndim != 4 or images.shape[1] != self.channels:
             expected = f"[B, {self.channels}, H, W] in [0, 1]"
             raise InputError(f"images have shape {tuple(images.shape)}; the classifier takes {expected}")
+        if not images.is_floating_point() or 0 in images.shape[2:]:
+            raise InputError(f"images are {tuple(images.shape)} of {images.dtype}; give floats in [0, 1]")
         return ((images - self._mean) / self._std).contiguous(memory_format=self._memory_format)
 
     def _frozen(self) -> nn.Module:

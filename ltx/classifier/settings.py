@@ -22,6 +22,7 @@ class ClassifierConfig:
         DEFAULT_NAME,
         "timm name, torchvision:NAME, hf:FOLDER (transformers), or package.module:function of your own",
         path=True,
+        imports=True,
     )
     weights: str | None = option(None, "FILE (.safetensors, .pth); null = pretrained; 'random' = untrained", path=True)
     num_classes: int | None = option(None, "number of classes; null = the model's own")

@@ -31,6 +31,12 @@ UNWRITABLE = (
 )
 
 
+IMPORT_PATH = re.compile(r"(?!torchvision:|hf:)[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+MAX_LINE = 2000
+"""Characters of the line in which a command ends."""
+
+
 def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str) -> Schema:
     """Create an instance of `schema` from its defaults, then each `config=FILE.yaml`, then the other words.
 
@@ -56,10 +62,12 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
     words = [split_word(word, known) for word in argv if word not in bare]
     if positional is not None and bare:
         OmegaConf.update(config, positional, bare, merge=False)
+    overridden = {name for name, _ in words}
     for name, text in words:
         if name == "config":
             for key, value in _read_yaml(Path(text), known):
-                _refuse_shell_commands(key, value, source=f" in {text}")
+                if key not in overridden:
+                    _refuse_code(known.get(key), key, value, source=f" in {text}")
                 _set(config, known, key, value, source=f" in {text}")
     for name, text in words:
         if name != "config":
@@ -119,7 +127,8 @@ def finish(status: int, line: str = "") -> NoReturn:
     try:
         sys.stdout.flush()
         if line:
-            print(" ".join(line.splitlines()), file=sys.stderr)
+            text = " ".join(line.splitlines())
+            print(text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]} …", file=sys.stderr)
         sys.stderr.flush()
     except BrokenPipeError:
         status = status or 141
@@ -195,17 +204,24 @@ def _set(config: Any, known: dict[str, Key], name: str, value: Any, source: str)
             raise InputError(f"{name}={shown(element)}{source} is not allowed; allowed: {allowed}")
 
 
-def _refuse_shell_commands(name: str, value: Any, source: str) -> None:
-    """Refuse `pipe:` in files, which may be a stranger's: webdataset would run the rest as a shell command."""
+def _refuse_code(key: Key | None, name: str, value: Any, source: str) -> None:
+    """Refuse values in files that would run code: the file may be a stranger's.
+
+    webdataset runs what follows `pipe:` as a shell command, and `package.module:function` is imported and called.
+    """
     for element in value if isinstance(value, list) else [value]:
         if isinstance(element, str) and element.startswith("pipe:"):
             raise InputError(f"{name}={element}{source} would run a shell command; give it on the command line")
+        if key is not None and key.imports and isinstance(element, str) and IMPORT_PATH.fullmatch(element):
+            raise InputError(f"{name}={element}{source} would import and call it; give it on the command line")
 
 
 def _expanded(value: Any) -> Any:
     """Replace a leading `~` in a path, in each of several paths, and after a prefix such as `ltx:`, by the home."""
     if isinstance(value, list):
         return [_expanded(element) for element in value]
+    if isinstance(value, dict):
+        return {name: _expanded(element) for name, element in value.items()}
     if not isinstance(value, str):
         return value
     prefix, path = re.fullmatch(r"([a-z0-9_]+:(?=~))?(.*)", value, re.DOTALL).groups()  # type: ignore[union-attr]

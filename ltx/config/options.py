@@ -15,7 +15,9 @@ from omegaconf import MISSING
 from ltx.runtime.errors import InputError, suggest
 
 
-def option(default: Any, help: str, choices: Sequence[Any] | None = None, path: bool = False) -> Any:
+def option(
+    default: Any, help: str, choices: Sequence[Any] | None = None, path: bool = False, imports: bool = False
+) -> Any:
     """Declare a field of a settings dataclass.
 
     Args:
@@ -23,8 +25,9 @@ def option(default: Any, help: str, choices: Sequence[Any] | None = None, path: 
         help: meaning of the field, shown by `--help`.
         choices: allowed values (of each element for a list); None is also allowed if it is the default.
         path: the field takes a path, or a list of paths, in which the command line expands a leading `~`.
+        imports: a value `package.module:function` is imported and called; files of settings may not give it.
     """
-    metadata = {"help": help, "choices": None if choices is None else tuple(choices), "path": path}
+    metadata = {"help": help, "choices": None if choices is None else tuple(choices), "path": path, "imports": imports}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, (list, dict)):
@@ -111,6 +114,7 @@ class Key:
         help: meaning, as given to `option`.
         choices: allowed values, or None.
         path: whether it takes a path or a list of paths.
+        imports: whether a value `package.module:function` is imported and called.
     """
 
     name: str
@@ -119,6 +123,7 @@ class Key:
     help: str
     choices: tuple[Any, ...] | None
     path: bool = False
+    imports: bool = False
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[Key]:
@@ -139,6 +144,7 @@ def keys(schema: type, prefix: str = "") -> Iterator[Key]:
             field.metadata.get("help", ""),
             field.metadata.get("choices"),
             field.metadata.get("path", False),
+            field.metadata.get("imports", False),
         )
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltx.runtime.array_files import read_arrays
 from ltx.runtime.atomic_files import atomic_write
 from ltx.runtime.errors import InputError
 
@@ -85,8 +86,8 @@ class StoredMaps:
 
     def _read(self, image: str | Path) -> tuple[Tensor, int]:
         try:
-            with np.load(self._file(image)) as stored:
-                return torch.from_numpy(stored["map"]).float(), int(stored["target"])
+            stored = read_arrays(self._file(image))
+            return torch.from_numpy(stored["map"]).float(), int(stored["target"])
         except FileNotFoundError as error:
             raise InputError(f"{self.folder} contains no map of {image}; run the same command again") from error
 

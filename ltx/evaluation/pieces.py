@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ltx.runtime.array_files import read_arrays
 from ltx.runtime.atomic_files import write_atomically
+from ltx.runtime.errors import InputError, first_line
 
 ABOUT = "about"
 
@@ -70,16 +72,22 @@ class Store:
         write_atomically(path, buffer.getvalue())
 
     def load(self, path: Path) -> Piece:
-        """Read a piece."""
-        with np.load(path, allow_pickle=False) as stored:
+        """Read a piece.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            stored = read_arrays(path)
             about = json.loads(stored[ABOUT].tobytes())
-            rows = {key.removeprefix("rows/"): stored[key] for key in stored.files if key.startswith("rows/")}
             return Piece(
                 names=about["names"],
                 targets=about["targets"],
                 probabilities=about["probabilities"],
                 skipped=[(name, reason) for name, reason in about["skipped"]],
-                rows=rows,
+                rows={key.removeprefix("rows/"): rows for key, rows in stored.items() if key.startswith("rows/")},
                 maps=stored["maps"],
                 constant=about["constant"],
             )
+        except (ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
+            raise InputError(f"{path} is damaged ({first_line(error)}); remove it, and it is computed again") from error

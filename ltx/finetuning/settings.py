@@ -21,7 +21,9 @@ class LoadedClassifierConfig:
     The head may be another one than in training, on the same or a finetuned trunk.
     """
 
-    name: str | None = option(None, help="the model by name, such as package.module:function of your own")
+    name: str | None = option(
+        None, help="the model by name, such as package.module:function of your own", path=True, imports=True
+    )
     options: dict[str, Any] = option({}, help="keyword arguments for the function that builds the model")
     weights: str | None = option(
         None, help="FILE with the classifier's weights, for instance of a finetuned head", path=True

@@ -62,6 +62,8 @@ class Fill:
                 one for each image, on the images' device or the CPU.
             shared: use one draw for the whole batch, so that an image's background does not depend on other images.
         """
+        if images.ndim != 4 or not images.is_floating_point():
+            raise InputError(f"images of {images.dtype}, {tuple(images.shape)}; give floats [B, C, H, W] in [0, 1]")
         rows = 1 if shared else images.shape[0]
         if len(self.choices) == 1:
             return self._background(self.choices[0], images, generator, rows)

@@ -22,8 +22,9 @@ from PIL import Image
 
 from ltx.report.records import Result
 from ltx.results.pictures import COLOURS, overlay
+from ltx.runtime.array_files import read_arrays
 from ltx.runtime.atomic_files import atomic_write
-from ltx.runtime.errors import InputError
+from ltx.runtime.errors import InputError, first_line
 from ltx.runtime.progress import progress_bar
 
 FOLDER = "report"
@@ -121,12 +122,11 @@ def _read_made(file: Path) -> dict[str, Pictures]:
 def _make(folder: Path, report: Path, result: Result, source: list[int]) -> Pictures:
     file = folder / f"{result.stem}.npz"
     try:
-        with np.load(file) as stored:
-            image, values = stored["image"], stored["map"]
-            mask = stored.get("mask")
+        stored = read_arrays(file)
+        image, values, mask = stored["image"], stored["map"], stored.get("mask")
         areas, kept, masks = _sweep(folder / f"{result.stem}.areas.npz")
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{file} cannot be read: {error}; remove it and its line of the record") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} cannot be read: {first_line(error)}; remove it and its line of the record") from error
     height, width = image.shape[:2]
     opacity = mask if mask is not None else stretched(values)
     layers = [_bytes(opacity), *(layer for layer in masks if layer.shape == (height, width))]
@@ -152,9 +152,9 @@ def _sweep(file: Path) -> tuple[list[float], list[float], np.ndarray]:
     """Areas, the class's probability kept, and masks `[A, H, W]`; empty where the method makes none."""
     if not file.is_file():
         return [], [], np.zeros((0, 1, 1), np.uint8)
-    with np.load(file) as stored:
-        areas, kept = ([round(float(value), 4) for value in stored[name]] for name in ("areas", "kept"))
-        return areas, kept, stored["masks"]
+    stored = read_arrays(file)
+    areas, kept = ([round(float(value), 4) for value in stored[name]] for name in ("areas", "kept"))
+    return areas, kept, stored["masks"]
 
 
 def stretched(values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,11 @@ def read_results(folder: Path) -> list[Result]:
         records.append(record)
     if not records:
         raise InputError(f"{file} is empty; explain at least one image first")
-    return [Result(record, stem) for record, stem in zip(records, _stems(folder, records), strict=True)]
+    stems = _stems(folder, records)
+    outside = [stem for stem in stems if os.path.isabs(stem) or os.pardir in Path(stem).parts]
+    if outside:
+        raise InputError(f"{folder / RECORD}: the stem {outside[0]!r} leads out of the folder; remove that line")
+    return [Result(record, stem) for record, stem in zip(records, stems, strict=True)]
 
 
 def _stems(folder: Path, records: Sequence[dict[str, Any]]) -> list[str]:

@@ -148,7 +148,7 @@ def test_a_shard_writes_nothing_outside_and_reads_no_link(arena: Arena, place: P
     secret.write_bytes(jpeg("blue"))
     out = place / "deep/er/out"
     with tarfile.open(place / "evil.tar", "w") as archive:
-        for name in ("../../../up.jpg", str(place / "absolute.jpg"), "a/../../../b.jpg", "..\\..\\c.jpg"):
+        for name in ("../../../up.jpg", str(place / "absolute.jpg"), "a/../../../b.jpg", "c\\..\\..\\c.jpg"):
             info = tarfile.TarInfo(name)
             info.size = len(jpeg())
             archive.addfile(info, io.BytesIO(jpeg()))

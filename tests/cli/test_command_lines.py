@@ -1,4 +1,4 @@
-"""A user's mistakes at `train.py` and `finetune.py`: one line, a non-zero exit, no traceback, nothing lost."""
+"""Mistakes at `ltx train` and `ltx finetune`: one line, a non-zero exit status, no traceback, nothing lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ltx.cli.finetune import finetune_files
-from ltx.config.command_line import run
-from ltx.finetuning.settings import FinetuneConfig
-from ltx.pretraining.run import run_pretraining
-from ltx.pretraining.settings import TrainConfig
+from ltx.cli.main import main
 from tests.support.small_inputs import write_photographs, write_weights
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,25 +48,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def called(main: Callable[[Any], object], schema: type, words: list[str]) -> int:
+def status(*words: str) -> int:
+    """The exit status of `ltx WORDS`, run in this process."""
     with pytest.raises(SystemExit) as ended:
-        run(main, schema, "command", "", words)
+        main(words)
     return int(ended.value.code or 0)
 
 
 def pretrain_words(place: Path, *words: str, succeeds: bool = False) -> int:
     fixed = [*SMALL, f"classifier.weights={place}/weights.safetensors", f"classifier.class_names={place}/names.txt"]
-    code = called(run_pretraining, TrainConfig, [*fixed, *words])
+    code = status("train", *fixed, *words)
     assert not succeeds or code == 0
     return code
 
 
 def finetune_words(place: Path, *words: str) -> int:
-    return called(finetune_files, FinetuneConfig, [f"checkpoint={place}/checkpoint", "steps=1", *words])
+    return status("finetune", f"checkpoint={place}/checkpoint", "steps=1", *words)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["classifier.name=resnet10x"], "did you mean resnet10t"),
         (["classifier.nam=resnet18"], "classifier.name"),
@@ -86,17 +82,19 @@ def finetune_words(place: Path, *words: str) -> int:
         (["steps"], "steps"),
     ],
 )
-def test_training_mistakes(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], told: str):
+def test_training_mistakes(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], expected: str
+):
     code = pretrain_words(place, f"data.images={place}/good", f"out={tmp_path}/out", *words)
     printed = capfd.readouterr().err
     line = printed.strip().splitlines()[-1]
     assert code == 2
     assert line.startswith("error: ")
-    assert told in line
+    assert expected in line
     assert "Traceback" not in printed
 
 
-def test_unfit_weights_name_the_first_three_tensors(place: Path, capfd: pytest.CaptureFixture[str]):
+def test_weights_of_other_shapes_name_three_tensors(place: Path, capfd: pytest.CaptureFixture[str]):
     words = ["classifier.num_classes=9", "classifier.name=resnet18", "classifier.class_names=null"]
     assert pretrain_words(place, f"data.images={place}/good", *words) == 2
     line = capfd.readouterr().err.strip().splitlines()[-1]
@@ -105,7 +103,7 @@ def test_unfit_weights_name_the_first_three_tensors(place: Path, capfd: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["target=catt"], "did you mean cat"),
         (["target=7"], "indices go from 0 to 3"),
@@ -122,16 +120,16 @@ def test_unfit_weights_name_the_first_three_tensors(place: Path, capfd: pytest.C
     ],
 )
 def test_finetuning_mistakes(
-    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], told: str
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], expected: str
 ):
     code = finetune_words(place, f"images={place}/good", f"out={tmp_path}/out", *words)
     printed = capfd.readouterr().err
     assert code == 2
-    assert told in printed.strip().splitlines()[-1]
+    assert expected in printed.strip().splitlines()[-1]
     assert "Traceback" not in printed
 
 
-def test_a_checkpoint_for_other_weights_says_so(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_checkpoint_for_other_weights_is_refused(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     torch.manual_seed(5)
     save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), tmp_path / "other.safetensors")
     words = [f"images={place}/good", f"out={tmp_path}/out", f"classifier.weights={tmp_path}/other.safetensors"]
@@ -157,7 +155,7 @@ def test_a_finetuned_head_is_explained_and_does_not_mix_with_results_of_another(
     assert "contains explanations made with" in capfd.readouterr().err
 
 
-def test_nan_ends_a_training_with_one_line(
+def test_a_nan_stops_training_with_one_line(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     from ltx.objectives.keep import Keep
@@ -179,7 +177,9 @@ def test_bf16_and_wandb_offline(place: Path, tmp_path: Path, monkeypatch: pytest
     assert list((tmp_path / "out").glob("wandb/offline-run-*/files/media/images/masks*.png"))
 
 
-def test_broken_and_odd_pictures(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_broken_images_are_skipped_and_unusual_ones_converted(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     whole = (place / "good" / "0.jpg").read_bytes()
@@ -234,7 +234,7 @@ def test_finetuning_writes_the_documented_files_and_resumes(
     assert stored["map"].shape == stored["mask"].shape == (64, 64)
     assert stored["map"].dtype == stored["mask"].dtype == np.float32
     assert (out / "deep" / "1.png").stat().st_size > 1000
-    # A killed run: two lines whole and a third torn.
+    # As after a kill: two complete lines and part of a third.
     text = (out / "explanations.jsonl").read_text().splitlines(keepends=True)
     (out / "explanations.jsonl").write_text("".join(text[:2]) + text[2][:20])
     assert finetune_words(place, *words) == 0
@@ -249,7 +249,7 @@ def test_finetuning_writes_the_documented_files_and_resumes(
     assert "target=predicted, now 1" in capfd.readouterr().err
 
 
-def test_results_of_other_pictures_stay(place: Path, tmp_path: Path):
+def test_results_of_other_images_are_kept(place: Path, tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         shutil.copy(place / "good" / ("0.jpg" if name == "a" else "2.jpg"), tmp_path / name / "cat.jpg")
@@ -280,13 +280,13 @@ def test_a_run_does_not_resume_with_other_classifier_weights(
     weights = tmp_path / "weights.safetensors"
     shutil.copy(place / "weights.safetensors", weights)
     words = [f"data.images={place}/good", f"out={tmp_path}/run", f"classifier.weights={weights}"]
-    assert called(run_pretraining, TrainConfig, [*SMALL, *words]) == 0
+    assert status("train", *SMALL, *words) == 0
     save_file({name: value + 0.01 for name, value in load_file(weights).items()}, weights)
-    assert called(run_pretraining, TrainConfig, [*SMALL, *words]) == 2
+    assert status("train", *SMALL, *words) == 2
     assert "contains a run with other weights of resnet10t" in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_a_checkpoint_carries_the_names_of_its_classes(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_checkpoint_contains_the_class_names(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "names.txt").write_text("cat\ndog\nbird\nfish\n")
     monkeypatch.chdir(tmp_path)
     words = [f"data.images={place}/good", "out=run", "classifier.class_names=names.txt"]
@@ -308,33 +308,29 @@ def test_a_file_name_that_is_not_utf8(place: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("out", ["taken", "taken/deeper"])
-def test_a_file_where_the_folder_of_the_results_should_be(
-    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], out: str
-):
+def test_a_file_in_place_of_the_output_folder(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], out: str):
     (tmp_path / "taken").write_text("")
     assert finetune_words(place, f"images={place}/good/0.jpg", f"out={tmp_path}/{out}") == 1
     assert "cannot be written" in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_a_repeated_command_skips_what_it_skipped_before(
-    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_the_same_command_skips_the_same_images(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
     (images / "broken.jpg").write_bytes(b"")
     words = [f"images={images}", f"out={out}"]
-    assert finetune_words(place, *words, "steps=0") == 2, "nothing was readable"
+    assert finetune_words(place, *words, "steps=0") == 2, "no image can be read"
     Image.open(place / "good" / "0.jpg").save(images / "good.png")
-    for _ in range(2):  # the failed command holds no results, so its settings bind nobody
+    for _ in range(2):  # the failed command left no results, so other settings are accepted
         capfd.readouterr()
         assert finetune_words(place, *words) == 0
         assert "skipped 1 file" in capfd.readouterr().out
-    for word, told in (("target=null", "target=None is not a valid class"), ("fill=null", "fill=None is unknown")):
+    for word, expected in (("target=null", "target=None is not a valid class"), ("fill=null", "fill=None is unknown")):
         assert finetune_words(place, *words, word) == 2
-        assert told in capfd.readouterr().err
+        assert expected in capfd.readouterr().err
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_there(
+def test_a_full_disk_is_one_line_and_keeps_the_previous_checkpoint(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     import errno

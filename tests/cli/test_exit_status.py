@@ -159,8 +159,12 @@ def test_every_key_that_takes_a_path_expands_the_home(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HOME", "/home/someone")
     marked = list(path_keys())
     assert len(marked) > 40
+    dicts = {(schema, key.name) for schema, _ in marked for key in keys(schema) if key.default == {}}
     for schema, name in marked:
         if name in ("methods", "compare"):
+            continue
+        if (schema, name) in dicts:
+            assert getattr(parse(schema, [f"{name}.x=~/x"], "", ""), name) == {"x": "/home/someone/x"}
             continue
         required = ["folders=a"] if schema is ReportConfig else []
         file = "x.html" if schema is ReportConfig and name == "out" else "x"
@@ -202,9 +206,33 @@ def test_homes_in_yaml_lists_and_after_a_prefix(tmp_path: Path, monkeypatch: pyt
     assert settings.classifier.name == "hf:/home/someone/model"
 
 
-def test_a_file_cannot_make_a_command_run_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.yaml").write_text(f"shards: 'pipe:touch {tmp_path}/ran'\nout: {tmp_path}/out\n")
-    assert status("shards", f"config={tmp_path}/a.yaml") == 2
-    assert "would run a shell command; give it on the command line" in capsys.readouterr().err
-    assert not (tmp_path / "ran").exists()
+@pytest.mark.parametrize(
+    ("text", "words", "reason"),
+    [
+        ("shards: 'pipe:touch ran'", ["shards"], "shards=pipe:touch ran in a.yaml would run a shell command"),
+        ("classifier: {name: 'os:system'}", ["train"], "classifier.name=os:system in a.yaml would import and call it"),
+        ("classifier: {name: 'os:system'}", ["finetune"], "classifier.name=os:system in a.yaml would import"),
+    ],
+)
+def test_a_file_of_settings_cannot_run_code(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    words: list[str],
+    reason: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(text)
+    assert status(*words, "config=a.yaml") == 2
+    assert reason in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["a.yaml"]
+
+
+def test_the_command_line_may_name_a_command_or_a_function(tmp_path: Path) -> None:
     assert parse(MakeConfig, ["shards=pipe:cat a.tar"], "", "").shards == "pipe:cat a.tar"
+    (tmp_path / "a.yaml").write_text("classifier: {name: 'torchvision:resnet18'}")
+    assert parse(TrainConfig, [f"config={tmp_path}/a.yaml"], "", "").classifier.name == "torchvision:resnet18"
+    (tmp_path / "a.yaml").write_text("classifier: {name: 'mine:build'}")
+    words = [f"config={tmp_path}/a.yaml", "classifier.name=mine:build"]
+    assert parse(TrainConfig, words, "", "").classifier.name == "mine:build"

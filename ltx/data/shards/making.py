@@ -185,7 +185,7 @@ def _count(
     total = sum(content.samples for content in contents)
     if not total:
         reasons = [content.damage for content in contents if content.damage] + [reason for _, reason in skipped]
-        reason = f"; {reasons[0]}" if reasons else ""
+        reason = f"; {reasons[0]}" if reasons else f"; {urls[0]} contains no image"
         raise InputError(f"none of the images for {len(urls)} shard(s) can be read{reason}")
     shards: list[dict[str, Any]] = []
     for url, content in zip(urls, contents, strict=True):
