@@ -12,11 +12,13 @@ from torch import Tensor
 from ltx import Classifier
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
+from ltx.finetuning.finetune import finetune, resolve
+from ltx.finetuning.loop import Chunk, draw_scores, step_loss
 from ltx.finetuning.parameter_copies import Copies
+from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.area_threshold import masks_of_area
 from ltx.masking.fill import FILLS, Fill
-from ltx.objectives.area_rows import rows_of_areas
 from ltx.objectives.masked_batch import MaskedBatch
 from ltx.objectives.objective import Objective
 from ltx.objectives.settings import TERMS, ObjectiveConfig
@@ -165,25 +167,37 @@ def test_the_forward_pass_of_a_training_step_never_waits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["unet", "unet released", "vit", "inr nested"])
-def test_copies_for_each_image_stay_on_the_device(name: str) -> None:
+def test_the_forward_pass_of_a_finetuning_step_never_waits(name: str) -> None:
     explainer = network(name)
     scope = "all" if explainer.trunk is not None else "decoder"
+    settings = resolve(explainer, 1, FinetuneSettings(scope=scope, fill="random", jitter=2))
     with fake_cuda() as device:
         moved, images = device.move(explainer), device.rand(3, 3, *explainer.classifier.input_size)
         unmasked_logits, features = moved.predict_and_encode(images)
         copies = Copies(moved, scope, 3, features, images)
         assert copies.batched
-        areas = AreaSampling(2).draw(images, torch.Generator(), shared=True) if moved.takes_areas else None
-        scores = copies.scores(device.classes(3), areas)
-        batch = replace(
-            batch_on(device, explainer.classifier, 3),
-            images=images,
-            unmasked_logits=unmasked_logits,
-            scores=scores,
-            mask=moved.masks(scores, areas),
-            background=Fill("random")(images, torch.Generator(), shared=True),
-            areas=None,
-        )
-        verdict = Objective()(batch if areas is None else rows_of_areas(batch, areas))
-        assert on_gpu(scores, verdict.loss)
+        chunk = Chunk(images, device.classes(3), unmasked_logits, device.rand(3, 1, *images.shape[-2:]))
+        generator = torch.Generator()
+        scores, areas = draw_scores(copies, chunk, settings.areas, generator)
+        loss = step_loss(copies, chunk, scores, areas, settings, generator)
+        assert loss.shape == (3,)
+        assert on_gpu(scores, loss)
         assert not device.synchronisations
+
+
+@pytest.mark.parametrize("name", ["unet", "inr nested"])
+def test_synchronisations_of_a_whole_finetuning_run_do_not_grow_with_its_chunks(name: str) -> None:
+    """Without steps, as gradients need a driver: validation, the check for NaN and the labels wait for the GPU."""
+    explainer = network(name)
+    counts = []
+    for chunks in (1, 2):
+        with fake_cuda() as device:
+            moved, images = device.move(explainer), device.rand(2, 3, *explainer.classifier.input_size)
+            maps = finetune(moved, images, steps=0, settings=FinetuneSettings(max_batch=2 // chunks)).maps
+            assert on_gpu(maps)
+            places = {place.rsplit(":", 1)[0] for place in device.synchronisations}
+            allowed = {"classifier/classifier.py", "finetuning/loop.py", "results/building.py"}
+            allowed |= {"results/masks_by_area.py"} if explainer.takes_areas else set()
+            assert places <= {f"ltx/{place}" for place in allowed}, device.synchronisations
+            counts.append(device.synchronisations.total())
+    assert counts[1] - counts[0] == 1, "one check for NaN per chunk"
