@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ltx.attribution.attention import attention_chain, has_attention
 from ltx.attribution.model_trace import ModelTrace, ModuleCall, model_trace
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.own_modules import FunctionModule
 from ltx.runtime.errors import InputError, suggest
 
 Layout = Literal["NCHW", "NHWC", "tokens"]
@@ -80,6 +81,11 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
     if cached is None or cached[0] is not trace:
         cached = _selections[classifier] = trace, _all_layers(classifier)
     selected = cached[1]
+    if len(selected) < count and isinstance(classifier.model, FunctionModule):
+        raise InputError(
+            f"{classifier.name} is a function or a scripted module, whose layers cannot be hooked; give the nn.Module "
+            "itself"
+        )
     if len(selected) < count:
         size = "x".join(map(str, classifier.input_size))
         raise InputError(

@@ -16,6 +16,7 @@ from ltx.classifier.class_token import TokenWriting
 from ltx.classifier.feature_maps import average_rows, in_eval_mode
 from ltx.classifier.interface import Features
 from ltx.classifier.model_outputs import find_logits
+from ltx.classifier.own_modules import FunctionModule
 from ltx.classifier.tracing import Call, FeaturePoint, LayoutFinder, ModelLayout, find_head, first_tensor, record
 from ltx.runtime.errors import InputError, suggest
 
@@ -174,6 +175,12 @@ class HookedModel:
             layout = finder.find() if self.options.features is None else self._selected(finder, calls)
         except InputError as error:
             self._refusal = str(error)
+            return
+        if layout is None and isinstance(self.module, FunctionModule):
+            self._refusal = (
+                "the layers of a function or a scripted module cannot be hooked; give the nn.Module itself, or choose "
+                "another trunk with explainer.trunk=<timm model name>"
+            )
             return
         if layout is None:
             self._refusal = (

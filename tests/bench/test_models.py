@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 
 from ltx.bench.model_cases import OWN_MODULES, TIMM, TORCHVISION, TRANSFORMERS, cases
 from ltx.bench.models import JOBS, YES, Row, markdown, measure, run_case
@@ -34,6 +35,7 @@ def test_the_table_is_as_large_as_promised() -> None:
     assert len(set(TORCHVISION)) >= 12
     assert len(set(TRANSFORMERS)) >= 8
     assert len(set(OWN_MODULES)) >= 10
+    assert [name for name in TIMM if not timm.is_model(name)] == []
 
 
 @pytest.mark.parametrize("name", SAMPLE)
@@ -44,7 +46,10 @@ def test_sample_of_the_table(name: str) -> None:
             assert REFUSED[name] in row.cells["classify"]
             continue
         assert [row.cells[job] for job in ("classify", "integrated gradients", "evaluate")] == [YES] * 3
-        if name != "torch.jit.script":  # its layers cannot be hooked
+        if name == "torch.jit.script":
+            assert "cannot be hooked; give the nn.Module itself" in row.cells["gradcam"]
+            assert "cannot be hooked; give the nn.Module itself" in row.cells["train"]
+        else:
             assert [row.cells[job] for job in ("gradcam", "train", "finetune")] == [YES] * 3
         is_vit = name in ("vit_tiny_patch16_224", "ViT")
         assert (row.cells["gae"] == YES) == is_vit
