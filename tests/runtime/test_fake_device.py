@@ -171,7 +171,7 @@ def test_the_forward_pass_of_a_finetuning_step_never_waits(name: str) -> None:
     explainer = network(name)
     scope = "all" if explainer.trunk is not None else "decoder"
     settings = resolve(explainer, 1, FinetuneSettings(scope=scope, fill="random", jitter=2))
-    with fake_cuda() as device:
+    with fake_cuda(assumed=0.5) as device:  # the jitter's draws lie in [0, 1)
         moved, images = device.move(explainer), device.rand(3, 3, *explainer.classifier.input_size)
         unmasked_logits, features = moved.predict_and_encode(images)
         copies = Copies(moved, scope, 3, features, images)
