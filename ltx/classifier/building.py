@@ -27,6 +27,13 @@ from ltx.runtime.errors import InputError, first_line
 BINARY_NAMES = ["negative", "positive"]
 
 
+KEYWORDS = (
+    *("weights", "weights_key", "num_classes", "class_names", "head", "input_size", "mean", "std", "precision"),
+    *("channels", "options", "features", "head_layer", "grid", "prefix_tokens", "forward"),
+)
+"""Keyword arguments of `Classifier`."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """Validated settings of a classifier.
@@ -57,12 +64,10 @@ class Setup:
         Raises:
             InputError: an invalid value.
         """
-        known = {"weights", "weights_key", "num_classes", "class_names", "head", "input_size", "mean", "std"}
-        known |= {"precision", "channels", "options", "features", "head_layer", "grid", "prefix_tokens", "forward"}
         for key in settings:
-            if key not in known:
-                raise InputError(f"classifier.{key} is unknown; known: {', '.join(sorted(known))}")
-        given: dict[str, Any] = {**dict.fromkeys(known), **settings}
+            if key not in KEYWORDS:
+                raise InputError(f"classifier.{key} is unknown; known: {', '.join(sorted(KEYWORDS))}")
+        given: dict[str, Any] = {**dict.fromkeys(KEYWORDS), **settings}
         head, head_layer = given["head"] or "softmax", given["head_layer"]
         if head not in HEADS:
             if isinstance(name, str) or head_layer is not None or not isinstance(head, str):

@@ -42,23 +42,7 @@ def timm_model(
         raise InputError(f"classifier.name={name!r} is not a timm model{suggest(name, timm.list_models())}")
     options: dict[str, Any] = dict(extra or {}) | ({} if num_classes is None else {"num_classes": num_classes})
     pretrained = weights is None and name not in OFFLINE_WEIGHTS
-    try:
-        try:
-            model = _create(name, pretrained, options if size is None else {**options, "img_size": size})
-        except TypeError:  # convolutional models have no img_size and take any
-            if size is None:
-                raise
-            model = _create(name, pretrained, options)
-    except TypeError as error:
-        raise InputError(f"classifier.name={name} cannot be built: {first_line(error)}") from error
-    except (RuntimeError, OSError, ValueError, AssertionError) as error:
-        if not pretrained or isinstance(error, AssertionError):
-            at = "" if size is None else f" with classifier.input_size={size[0]}x{size[1]}"
-            raise InputError(f"classifier.name={name} cannot be built{at}: {first_line(error)}") from error
-        raise InputError(
-            f"classifier.name={name}: its pretrained weights are not available ({first_line(error)}); "
-            "give classifier.weights=FILE, or classifier.weights=random for none"
-        ) from error
+    model = _built(name, pretrained, options, size)
     if getattr(model, "num_classes", None) == 0:
         raise InputError(
             f"classifier.name={name} has no classification head; give classifier.num_classes and classifier.weights, "
@@ -79,6 +63,26 @@ def timm_model(
     elif weights is not None and str(weights) != "random":
         load_weights(model, Path(weights), name, weights_key)
     return model
+
+
+def _built(name: str, pretrained: bool, options: dict[str, Any], size: tuple[int, ...] | None) -> nn.Module:
+    try:
+        try:
+            return _create(name, pretrained, options if size is None else {**options, "img_size": size})
+        except TypeError:  # convolutional models have no img_size and take any
+            if size is None:
+                raise
+            return _create(name, pretrained, options)
+    except TypeError as error:
+        raise InputError(f"classifier.name={name} cannot be built: {first_line(error)}") from error
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        if not pretrained or isinstance(error, AssertionError):
+            at = "" if size is None else f" with classifier.input_size={size[0]}x{size[1]}"
+            raise InputError(f"classifier.name={name} cannot be built{at}: {first_line(error)}") from error
+        raise InputError(
+            f"classifier.name={name}: its pretrained weights are not available ({first_line(error)}); "
+            "give classifier.weights=FILE, or classifier.weights=random for none"
+        ) from error
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
