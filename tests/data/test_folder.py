@@ -206,9 +206,9 @@ def test_reduced_jpeg_decoding_is_close_to_full_decoding(tmp_path: Path, monkeyp
 
     decode = module.decoded
 
-    def spy(image: Image.Image) -> torch.Tensor:
+    def spy(image: Image.Image, *options: Any) -> torch.Tensor:
         sizes.append(image.size)
-        return decode(image)
+        return decode(image, *options)
 
     monkeypatch.setattr(module, "decoded", spy)
     fast = [crops[0, position]["image"] for position in range(8)]

@@ -101,7 +101,7 @@ def test_a_module_without_feature_maps_needs_another_trunk():
     classifier = Classifier(model, input_size=64)
     with pytest.raises(InputError, match=r"explainer\.trunk=<timm model name>"):
         explainer_for(classifier)
-    with pytest.raises(InputError, match=r"for instance explainer\.trunk=resnet18"):
+    with pytest.raises(InputError, match=r"choose another trunk with explainer\.trunk="):
         explainer_for(classifier, trunk="copy")
     explainer = explainer_for(classifier, trunk="resnet18")
     assert isinstance(explainer, UNetExplainer)
