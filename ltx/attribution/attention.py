@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltx.attribution.interception import AttentionInterception, Handler
 from ltx.attribution.model_trace import AttentionCall, ModelTrace, ModuleCall, model_trace
+from ltx.attribution.partial_forward import replaced_forwards
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError
 
@@ -47,6 +49,19 @@ class AttentionChain:
     def intercept(self, handler: Handler, first: int = 0) -> AttentionInterception:
         """Context in which `handler` receives the attention of the blocks from `first` on."""
         return AttentionInterception(self.tokens, self.heads, handler, first)
+
+    def on_tokens_read(self) -> AbstractContextManager[None]:
+        """Context in which the layers after the last attention run only on the leading tokens that the head reads."""
+
+        def narrow(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+            def on_first(tokens: Tensor) -> Tensor:
+                if tokens.ndim != 3 or tokens.shape[1] != self.tokens:
+                    return forward(tokens)
+                return F.pad(forward(tokens[:, : self.tokens_read]), (0, 0, 0, self.tokens - self.tokens_read))
+
+            return on_first
+
+        return replaced_forwards({module: narrow(module.forward) for module in self.later_modules})
 
     @contextmanager
     def captured(self) -> Iterator[dict[int, Tensor]]:

@@ -15,20 +15,22 @@ first two are exact:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.attention import AttentionChain, attention_chain, graph_leaf
-from ltx.attribution.partial_forward import CutReached, Recording, record, replaced_forwards
+from ltx.attribution.partial_forward import CutReached, Recording, record
 from ltx.attribution.rollout import positive_relevance
 from ltx.classifier.classifier import Classifier
 
 Point = tuple[float, ...]
+
+TOLERANCE = 0.025
+"""Default tolerance: on DeiT-Tiny, maps differ from exact ones by at most 5e-4 of their range (8 photographs)."""
 
 
 @dataclass
@@ -165,7 +167,7 @@ def _replay(
 
     with ExitStack() as stack:
         if only_last:
-            stack.enter_context(_on_tokens_read(chain))
+            stack.enter_context(chain.on_tokens_read())
         leaves = stack.enter_context(prefix.replaying(count))
         stack.enter_context(chain.intercept(replace, first))
         logits = classifier.logits(prefix.inputs.repeat(count, 1, 1, 1))
@@ -271,18 +273,3 @@ def mean_and_residuals(gram: Tensor, tolerance: float) -> tuple[Tensor, Tensor, 
     size = min(int((~enough).sum(-1).max()) + 1, count + 1)
     weights = torch.cat([torch.full_like(along, 1 / count).unsqueeze(2), projection @ directions], 2)
     return weights, torch.cat([along.unsqueeze(2), directions], 2), size
-
-
-def _on_tokens_read(chain: AttentionChain) -> AbstractContextManager[None]:
-    """Context in which the layers after the last attention run on the leading tokens that the head reads."""
-    count = chain.tokens_read
-
-    def narrow(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def on_first(tokens: Tensor) -> Tensor:
-            if tokens.ndim != 3 or tokens.shape[1] != chain.tokens:
-                return forward(tokens)
-            return F.pad(forward(tokens[:, :count]), (0, 0, 0, chain.tokens - count))
-
-        return on_first
-
-    return replaced_forwards({module: narrow(module.forward) for module in chain.later_modules})

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.attribution.attention import attention_chain, has_attention
-from ltx.attribution.attention_path import path_gradients
+from ltx.attribution.attention_path import TOLERANCE, path_gradients
 from ltx.attribution.feature_layers import FeatureLayer, activation_and_gradient, rescaled, select_layers, upsample
 from ltx.attribution.partial_forward import gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
@@ -43,7 +43,7 @@ def dix(
     variant: Variant = "paper",
     steps: int | None = None,
     layers: list[str] | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     max_batch: int = 64,
 ) -> Tensor:
     """DIX2 (`depth=2`) or DIX3 (`depth=3`).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -202,13 +203,22 @@ def activation_and_gradient(
 
     handle = layer.module.register_forward_hook(hold)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _on_tokens_read(classifier, layer):
             logits = classifier(images)
             classes = logits.argmax(1) if targets is None else targets
             (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), outputs[-1:])
     finally:
         handle.remove()
     return layer.as_map(outputs[-1].detach()).float(), layer.as_map(gradient).float()
+
+
+def _on_tokens_read(classifier: Classifier, layer: FeatureLayer) -> AbstractContextManager[None]:
+    """Context in which the layers after the last attention run on fewer tokens, if `layer` is before it."""
+    if layer.layout != "tokens" or not has_attention(classifier):
+        return nullcontext()
+    chain = attention_chain(classifier)
+    calls = [*chain.blocks[:-1], *([chain.last_input] if chain.last_input else [])]
+    return chain.on_tokens_read() if layer.module in [call.module for call in calls] else nullcontext()
 
 
 def upsample(maps: Tensor, images: Tensor, mode: str = "bilinear") -> Tensor:

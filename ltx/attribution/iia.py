@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.attention import attention_chain, has_attention
-from ltx.attribution.attention_path import path_gradients
+from ltx.attribution.attention_path import TOLERANCE, path_gradients
 from ltx.attribution.feature_layers import FeatureLayer, activation_and_gradient, rescaled, select_layers, upsample
 from ltx.attribution.partial_forward import Recording, gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
@@ -49,7 +49,7 @@ def iia(
     variant: Variant = "paper",
     steps: int | None = None,
     layers: Sequence[str | int] | str | int | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     max_batch: int = 64,
 ) -> Tensor:
     """IIA2 (`depth=2`) or IIA3 (`depth=3`).
@@ -171,25 +171,27 @@ def _paper_features(
         nonlocal total
         layer, activation = layers[depth], prefix.value.detach()
         reference = layer.channel_minimum(activation)
+        difference = activation - reference
+        difference_map = layer.as_map(difference).float()
         step = max(1, rows // len(activation))
         for begin in range(0, len(grid), step):
             points = grid[begin : begin + step]
             count = len(points)
             factors = torch.tensor([a for a, _ in points], device=activation.device).to(activation.dtype)
             factors = factors.view(-1, *[1] * activation.ndim)
-            value = (reference + factors * (activation - reference)).flatten(0, 1)
+            value = (reference + factors * difference).flatten(0, 1)
             inner = torch.tensor([w for _, w in points], device=activation.device)
-            every = _Rows(part.images.repeat(count, 1, 1, 1), part.image * count, part.point * count)
-            weight = (inner[:, None] * weights).flatten()
+            image, weight = part.image * count, (inner[:, None] * weights).flatten()
             if depth + 1 < len(layers):
+                every = _Rows(part.images.repeat(count, 1, 1, 1), image, part.point * count)
                 with torch.no_grad(), prefix.replaying(count, value):
                     later = _record(classifier, layers[depth + 1], every.images)
                 integrate(later, depth + 1, every, weight)
                 continue
-            gradient = gradient_after(classifier, prefix, value, targets[every.image])
-            difference = layer.as_map(activation - reference).float().repeat(count, 1, 1, 1)
-            relevance = difference * layer.as_map(value).float() * layer.as_map(gradient).float()
-            total = _add(total, every.image, relevance.mean(1, keepdim=True) * weight.view(-1, 1, 1, 1), len(images))
+            gradient = gradient_after(classifier, prefix, value, targets[image])
+            relevance = (layer.as_map(value).float() * layer.as_map(gradient).float()).unflatten(0, (count, -1))
+            relevance = (relevance * difference_map).mean(2, keepdim=True).flatten(0, 1)
+            total = _add(total, image, relevance * weight.view(-1, 1, 1, 1), len(images))
 
     for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
         with torch.no_grad():

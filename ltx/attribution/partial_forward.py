@@ -208,7 +208,8 @@ def gradient_after(classifier: Classifier, prefix: Recording, value: Tensor, tar
     leaf = value.detach().requires_grad_()
     repeats = len(value) // len(prefix.value)
     with torch.enable_grad(), prefix.replaying(repeats, leaf):
-        score = classifier.logits(prefix.inputs.repeat(repeats, 1, 1, 1)).gather(1, targets[:, None]).sum()
+        inputs = prefix.inputs if repeats == 1 else prefix.inputs.repeat(repeats, 1, 1, 1)
+        score = classifier.logits(inputs).gather(1, targets[:, None]).sum()
     return torch.autograd.grad(score, leaf)[0]
 
 
