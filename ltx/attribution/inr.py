@@ -104,13 +104,14 @@ def fit_inr(
         An `Explanation`; its `by_area` predicts masks of any area.
     """
     fit = fit or INRFit()
+    areas = AreaSampling(fit.areas)  # checks the number of areas
     settings = FinetuneSettings(
         lr=fit.lr,
         objective=area_objective(fit.variant, fit.reward),
         fill=Fill("blur"),
         seed=fit.seed,
         max_batch=max(1, max_batch // fit.areas),
-        areas=AreaSampling(fit.areas),
+        areas=areas,
         jitter=fit.jitter,
     )
     return finetune(

@@ -97,9 +97,9 @@ def test_equal_seeds_give_equal_bytes(cnn, images, method):
         ("rise", {"keep": 1.0}, "keep=1.0"),
         ("gradient_shap", {"samples": 0}, "samples=0"),
         ("gradient_shap", {"baseline": "pink"}, "pink"),
-        ("gradient_shap", {"seed": 2**64}, "seed=1.*63 bits"),
-        ("rise", {"seed": -(2**64)}, "seed=-1.*63 bits"),
-        ("inr", {"seed": 2**64}, "seed=1.*63 bits"),
+        ("gradient_shap", {"seed": 2**64}, "seed=1.*64 bits"),
+        ("rise", {"seed": -(2**64)}, "seed=-1.*64 bits"),
+        ("inr", {"seed": 2**64}, "seed=1.*64 bits"),
     ],
 )
 def test_invalid_options_are_named(cnn, images, method, options, text):
