@@ -27,6 +27,8 @@ class AttentionChain:
         heads: number of heads of each block.
         tokens: number of tokens `N`.
         start: weights `[N]`, summing to 1, of the tokens that the head reads; a rollout starts from them.
+        tokens_read: number of leading tokens that include all tokens that the head reads.
+        reads_patches: whether the head reads patch tokens.
         last_input: the first layer of the last block, which normalises the tokens before the attention.
         later_modules: modules after the last attention that can run on the tokens that the head reads alone.
     """
@@ -35,16 +37,13 @@ class AttentionChain:
     heads: list[int]
     tokens: int
     start: Tensor
+    tokens_read: int
+    reads_patches: bool
     last_input: ModuleCall | None
     later_modules: list[nn.Module]
 
     def __len__(self) -> int:
         return len(self.blocks)
-
-    @property
-    def tokens_read(self) -> int:
-        """Number of leading tokens that include all tokens that the head reads."""
-        return int(self.start.nonzero().max()) + 1
 
     def intercept(self, handler: Handler, first: int = 0) -> AttentionInterception:
         """Context in which `handler` receives the attention of the blocks from `first` on."""
@@ -145,12 +144,14 @@ def _chain(classifier: Classifier, trace: ModelTrace) -> AttentionChain | str:
     rows_read = chain[-1].rows_read
     if rows_read is None:
         return f"{name} has square attention matrices after those over its {tokens} tokens"
-    blocks = _blocks(chain)
+    blocks, start = _blocks(chain), _start(rows_read, prefix)
     return AttentionChain(
         blocks,
         [call.shape[-3] for call in chain],
         tokens,
-        _start(rows_read, prefix),
+        torch.tensor(start, device=classifier.device),
+        max(token + 1 for token, weight in enumerate(start) if weight),
+        any(start[prefix:]),
         _first_layer(blocks[-1], trace.calls[: chain[-1].calls_before]),
         chain[-1].later_modules,
     )
@@ -178,15 +179,14 @@ def _first_layer(block: ModuleCall, calls: list[ModuleCall]) -> ModuleCall | Non
     return next((call for call in calls if call.parent is block), None)
 
 
-def _start(rows_read: Tensor, prefix: int) -> Tensor:
+def _start(rows_read: list[bool], prefix: int) -> list[float]:
     """Weights of the tokens that the head reads: prefix tokens, and all patch tokens if it reads any of them.
 
     Maximum pooling reads each channel from another token, so one pass does not use every token.
     """
-    weights = rows_read.float()
-    if not bool(rows_read.any()):  # an untrained head of zeros
-        weights = torch.zeros_like(weights)
-        weights[slice(0, 1) if prefix else slice(None)] = 1
-    elif bool(rows_read[prefix:].any()):
-        weights[prefix:] = 1
-    return weights / weights.sum()
+    read = list(rows_read)
+    if not any(read):  # an untrained head of zeros
+        read = [token == 0 or not prefix for token in range(len(read))]
+    elif any(read[prefix:]):
+        read[prefix:] = [True] * (len(read) - prefix)
+    return [each / sum(read) for each in read]

@@ -134,8 +134,7 @@ def _blocks(classifier: Classifier) -> tuple[list[nn.Module], bool]:
     """Blocks of a token model, first to last, and whether its head reads patch tokens."""
     if has_attention(classifier):
         chain = attention_chain(classifier)
-        reads_patches = bool(chain.start[classifier.num_prefix_tokens :].any())
-        return [call.module for call in chain.blocks], reads_patches
+        return [call.module for call in chain.blocks], chain.reads_patches
     blocks = getattr(classifier.model, "blocks", None)
     listed = list(blocks) if isinstance(blocks, (nn.Sequential, nn.ModuleList)) else []
     return listed, getattr(classifier.model, "global_pool", "") != "token"

@@ -53,7 +53,7 @@ class AttentionCall:
         caller: the innermost module call in which it is computed.
         calls_before: number of module calls that finished before it.
         follows_previous: whether it depends on the previous matrix of the same shape.
-        rows_read: tokens whose attention the logits depend on, `[N]` bool; only for the last square matrix.
+        rows_read: for each token whether the logits depend on its attention; only for the last square matrix.
         later_modules: modules with linear layers that run on the tokens read after the last square matrix, and treat
             each token separately.
     """
@@ -62,7 +62,7 @@ class AttentionCall:
     caller: ModuleCall
     calls_before: int
     follows_previous: bool = True
-    rows_read: Tensor | None = None
+    rows_read: list[bool] | None = None
     later_modules: list[nn.Module] = field(default_factory=list)
 
 
@@ -164,12 +164,12 @@ class _Tracer:
         (gradient,) = torch.autograd.grad((logits * weights).sum(), matrix, allow_unused=True)
         if gradient is None:
             gradient = torch.zeros_like(matrix)
-        last.rows_read = (gradient.flatten(0, -3) != 0).any(0).any(-1)
+        last.rows_read = (gradient.flatten(0, -3) != 0).any(0).any(-1).tolist()
         last.later_modules = self._later_modules(last.rows_read)
 
-    def _later_modules(self, rows_read: Tensor) -> list[nn.Module]:
+    def _later_modules(self, rows_read: list[bool]) -> list[nn.Module]:
         selected: list[nn.Module] = []
-        count = int(rows_read.nonzero().max()) + 1 if bool(rows_read.any()) else len(rows_read)
+        count = max((row + 1 for row, read in enumerate(rows_read) if read), default=len(rows_read))
         if 2 * count > len(rows_read):
             return selected  # nothing to save
         with torch.no_grad():
