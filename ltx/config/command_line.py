@@ -114,7 +114,7 @@ def run(
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        finish(1, f"error: {error.filename or 'output'} cannot be written: {error.strerror}")
+        finish(1, f"error: {error.filename2 or error.filename or 'output'} cannot be written: {error.strerror}")
     except KeyboardInterrupt:
         finish(130, "interrupted; run the same command again to resume")
     except SystemExit as leaving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -236,3 +237,20 @@ def test_the_command_line_may_name_a_command_or_a_function(tmp_path: Path) -> No
     (tmp_path / "a.yaml").write_text("classifier: {name: 'mine:build'}")
     words = [f"config={tmp_path}/a.yaml", "classifier.name=mine:build"]
     assert parse(TrainConfig, words, "", "").classifier.name == "mine:build"
+
+
+# -- full disks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_names_the_file_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copying from one disk to another names both files, the source first."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/source", None, f"{tmp_path}/out/last.ckpt")
+
+    monkeypatch.setattr("ltx.cli.shards.pack", full)
+    assert status("shards", "images=scikit-image", f"out={tmp_path}/out") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"error: {tmp_path}/out/last.ckpt cannot be written: No space left on device"
