@@ -95,10 +95,11 @@ def test_two_ranks_write_the_same_scores_as_one(place: Path, tmp_path: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = settings(place, tmp_path / "two", gallery=0)
-    multiprocessing.start_processes(on_a_rank, args=(config, port), nprocs=2, start_method="fork")
+    # A forked process cannot run backward passes after its parent has run some.
+    multiprocessing.start_processes(on_a_rank, args=(config, port), nprocs=2, start_method="spawn")
     evaluate(replace(config, out=str(tmp_path / "one")))
     scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("two", "one")]
-    # A forked rank uses one thread, and rounding of sums depends on the number of threads.
+    # Each rank uses one thread, and rounding of sums depends on the number of threads.
     two, one = map(flat, scores)
     assert two.keys() == one.keys()
     for key, value in one.items():
