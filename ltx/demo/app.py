@@ -276,16 +276,16 @@ def opened(config: DemoConfig) -> Iterator[gr.Blocks]:
         precision=config.classifier.precision,
     )
     explainer.classifier.fold_norms()
-    former = os.environ.get("GRADIO_TEMP_DIR")
+    previous = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="ltx-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # the only way to tell Gradio
         try:
             yield build(App(explainer, config, Path(folder)))
         finally:
-            if former is None:
+            if previous is None:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:
-                os.environ["GRADIO_TEMP_DIR"] = former
+                os.environ["GRADIO_TEMP_DIR"] = previous
 
 
 def launch(page: gr.Blocks, config: DemoConfig, block: bool = True) -> str:

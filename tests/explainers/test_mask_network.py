@@ -22,7 +22,7 @@ def test_masks_of_every_family(name: str):
         alone = explainer(images[:1], 0)
     assert first.shape == (2, 1, *classifier.input_size)
     assert 0 <= float(first.min()) <= float(first.max()) <= 1
-    assert not torch.allclose(first, second), "a conditioned network answers for the class that is asked about"
+    assert not torch.allclose(first, second), "a conditioned network explains the target class"
     assert torch.allclose(first[:1], alone, atol=1e-5)
 
 
