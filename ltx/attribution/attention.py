@@ -15,6 +15,7 @@ from ltx.attribution.interception import AttentionInterception, Handler
 from ltx.attribution.model_trace import AttentionCall, ModelTrace, ModuleCall, model_trace
 from ltx.attribution.partial_forward import replaced_forwards
 from ltx.classifier.classifier import Classifier
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 
@@ -27,6 +28,7 @@ class AttentionChain:
         heads: number of heads of each block.
         tokens: number of tokens `N`.
         start: weights `[N]`, summing to 1, of the tokens that the head reads; a rollout starts from them.
+        rows_read: indices of these tokens.
         tokens_read: number of leading tokens that include all tokens that the head reads.
         reads_patches: whether the head reads patch tokens.
         last_input: the first layer of the last block, which normalises the tokens before the attention.
@@ -37,6 +39,7 @@ class AttentionChain:
     heads: list[int]
     tokens: int
     start: Tensor
+    rows_read: Tensor
     tokens_read: int
     reads_patches: bool
     last_input: ModuleCall | None
@@ -149,7 +152,8 @@ def _chain(classifier: Classifier, trace: ModelTrace) -> AttentionChain | str:
         blocks,
         [call.shape[-3] for call in chain],
         tokens,
-        torch.tensor(start, device=classifier.device),
+        tensor_on(classifier.device, start),
+        tensor_on(classifier.device, [token for token, weight in enumerate(start) if weight]),
         max(token + 1 for token, weight in enumerate(start) if weight),
         any(start[prefix:]),
         _first_layer(blocks[-1], trace.calls[: chain[-1].calls_before]),

@@ -26,6 +26,7 @@ from ltx.attribution.attention import AttentionChain, attention_chain, graph_lea
 from ltx.attribution.partial_forward import CutReached, Recording, record
 from ltx.attribution.rollout import positive_relevance
 from ltx.classifier.classifier import Classifier
+from ltx.runtime.devices import tensor_on
 
 Point = tuple[float, ...]
 
@@ -151,7 +152,7 @@ def _replay(
     rows, count, first = len(images), len(points), blocks[0]
     only_last = first + 1 == len(chain)
     attention = prefix.value.detach()[..., : chain.tokens_read if only_last else chain.tokens, :]
-    factors = torch.tensor(points, device=images.device).repeat_interleave(rows, 0).view(-1, len(blocks), 1, 1, 1)
+    factors = tensor_on(images.device, points).repeat_interleave(rows, 0).view(-1, len(blocks), 1, 1, 1)
     scaled = (attention * factors[:, 0].unflatten(0, (count, rows)).to(attention.dtype)).flatten(0, 1).requires_grad_()
     matrices: dict[int, Tensor] = {first: scaled}
     unscaled: Tensor = attention

@@ -29,6 +29,7 @@ from ltx.attribution.partial_forward import gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 Variant = Literal["paper", "released"]
@@ -150,9 +151,7 @@ def _earlier_layer(
     total = torch.zeros_like(layer.as_map(activation), dtype=torch.float32)
     chunk = max(1, max_batch // len(images))
     for begin in range(1, steps + 1, chunk):  # at point 0 the norm is 0
-        factors = torch.tensor(
-            [i / steps for i in range(begin, min(begin + chunk, steps + 1))], device=activation.device
-        )
+        factors = tensor_on(activation.device, [i / steps for i in range(begin, min(begin + chunk, steps + 1))])
         difference = factors.to(activation.dtype).view(-1, *[1] * activation.ndim) * (activation - reference)
         value = (reference + difference).flatten(0, 1)
         count = len(factors)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
 from ltx.masking.fill import Fill
+from ltx.runtime.devices import send
 from ltx.runtime.errors import InputError
 from ltx.runtime.seeds import seeded
 
@@ -54,10 +55,10 @@ def gradient_shap(
     for begin in range(0, samples, chunk):
         points, differences = [], []
         for _ in range(min(chunk, samples - begin)):
-            perturbation = noise * torch.randn(images.shape[1:], generator=generator).to(images) if noise else 0.0
+            perturbation = noise * send(torch.randn(images.shape[1:], generator=generator), images) if noise else 0.0
             reference = fill(images, generator, shared=True)
             difference = images + perturbation - reference
-            points.append(reference + torch.rand((), generator=generator).to(images) * difference)
+            points.append(reference + send(torch.rand((), generator=generator), images) * difference)
             differences.append(difference)
         rows = torch.cat(points).requires_grad_()
         with torch.enable_grad():

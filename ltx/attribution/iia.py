@@ -32,6 +32,7 @@ from ltx.attribution.partial_forward import Recording, gradient_after, record
 from ltx.attribution.rollout import patch_map, roll_out
 from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 Variant = Literal["paper", "released"]
@@ -98,6 +99,7 @@ def _paper_attention(
     grid = trapezoid(steps)
     inner = list(product(grid, repeat=len(blocks)))
     total: Tensor | None = None
+    rows_read = attention_chain(classifier).rows_read
     # Every inner point keeps attention matrices for each row until the path is complete.
     batch = max(1, min(rows, KEPT_POINTS * rows // len(inner)))
     for part in _path_rows(images, black(images), [a for a, _ in grid], batch):
@@ -110,8 +112,7 @@ def _paper_attention(
             rows,
             tolerance,
         )
-        outer = torch.tensor([grid[i][1] for i in part.point], device=images.device)
-        rows_read = path.start.nonzero()[:, 0]
+        outer = tensor_on(images.device, [w for _, w in grid])[part.point]
         for k, relevances in enumerate(path.points()):
             weight = outer
             for _, w in inner[k]:
@@ -177,13 +178,13 @@ def _paper_features(
         for begin in range(0, len(grid), step):
             points = grid[begin : begin + step]
             count = len(points)
-            factors = torch.tensor([a for a, _ in points], device=activation.device).to(activation.dtype)
+            factors = tensor_on(activation.device, [a for a, _ in points]).to(activation.dtype)
             factors = factors.view(-1, *[1] * activation.ndim)
             value = (reference + factors * difference).flatten(0, 1)
-            inner = torch.tensor([w for _, w in points], device=activation.device)
-            image, weight = part.image * count, (inner[:, None] * weights).flatten()
+            inner = tensor_on(activation.device, [w for _, w in points])
+            image, weight = part.image.repeat(count), (inner[:, None] * weights).flatten()
             if depth + 1 < len(layers):
-                every = _Rows(part.images.repeat(count, 1, 1, 1), image, part.point * count)
+                every = _Rows(part.images.repeat(count, 1, 1, 1), image, part.point.repeat(count))
                 with torch.no_grad(), prefix.replaying(count, value):
                     later = _record(classifier, layers[depth + 1], every.images)
                 integrate(later, depth + 1, every, weight)
@@ -196,7 +197,7 @@ def _paper_features(
     for part in _path_rows(images, black(images), [a for a, _ in grid], rows):
         with torch.no_grad():
             first = _record(classifier, layers[0], part.images)
-        integrate(first, 0, part, torch.tensor([grid[i][1] for i in part.point], device=images.device))
+        integrate(first, 0, part, tensor_on(images.device, [w for _, w in grid])[part.point])
     assert total is not None
     return upsample(total, images)
 
@@ -225,7 +226,7 @@ def _record(classifier: Classifier, layer: FeatureLayer, images: Tensor) -> Reco
 class _Rows:
     """A batch of (path point, image) pairs: interpolated `images`, and the `image` and `point` index of each row."""
 
-    def __init__(self, images: Tensor, image: list[int], point: list[int]) -> None:
+    def __init__(self, images: Tensor, image: Tensor, point: Tensor) -> None:
         self.images, self.image, self.point = images, image, point
 
 
@@ -234,11 +235,10 @@ def _path_rows(images: Tensor, reference: Tensor, factors: list[float], max_batc
 
     The number of backward passes of a batch depends on the image that needs most, see `ltx.attribution.attention_path`.
     """
-    pairs = [(point, image) for image in range(len(images)) for point in range(len(factors))]
-    for begin in range(0, len(pairs), max_batch):
-        point, image = (list(column) for column in zip(*pairs[begin : begin + max_batch], strict=True))
-        scale = torch.tensor([factors[p] for p in point], device=images.device).view(-1, 1, 1, 1)
-        yield _Rows(reference + scale * (images[image] - reference), image, point)
+    scales = tensor_on(images.device, factors).view(-1, 1, 1, 1)
+    for pairs in torch.arange(len(images) * len(factors), device=images.device).split(max_batch):
+        image, point = pairs // len(factors), pairs % len(factors)
+        yield _Rows(reference + scales[point] * (images[image] - reference), image, point)
 
 
 def trapezoid(steps: int) -> list[tuple[float, float]]:
@@ -251,8 +251,8 @@ def black(images: Tensor) -> Tensor:
     return images.new_zeros(1, images.shape[1], 1, 1)
 
 
-def _add(total: Tensor | None, image: list[int], rows: Tensor, count: int) -> Tensor:
+def _add(total: Tensor | None, image: Tensor, rows: Tensor, count: int) -> Tensor:
     """Add each of `rows` `[S, …]` to the sum of its image `[count, …]`."""
     if total is None:
         total = rows.new_zeros(count, *rows.shape[1:])
-    return total.index_add_(0, torch.tensor(image, device=rows.device), rows)
+    return total.index_add_(0, image, rows)

@@ -129,7 +129,7 @@ def fresh_inr(classifier: Classifier, nested: bool, seed: int) -> INRExplainer:
     """An untrained network without image features; its parameters depend on the seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(seeded(seed).get_state())  # `torch.manual_seed` would also seed the caller's GPUs
-        return INRExplainer(classifier, trunk="none", nested=nested).to(classifier.device)
+        return INRExplainer(classifier, trunk="none", nested=nested).to(classifier.device, non_blocking=True)
 
 
 def area_objective(variant: Variant, reward: Reward) -> Objective:

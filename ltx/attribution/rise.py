@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
+from ltx.runtime.devices import send
 from ltx.runtime.errors import InputError
 from ltx.runtime.seeds import seeded
 
@@ -51,7 +52,7 @@ def rise(
     with torch.no_grad():
         for begin in range(0, masks, chunk):
             count = min(chunk, masks - begin)
-            batch = torch.stack([_mask(images.shape[-2:], cells, keep, generator) for _ in range(count)]).to(images)
+            batch = send(torch.stack([_mask(images.shape[-2:], cells, keep, generator) for _ in range(count)]), images)
             rows = (batch[:, None] * images[None]).flatten(0, 1)
             probability = classifier.probabilities(classifier(rows)).gather(1, classes.repeat(count)[:, None])
             total += probability.view(count, -1).T @ batch.flatten(1).float()

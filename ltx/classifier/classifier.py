@@ -17,6 +17,7 @@ from ltx.classifier.choices import HeadName, Precision
 from ltx.classifier.class_names import Target, Targets, class_index, one_each
 from ltx.classifier.feature_maps import in_eval_mode
 from ltx.classifier.interface import Features, ImageModel
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 CPU_ROWS = 4
@@ -338,7 +339,7 @@ class Classifier:
         classes = self.classes(listed)
         predicted = logits.argmax(1).tolist() if "predicted" in classes else [0] * len(logits)
         indices = [p if one == "predicted" else one for one, p in zip(classes, predicted, strict=True)]
-        return torch.tensor(indices, device=logits.device)
+        return tensor_on(logits.device, indices, torch.long)
 
     def classes(self, targets: Iterable[Target]) -> list[Target]:
         """The index of each target class; `"predicted"` is kept.

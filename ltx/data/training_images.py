@@ -21,6 +21,9 @@ from ltx.runtime.errors import InputError
 
 Source = TypeVar("Source")
 
+HOST_KEYS = ("position", "index", "crop")
+"""Numbers of a batch that only the host reads: random seeds and keys of a cache."""
+
 
 @dataclass(frozen=True)
 class StreamSettings:
@@ -108,6 +111,12 @@ class TrainingImages(lightning.LightningDataModule):
         self.workers = default_workers() if settings.workers is None else settings.workers
         self.cropping = settings.cropping()
         self.channels = settings.channels
+
+    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch to the device, except for `HOST_KEYS`: reading them from a GPU would wait for it."""
+        on_host = {key: batch[key] for key in HOST_KEYS if key in batch}
+        rest = {key: value for key, value in batch.items() if key not in on_host}
+        return super().transfer_batch_to_device(rest, device, dataloader_idx) | on_host
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Convert pixels to [0, 1] on the device: as bytes they need a quarter of the transfer."""

@@ -15,6 +15,7 @@ from ltx.classifier.feature_maps import Features
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.area_threshold import masks_of_area
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 OMEGA = 30.0
@@ -247,4 +248,4 @@ class INRExplainer(MaskNetwork):
 
 def map_areas(like: Tensor) -> Tensor:
     """`MAP_AREAS` for each row of a tensor `[B, …]`, on its device: float32 `[B, 16]`."""
-    return torch.tensor(MAP_AREAS).to(like.device, non_blocking=like.device.type == "cuda").expand(len(like), -1)
+    return tensor_on(like.device, MAP_AREAS).expand(len(like), -1)

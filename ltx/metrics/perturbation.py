@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ltx.classifier.classifier import Classifier
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 Order = Literal["highest", "lowest"]
@@ -187,7 +188,7 @@ def _predict_kept(
     max_batch: int,
 ) -> Prediction:
     """Predictions `[B, len(kept)]`; entry `[b, s]` keeps the pixels of image b ranked in `[low_s, high_s)`."""
-    low, high = torch.tensor(kept, device=images.device, dtype=torch.int32).T.unsqueeze(-1)
+    low, high = tensor_on(images.device, kept, torch.int32).T.unsqueeze(-1)
     ranks = ranks.view(images.shape[0], 1, *images.shape[-2:])
     pairs = torch.arange(images.shape[0] * len(kept), device=images.device)
     parts = []

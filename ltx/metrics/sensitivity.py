@@ -16,6 +16,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
 from ltx.metrics.rank_correlation import rank_correlation
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 STAGES = 4
@@ -87,7 +88,7 @@ def other_classes(targets: Tensor, count: int, seed: int, names: list[str]) -> T
     if count < 2:
         raise InputError("protocol=sensitivity explains a second class, but the classifier has one; leave it out")
     draws = [int(torch.randint(count - 1, (1,), generator=generator(seed, "logit", name))) for name in names]
-    return (targets + 1 + torch.tensor(draws, device=targets.device)) % count
+    return (targets + 1 + tensor_on(targets.device, draws)) % count
 
 
 class CascadingRandomisation(PerImageMetric):

@@ -13,6 +13,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Order, Prediction, counts_removed, curves, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings, generator
 from ltx.metrics.relevance_gain import BLUECHER
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 FRACTIONS = [step / 20 for step in range(21)]
@@ -100,7 +101,7 @@ class _NormalisedCurve(_FillMetric):
 def area(probability: Tensor, pixels: int) -> Tensor:
     """Area `[B]` under curves `[B, 21]` over the fraction removed from images with `pixels` pixels."""
     # 5 % of the pixels is rarely a whole number. Integrate over the fraction that was actually removed.
-    removed = torch.tensor(counts_removed(FRACTIONS, pixels), device=probability.device) / pixels
+    removed = tensor_on(probability.device, counts_removed(FRACTIONS, pixels)) / pixels
     return torch.trapezoid(probability, removed.to(probability.dtype), dim=1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltx.masking.area_sampling import AreaSampling
 from ltx.pretraining.ltx import LTXPretraining
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.seeds import Source
 
 VALIDATION_AREAS = (0.05, 0.1, 0.2, 0.5)
@@ -35,7 +36,7 @@ class INRPretraining(LTXPretraining):
         return self.areas.draw(images, generator)
 
     def validation_areas(self, images: Tensor) -> Tensor:
-        return images.new_tensor(VALIDATION_AREAS).expand(len(images), -1)
+        return tensor_on(images.device, VALIDATION_AREAS).expand(len(images), -1)
 
     def validation_scores(self, name: str, share: Tensor) -> dict[str, Tensor]:
         """The mean over all areas, and the mean over images for each area."""

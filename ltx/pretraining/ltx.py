@@ -206,8 +206,8 @@ def cache_keys(batch: dict[str, Any], is_mosaic: Tensor) -> Tensor | None:
     """Cache keys `[B]` of a batch's crops, on the CPU, -1 for mosaics; None = crops are not repeated."""
     if "crop" not in batch:
         return None
-    crops: Tensor = batch["crop"].cpu()
-    return crops.masked_fill(is_mosaic.cpu(), -1)
+    crops: Tensor = batch["crop"]  # on the CPU, see `TrainingImages.transfer_batch_to_device`
+    return crops.masked_fill(is_mosaic, -1)
 
 
 def applicable_maps(maps: Tensor, map_targets: Tensor, targets: Tensor, is_mosaic: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.classifier.classifier import Classifier
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.seeds import Source, draw
 
 GRIDS = ((1, 2), (2, 1), (2, 2))
@@ -20,8 +21,8 @@ class MosaicBatch(NamedTuple):
 
     Attributes:
         images: `[B, 3, H, W]`.
-        sources: which photograph each quarter of each image shows, as a row of the batch, `[B, 2, 2]`.
-        is_mosaic: which images are mosaics, `[B]`, bool.
+        sources: which photograph each quarter of each image shows, as a row of the batch, `[B, 2, 2]`, on the CPU.
+        is_mosaic: which images are mosaics, `[B]`, bool, on the CPU: a GPU need not be waited for.
     """
 
     images: Tensor
@@ -42,26 +43,27 @@ def make_mosaics(images: Tensor, share: float, generator: Source) -> MosaicBatch
         generator: source of the random draws, one or one for each image.
     """
     count, _, height, width = images.shape
-    chance, kind, place = draw(torch.rand, count, (3,), generator, images).unbind(1)
-    rows = torch.arange(count, device=images.device)
+    chance, kind, place = draw(torch.rand, count, (3,), generator, torch.empty(0)).unbind(1)
+    rows = torch.arange(count)
     grid, own_cell = (len(GRIDS) * kind).long(), (4 * place).long()
     last_neighbour = torch.where(grid == GRIDS.index((2, 2)), rows | 3, rows | 1)
     is_mosaic = (chance < share) & (last_neighbour < count)
     sources = rows.view(-1, 1, 1).expand(-1, 2, 2)
     if not share or count < 2:
         return MosaicBatch(images, sources, is_mosaic)
-    result = images
+    result, sources = images.clone(), sources.clone()
     for index, (down, across) in enumerate(GRIDS):
-        small = F.interpolate(images, (height // down, width // across), mode="bilinear", antialias=True)
-        cells = down * across
+        chosen, cells = (is_mosaic & (grid == index)).nonzero()[:, 0], down * across
+        if not len(chosen):
+            continue
         # Within a block of a power of two, `row ^ offset` is a neighbour, and offset 0 the image itself.
-        neighbours = [(rows ^ cell ^ (own_cell % cells)).clamp_max(count - 1) for cell in range(cells)]
-        lines = [torch.cat([small[n] for n in neighbours[i : i + across]], 3) for i in range(0, cells, across)]
-        mosaic = F.interpolate(torch.cat(lines, 2), (height, width))
-        chosen = (is_mosaic & (grid == index)).view(-1, 1, 1)
-        result = torch.where(chosen.unsqueeze(1), mosaic, result)
-        quarters = torch.stack(neighbours, 1).view(-1, down, across).expand(-1, 2, 2)
-        sources = torch.where(chosen, quarters, sources)
+        neighbours = [chosen ^ cell ^ (own_cell[chosen] % cells) for cell in range(cells)]
+        photographs = images[tensor_on(images.device, torch.cat(neighbours))]
+        small = F.interpolate(photographs, (height // down, width // across), mode="bilinear", antialias=True)
+        parts = small.chunk(cells)
+        lines = [torch.cat(parts[i : i + across], 3) for i in range(0, cells, across)]
+        result[tensor_on(images.device, chosen)] = F.interpolate(torch.cat(lines, 2), (height, width))
+        sources[chosen] = torch.stack(neighbours, 1).view(-1, down, across).expand(-1, 2, 2)
     return MosaicBatch(result, sources, is_mosaic)
 
 
@@ -69,12 +71,14 @@ class MosaicTargets(NamedTuple):
     """What the masks of mosaics explain: the prediction for the mosaic's own photograph alone.
 
     Attributes:
-        sources, is_mosaic: see `MosaicBatch`.
+        sources, is_mosaic: see `MosaicBatch`; on the device.
+        rows: the rows of the batch that are mosaics, `[mosaics]`.
         logits: the classifier's logits for the own photograph of each mosaic, `[mosaics, K]`.
     """
 
     sources: Tensor
     is_mosaic: Tensor
+    rows: Tensor
     logits: Tensor
 
     def replace_logits(self, logits: Tensor) -> Tensor:
@@ -83,7 +87,7 @@ class MosaicTargets(NamedTuple):
         Args:
             logits: the classifier's logits for the batch, mosaics included, `[B, K]`.
         """
-        return logits.masked_scatter(self.is_mosaic.unsqueeze(1), self.logits)
+        return logits.index_copy(0, self.rows, self.logits)
 
     def elsewhere(self, classifier: Classifier, logits: Tensor, targets: Tensor) -> Tensor:
         """Where the images show a photograph that does not contain the target class, `[B, 1, H, W]` of 0 and 1.
@@ -112,5 +116,8 @@ def mosaic_targets(classifier: Classifier, photographs: Tensor, batch: MosaicBat
     """
     if not batch.is_mosaic.any():
         return None
+    device = photographs.device
+    rows = tensor_on(device, batch.is_mosaic.nonzero()[:, 0])
     with torch.no_grad():
-        return MosaicTargets(batch.sources, batch.is_mosaic, classifier(photographs[batch.is_mosaic]))
+        logits = classifier(photographs[rows])
+    return MosaicTargets(tensor_on(device, batch.sources), tensor_on(device, batch.is_mosaic), rows, logits)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ltx.classifier.classifier import CPU_ROWS, Classifier
 from ltx.masking.area_sampling import SWEEP
 from ltx.masking.fill import keep
+from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 
 Ask = Callable[[Tensor, tuple[int, int] | None], Tensor]
@@ -117,7 +118,7 @@ class AreaMasks:
         Raises:
             InputError: an area outside (0, 1), or areas of another shape.
         """
-        rows = torch.as_tensor(areas, dtype=torch.float32).to(self.images)
+        rows = tensor_on(self.images.device, areas, torch.float32)
         rows = rows.reshape(1, -1) if rows.ndim < 2 else rows
         if not rows.numel() or rows.ndim > 2 or len(rows) not in (1, len(self.images)):
             raise InputError(f"areas of shape {tuple(rows.shape)} for {len(self.images)} images; give [A] or [B, A]")
@@ -171,7 +172,7 @@ class AreaMasks:
         enough = kept >= threshold[:, None]
         none = ~enough.any(1)
         first = torch.where(none, len(ascending) - 1, enough.float().argmax(1))
-        grid = self.images.new_tensor([0.0, *ascending])
+        grid = tensor_on(self.images.device, [0.0, *ascending])
         low, high = grid[first], grid[first + 1]
         rows = torch.arange(len(first), device=first.device)
         mask, probability = masks[rows, first, None], kept[rows, first]
@@ -188,5 +189,5 @@ class AreaMasks:
 
 def _entry(masks: Tensor, ascending: Sequence[float]) -> Tensor:
     inside = masks >= 0.5
-    smallest = torch.tensor(ascending, device=masks.device)[inside.float().argmax(1, keepdim=True)]
+    smallest = tensor_on(masks.device, ascending)[inside.float().argmax(1, keepdim=True)]
     return torch.where(inside.any(1, keepdim=True), smallest, torch.ones_like(smallest))

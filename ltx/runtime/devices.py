@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,3 +37,8 @@ def send(tensor: Tensor, like: Tensor) -> Tensor:
     CUDA copies pageable memory into a buffer of its own before the call returns, so `tensor` may be freed at once.
     """
     return tensor.to(like.device, like.dtype, non_blocking=like.device.type == "cuda")
+
+
+def tensor_on(device: torch.device, values: Sequence[Any] | Tensor | float, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of a few numbers on a device, see `send`; `torch.tensor(values, device=device)` waits for a GPU."""
+    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=device.type == "cuda")

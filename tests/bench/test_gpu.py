@@ -11,9 +11,14 @@ import torch
 
 from ltx import InputError
 from ltx.bench.gpu import run
+from ltx.bench.gpu.processes import training_words as process_words
+from ltx.bench.gpu.recipe import training_words as recipe_words
 from ltx.bench.gpu.run import measure
-from ltx.bench.settings import GPUBench
+from ltx.bench.gpu.session import Session
+from ltx.bench.settings import GPU_ITEMS, GPUBench
+from ltx.bench.table import Table
 from ltx.config.command_line import parse
+from ltx.pretraining.settings import TrainConfig
 from tests.support.small_inputs import write_photographs
 
 TINY = ["models=[resnet10t]", "input_size=64", "device=cpu", "repeats=1", "checkpoint=null", "inr_checkpoint=null"]
@@ -102,6 +107,28 @@ def test_the_time_limit_skips_the_rest(tmp_path: Path, monkeypatch: pytest.Monke
     measure(parse(GPUBench, [*TINY, "items=[equality]", "minutes=1e-9", f"out={tmp_path}"], "bench", ""))
     (line,) = json.loads((tmp_path / "gpu.json").read_text())["lines"]
     assert "skipped" in line["result"]
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_commands_of_the_trainings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
+    monkeypatch.setattr(Session, "on_gpu", on_gpu)
+    config = parse(GPUBench, ["recipe=configs/train/lite0.yaml", "train_images=photographs", "images=a,b"], "bench", "")
+    session = Session(config, torch.device("cpu"), Table(tmp_path, "gpu", {}))
+    recipe = parse(TrainConfig, recipe_words(session, tmp_path, 30), "ltx train", "")
+    assert (recipe.trainer.precision, recipe.trainer.max_steps) == ("bf16" if on_gpu else "fp32", 30)
+    for processes in (1, 2):
+        training = parse(TrainConfig, process_words(session, processes, tmp_path), "ltx train", "")
+        assert training.trainer.nodes * training.data.batch_size == 8
+        assert training.trainer.accelerator == ("gpu" if on_gpu else "cpu")
+
+
+def test_each_item_has_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = {}
+    items = {name: [lambda session, name=name: left.update({name: session.seconds_left})] for name in GPU_ITEMS}
+    monkeypatch.setattr(run, "ITEMS", items)
+    measure(parse(GPUBench, [*TINY, "minutes=10", f"out={tmp_path}"], "bench", ""))
+    assert left["equality"] == pytest.approx(600 * run.SHARES["equality"], abs=5)
+    assert left["recipe"] == pytest.approx(600, abs=30), "what other items did not need is left for the last one"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def test_teacher_maps_do_not_apply_to_mosaics_and_other_classes():
     map_targets[1] = (map_targets[1] + 1) % 6
     sources = torch.arange(4).view(4, 1, 1).repeat(1, 2, 2)
     sources[2, 0, 1] = 3
-    mosaics = MosaicTargets(sources, torch.tensor([False, False, True, False]), classifier(images[2:3]))
+    mosaics = MosaicTargets(
+        sources, torch.tensor([False, False, True, False]), torch.tensor([2]), classifier(images[2:3])
+    )
     generator = torch.Generator().manual_seed(0)
     masked, _ = module.evaluate_objective(images, generator, None, mosaics, (maps, map_targets))
     assert masked.teacher is not None

@@ -91,7 +91,8 @@ class Levels(nn.Module):
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
 def test_elsewhere_is_where_a_mosaic_shows_another_class(head: str):
     batch = make_mosaics(grey([0.0, 0.1, 0.2, 0.3]), 1.0, torch.Generator().manual_seed(2))
-    mosaics = MosaicTargets(batch.sources, batch.is_mosaic, torch.zeros(int(batch.is_mosaic.sum()), 3))
+    rows = batch.is_mosaic.nonzero()[:, 0]
+    mosaics = MosaicTargets(batch.sources, batch.is_mosaic, rows, torch.zeros(len(rows), 3))
     classifier = Classifier(Levels(), input_size=8, head=head)
     logits = classifier(grey([0.0, 0.1, 0.2, 0.3]))
     # The classifier predicts the same class for the first and the third photograph.

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ltx import Classifier
+from ltx.data.folder import FolderData
+from ltx.data.training_images import StreamSettings
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
 from ltx.finetuning.finetune import finetune, resolve
@@ -25,7 +27,7 @@ from ltx.objectives.settings import TERMS, ObjectiveConfig
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining
 from ltx.pretraining.settings import OptimiserConfig
-from tests.support.fake_device import FakeCuda, fake_cuda
+from tests.support.fake_device import CUDA, FakeCuda, fake_cuda
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "unet": ("resnet10t", {}),
@@ -62,6 +64,9 @@ def test_a_mixture_of_devices_raises_and_synchronisations_are_counted() -> None:
         torch.zeros(2).to(x)
         x.cpu()
         assert device.synchronisations.total() == 4
+        x[torch.zeros(2, dtype=torch.long)]
+        torch.tensor([1.0], device=x.device)
+        assert device.synchronisations.total() == 6
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -164,6 +169,27 @@ def test_the_forward_pass_of_a_training_step_never_waits(name: str) -> None:
         batch, verdict = moved.evaluate_objective(pixels, generators, areas, teacher=teacher)
         assert on_gpu(batch.mask, verdict.loss)
         assert not device.synchronisations
+
+
+@pytest.mark.parametrize("name", ["unet", "vit", "inr nested"])
+def test_a_training_step_waits_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the check that the loss is finite. Seeds, mosaics and logged values need no wait."""
+    explainer = network(name)
+    config: dict[str, Any] = {"explainer": explainer, "objective": Objective(), "fill": Fill("random"), "max_steps": 10}
+    config |= {"optimiser": OptimiserConfig(), "seed": 0, "mosaic": 0.5}
+    module = INRPretraining(areas=AreaSampling(2), **config) if explainer.takes_areas else LTXPretraining(**config)
+    logged: dict[str, Tensor] = {}
+    monkeypatch.setattr("ltx.pretraining.ltx.mean_over_ranks", lambda module, log: log)
+    monkeypatch.setattr(LTXPretraining, "log_dict", lambda module, log, **options: logged.update(log))
+    data = FolderData("unused", StreamSettings(explainer.classifier.input_size, 4, 1))
+    with fake_cuda() as device:
+        moved = device.move(module)
+        pixels = torch.empty(4, 3, *explainer.classifier.input_size, dtype=torch.uint8)
+        batch = {"image": pixels, "position": torch.arange(4), "index": torch.arange(4), "name": list("abcd")}
+        batch = data.on_after_batch_transfer(data.transfer_batch_to_device(batch, CUDA, 0), 0)
+        assert on_gpu(moved.training_step(batch, 0), *logged.values())
+        reads = {place.split(":")[0]: n for place, n in device.synchronisations.items()}
+        assert reads == {"ltx/pretraining/ltx.py": 1}, device.synchronisations
 
 
 @pytest.mark.parametrize("name", ["unet", "unet released", "vit", "inr nested"])

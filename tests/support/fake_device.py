@@ -21,6 +21,7 @@ PACKAGE = Path(__file__).parents[2] / "ltx"
 CUDA = torch.device("cuda", 0)
 
 aten: Any = torch.ops.aten
+INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 
 
 class FakeCuda:
@@ -192,6 +193,10 @@ class _Watch(TorchDispatchMode):
             if args[0].device.type == "cuda":
                 self.device.count("value read on the host")  # the size of the result
             return _indices(args[0], bool(self.device.assumed))
+        if function in INDEXING and args[0].device.type == "cuda":
+            for index in args[1]:
+                if index is not None and index.device.type == "cpu":
+                    self.device.count("blocking copy to the GPU")
         result = function(*args, **kwargs)
         if function is aten._to_copy.default and args[0].device.type != result.device.type:
             if result.device.type == "cpu":

@@ -33,20 +33,29 @@ def time_explanations(session: Session) -> None:
     counts = session.config.counts or ([1, 16, 64, 256] if session.on_gpu else [1, 4])
     images = session.images(classifier, max(counts)).to(session.device)
     bound = _PassTime(session, classifier, images)
-    _report(session, bound, "explainer, one pass", images[: counts[-1]], lambda x: explainer(x))
-    for count in counts:
-        _time_finetuning(session, explainer, images[:count], bound)
     some = images[: min(len(images), 64 if session.on_gpu else 2)]
     rows = 256 if session.on_gpu else 8
+
+    def report(name: str, images: Tensor, explain: Callable[[Tensor], object], bound: _PassTime = bound) -> None:
+        what = f"{name}, {len(images)} images"
+        session.attempt(SECTION, what, partial(_report, session, bound, what, images, explain))
+
+    report("explainer, one pass", images[: counts[-1]], explainer)
+    for count in counts:
+        what = f"finetuning, {count} images at once"
+        session.attempt(SECTION, what, partial(_time_finetuning, session, explainer, images[:count], bound))
     for name, options in _methods(session).items():
-        explain = partial(attribute, name.partition(",")[0], classifier, max_batch=rows, **options)
-        _report(session, bound, name, some, explain)
+        report(name, some, partial(attribute, name.partition(",")[0], classifier, max_batch=rows, **options))
+    report("metrics of the ltx protocol", some, lambda x: _metrics(classifier, x, rows))
     if session.config.inr_checkpoint:
         amortised = explainer_for(session, session.config.inr_checkpoint)
         amortised.classifier.fold_norms()
-        own = _PassTime(session, amortised.classifier, some)
-        _report(session, own, "inr, amortised, 19 areas", some, lambda x: amortised.explain(x))
-    _report(session, bound, "metrics of the ltx protocol", some, lambda x: _metrics(classifier, x, rows))
+        report("inr, amortised", some, amortised.explain, _PassTime(session, amortised.classifier, some))
+    for model in session.models[:2]:
+        if model != classifier.name:
+            other = session.classifier(model).to(session.device).fold_norms()
+            method = partial(attribute, "iia2", other, max_batch=rows, variant="released")
+            report(f"iia2, released, {model}", some, method, _PassTime(session, other, some))
 
 
 def explainer_for(session: Session, checkpoint: str | None) -> MaskNetwork:
@@ -86,7 +95,7 @@ class _PassTime:
         self.forward, self.backward = seconds["forward"] / rows, seconds["backward"] / rows
 
 
-def _report(session: Session, bound: _PassTime, name: str, images: Tensor, explain: Callable[[Tensor], object]) -> None:
+def _report(session: Session, bound: _PassTime, what: str, images: Tensor, explain: Callable[[Tensor], object]) -> None:
     """Time a function of images and compare it with the forward passes that it makes."""
     explain(images)  # the first call of a method looks for its layers
     with passes_counted(bound.classifier) as counter:
@@ -97,7 +106,7 @@ def _report(session: Session, bound: _PassTime, name: str, images: Tensor, expla
     ratio = f" = {seconds / len(images) / limit:.2f} x the time of these passes" if limit else ""
     session.table.add(
         SECTION,
-        f"{name}, {len(images)} images",
+        what,
         f"{rate:.2f} images/s; {passes:.1f} forward passes per image{ratio}",
         images_per_second=rate,
         passes=passes,

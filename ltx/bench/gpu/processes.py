@@ -51,8 +51,8 @@ def compare_processes(session: Session) -> None:
                           difference=largest)  # fmt: skip
 
 
-def _train(session: Session, processes: int, out: Path) -> None:
-    """Each process is its own node, so that all use the first device."""
+def training_words(session: Session, processes: int, out: Path) -> list[str]:
+    """Arguments of `ltx train` for each process, which is its own node so that all use the first device."""
     images_per_step = 8
     words = [
         f"classifier.name={session.models[0]}",
@@ -75,6 +75,11 @@ def _train(session: Session, processes: int, out: Path) -> None:
         words.append(f"classifier.weights={session.config.weights.get(session.models[0], 'random')}")
     if session.config.input_size is not None:
         words.append(f"classifier.input_size={session.config.input_size}")
+    return words
+
+
+def _train(session: Session, processes: int, out: Path) -> None:
+    words = training_words(session, processes, out)
     code = GLOO + TRAINING if processes > 1 else TRAINING
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,12 +94,23 @@ def _train(session: Session, processes: int, out: Path) -> None:
     limit = max(120.0, session.seconds_left)
     try:
         outputs = [process.communicate(timeout=limit)[0].decode(errors="replace") for process in running]
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"the training with {processes} processes did not end within {limit:.0f} s") from error
     finally:
         for process in running:
-            process.kill()
+            _stop(process)
     for process, output in zip(running, outputs, strict=True):
         if process.returncode:
             raise InputError(f"the training with {processes} processes failed: {' '.join(output.split())[-300:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End torchrun by a signal that it passes on: its training would otherwise keep the device."""
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _losses(file: Path) -> list[float]:

@@ -74,11 +74,17 @@ def _classifier(session: Session) -> dict[str, Any]:
 
 
 def _train(session: Session, out: Path, steps: int) -> Path:
+    return run_pretraining(parse(TrainConfig, training_words(session, out, steps), "ltx train", ""))
+
+
+def training_words(session: Session, out: Path, steps: int) -> list[str]:
+    """Arguments of `ltx train`."""
     config = session.config
     words = [f"config={config.recipe}"] if config.recipe else []
     words += [f"classifier.{key}={value}" for key, value in _classifier(session).items() if value is not None]
     images = config.train_images if config.train_images is not None else config.images
-    words += [
+    return [
+        *words,
         "data.images=[" + ",".join(re.findall(r"[^\[\],'\" ]+", str(images))) + "]",
         f"data.batch_size={config.recipe_batch}",
         f"trainer.max_steps={steps}",
@@ -92,4 +98,3 @@ def _train(session: Session, out: Path, steps: int) -> Path:
         *([] if session.on_gpu else ["data.workers=0"]),
         f"out={out}",
     ]
-    return run_pretraining(parse(TrainConfig, words, "ltx train", ""))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from ltx.bench.conditions import machine
 from ltx.bench.gpu.equality import compare_methods, compare_networks
@@ -21,6 +18,8 @@ from ltx.bench.table import Table
 from ltx.runtime.devices import pick_device
 from ltx.runtime.errors import InputError
 
+SHARES = {"equality": 0.15, "training": 0.3, "explanations": 0.2, "processes": 0.15, "recipe": 0.2}
+"""Share of the time for each item; what an item does not need is left for those after it."""
 ITEMS: dict[str, list[Callable[[Session], None]]] = {
     "equality": [compare_methods, compare_networks],
     "training": [time_training],
@@ -33,8 +32,8 @@ ITEMS: dict[str, list[Callable[[Session], None]]] = {
 def measure(config: GPUBench) -> None:
     """Run the items in order and write `OUT/gpu.md` and `OUT/gpu.json` after each line.
 
-    A failed measurement becomes a line of the table, and the run continues. Items that no longer fit into `minutes`
-    are skipped with a line.
+    A failed measurement becomes a line of the table, and the run continues. Each item has a share of `minutes`;
+    measurements that no longer fit are skipped with a line.
     """
     for item in config.items:
         if item not in GPU_ITEMS:
@@ -44,18 +43,9 @@ def measure(config: GPUBench) -> None:
     device = pick_device(config.device)
     table = Table(Path(config.out), "gpu", machine(device))
     session = Session(config, device, table)
-    for item in config.items:
+    for place, item in enumerate(config.items):
+        share = SHARES[item] / sum(SHARES[other] for other in config.items[place:])
+        session.deadline = table.elapsed + share * (60 * config.minutes - table.elapsed)
         for part in ITEMS[item]:
-            if session.seconds_left <= 0:
-                table.add(item, part.__name__.replace("_", " "), f"skipped: the {config.minutes:g} minutes are over")
-                continue
-            try:
-                part(session)
-            except Exception as error:  # a measurement that fails must not end the run
-                traceback.print_exc()
-                message = " ".join(str(error).split())[:200]
-                table.add(item, part.__name__.replace("_", " "), f"failed: {type(error).__name__}: {message}")
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            session.attempt(item, part.__name__.replace("_", " "), partial(part, session))
     print(f"wrote {table.folder / 'gpu.md'} and gpu.json after {table.elapsed:.0f} s")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,9 +32,28 @@ class Session:
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    def __post_init__(self) -> None:
+        self.deadline = 60 * self.config.minutes
+
     @property
     def seconds_left(self) -> float:
-        return 60 * self.config.minutes - self.table.elapsed
+        """Seconds until the deadline of the current item."""
+        return self.deadline - self.table.elapsed
+
+    def attempt(self, section: str, what: str, measurement: Callable[[], None]) -> None:
+        """Run a measurement that adds its own lines; if there is no time or it fails, the line says so."""
+        if self.seconds_left <= 0:
+            self.table.add(section, what, "skipped: the time of this item is over")
+            return
+        try:
+            measurement()
+        except Exception as error:  # a measurement that fails must not end the run
+            traceback.print_exc()
+            message = " ".join(str(error).split())[:200]
+            self.table.add(section, what, f"failed: {type(error).__name__}: {message}")
+        gc.collect()  # outside the handler, whose traceback would keep the tensors
+        if self.on_gpu:
+            torch.cuda.empty_cache()
 
     @cached_property
     def models(self) -> list[str]:

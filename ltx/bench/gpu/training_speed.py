@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,33 +26,32 @@ def time_training(session: Session) -> None:
     rates = matrix_rates(session)
     loader = loader_rate(session)
     batch_size = session.config.batch_size or (64 if session.on_gpu else 2)
-    variants = ["fp32", "bf16"] + (["bf16+compile"] if session.on_gpu or session.config.compile else [])
-    for model in session.models:
-        for variant in variants:
-            if session.seconds_left <= 0:
-                session.table.add(SECTION, f"{model}, {variant}", "skipped: no time left")
-                continue
-            try:
-                step = measure_step(model, variant, batch_size, session.repeats(), session.device)
-            except RuntimeError as error:  # out of memory, or a compiler that is missing
-                session.table.add(SECTION, f"{model}, {variant}", f"failed: {' '.join(str(error).split())[:150]}")
-                continue
-            achieved = step.rate * step.flops / 1e12
-            peak = rates[variant.partition("+")[0]]
-            memory = "unknown" if step.memory is None else f"{step.memory / 2**30:.1f} GiB"
-            cores = math.ceil(step.rate / loader)
-            session.table.add(
-                SECTION,
-                f"{model}, {variant}, {batch_size} images per step",
-                f"{step.rate:.1f} images/s; {step.share:.0%} of the time in the classifier; {achieved:.2f} TFLOP/s = "
-                f"{achieved / peak:.0%} of the matrix rate; peak memory {memory}; loader: {cores} cores keep up",
-                images_per_second=step.rate,
-                classifier_share=step.share,
-                tflops=achieved,
-                matrix_share=achieved / peak,
-                memory=step.memory,
-                loader_cores=cores,
-            )
+    cases = [(model, variant) for model in session.models for variant in ("fp32", "bf16")]
+    if session.on_gpu or session.config.compile:
+        cases += [(model, "bf16+compile") for model in session.models]  # last: compiling takes longest
+
+    def time_case(model: str, variant: str, what: str) -> None:
+        step = measure_step(model, variant, batch_size, session.repeats(), session.device)
+        achieved = step.rate * step.flops / 1e12
+        peak = rates[variant.partition("+")[0]]
+        memory = "unknown" if step.memory is None else f"{step.memory / 2**30:.1f} GiB"
+        cores = math.ceil(step.rate / loader)
+        session.table.add(
+            SECTION,
+            what,
+            f"{step.rate:.1f} images/s; {step.share:.0%} of the time in the classifier; {achieved:.2f} TFLOP/s = "
+            f"{achieved / peak:.0%} of the matrix rate; peak memory {memory}; loader: {cores} cores keep up",
+            images_per_second=step.rate,
+            classifier_share=step.share,
+            tflops=achieved,
+            matrix_share=achieved / peak,
+            memory=step.memory,
+            loader_cores=cores,
+        )
+
+    for model, variant in cases:
+        what = f"{model}, {variant}, {batch_size} images per step"
+        session.attempt(SECTION, what, partial(time_case, model, variant, what))
 
 
 def matrix_rates(session: Session) -> dict[str, float]:

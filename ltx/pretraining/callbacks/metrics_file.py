@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from ltx.runtime.atomic_files import write_atomically
@@ -56,8 +57,10 @@ class MetricsFile(lightning.Callback):
             self._append(trainer, "val/")
 
     def _append(self, trainer: lightning.Trainer, prefix: str) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-        metrics = {name: value for name, value in metrics.items() if not math.isnan(value)}  # NaN = term not computed
+        logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+        values = torch.stack(list(logged.values())).tolist() if logged else []  # one read from the device
+        # NaN = term not computed
+        metrics = {name: value for name, value in zip(logged, values, strict=True) if not math.isnan(value)}
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.monotonic() - self._start_time, 2)
         row = {"step": trainer.global_step, "seconds": seconds, "lr": lr, **metrics}
