@@ -62,17 +62,25 @@ def compare_methods(session: Session) -> None:
             options = {key: value for key, value in CHEAP.get(method, {}).items() if key in METHODS[method].options()}
             if refusal(method, reference, options):
                 continue
-            what = f"maps of {method}, {model}"
+            compare = partial(_compare_method, session, method, options, reference, classifiers, images)
+            session.attempt(SECTION, f"maps of {method}, {model}", compare)
 
-            def compare(method: str = method, options: dict[str, Any] = options, what: str = what) -> None:
-                expected, errors = attribute(method, reference, images, 0, **options), {}
-                with exact_fp32():
-                    for precision, classifier in classifiers.items():
-                        maps = attribute(method, classifier, images.to(session.device), 0, **options)
-                        errors[precision] = _relative_error(maps.cpu(), expected)
-                _report(session, what, "of the map's range", errors)
 
-            session.attempt(SECTION, what, compare)
+def _compare_method(
+    session: Session,
+    method: str,
+    options: dict[str, Any],
+    reference: Classifier,
+    classifiers: dict[str, Classifier],
+    images: Tensor,
+) -> None:
+    """Compare the maps of the classifiers on the device, by precision, with those of the reference on the CPU."""
+    expected, errors = attribute(method, reference, images, 0, **options), {}
+    with exact_fp32():
+        for precision, classifier in classifiers.items():
+            maps = attribute(method, classifier, images.to(session.device), 0, **options)
+            errors[precision] = _relative_error(maps.cpu(), expected)
+    _report(session, f"maps of {method}, {reference.name}", "of the map's range", errors)
 
 
 def compare_networks(session: Session) -> None:
