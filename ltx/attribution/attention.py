@@ -6,12 +6,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltx.attribution.interception import AttentionInterception, Handler
+from ltx.attribution.interception import AttentionInterception, Handler, LeadingQueries
 from ltx.attribution.model_trace import AttentionCall, ModelTrace, ModuleCall, model_trace
 from ltx.attribution.partial_forward import replaced_forwards
 from ltx.classifier.classifier import Classifier
@@ -64,6 +65,17 @@ class AttentionChain:
             return on_first
 
         return replaced_forwards({module: narrow(module.forward) for module in self.later_modules})
+
+    def last_attention_on_tokens_read(self) -> AbstractContextManager[None]:
+        """Context in which the last attention, if it is fused, is computed for the leading tokens that are read."""
+        block = self.blocks[-1].module
+        forward = block.forward
+
+        def on_first(*args: Any, **kwargs: Any) -> Any:
+            with LeadingQueries(self.tokens, self.tokens_read):
+                return forward(*args, **kwargs)
+
+        return replaced_forwards({block: on_first})
 
     @contextmanager
     def captured(self) -> Iterator[dict[int, Tensor]]:

@@ -78,8 +78,10 @@ def attribute(
             raise unsupported(classifier, attention_refusal(classifier))
         indices = _target_indices(classifier, images, targets, max_batch)
         function = METHODS[method].function
-        parts = images.split(max_batch)
-        classes = [None] * len(parts) if indices is None else indices.split(max_batch)
+        chunks = -(-len(images) // max_batch)
+        size = -(-len(images) // chunks)  # equal parts: a small rest takes longer per image
+        parts = images.split(size)
+        classes = [None] * len(parts) if indices is None else indices.split(size)
         maps = torch.cat(
             [function(classifier, *batch, **options).detach() for batch in zip(parts, classes, strict=True)]
         )

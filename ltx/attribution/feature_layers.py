@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -211,13 +211,17 @@ def activation_and_gradient(
     return layer.as_map(outputs[-1].detach()).float(), layer.as_map(gradient).float()
 
 
-def _on_tokens_read(classifier: Classifier, layer: FeatureLayer) -> AbstractContextManager[None]:
-    """Context in which the layers after the last attention run on fewer tokens, if `layer` is before it."""
-    if layer.layout != "tokens" or not has_attention(classifier):
-        return nullcontext()
-    chain = attention_chain(classifier)
-    calls = [*chain.blocks[:-1], *([chain.last_input] if chain.last_input else [])]
-    return chain.on_tokens_read() if layer.module in [call.module for call in calls] else nullcontext()
+@contextmanager
+def _on_tokens_read(classifier: Classifier, layer: FeatureLayer) -> Iterator[None]:
+    """Context in which the last attention and the layers after it run on fewer tokens, if `layer` is before them."""
+    with ExitStack() as stack:
+        if layer.layout == "tokens" and has_attention(classifier):
+            chain = attention_chain(classifier)
+            calls = [*chain.blocks[:-1], *([chain.last_input] if chain.last_input else [])]
+            if layer.module in [call.module for call in calls]:
+                stack.enter_context(chain.on_tokens_read())
+                stack.enter_context(chain.last_attention_on_tokens_read())
+        yield
 
 
 def upsample(maps: Tensor, images: Tensor, mode: str = "bilinear") -> Tensor:

@@ -77,6 +77,31 @@ class AttentionInterception(TorchFunctionMode):
         return self.handler(block, lambda: compute().unflatten(0, (-1, heads))).flatten(0, 1)
 
 
+class LeadingQueries(TorchFunctionMode):
+    """Context in which fused attention over all tokens is computed for the leading tokens only.
+
+    The output for the other tokens is zero. Attention with a mask is left alone.
+
+    Args:
+        tokens: number of tokens.
+        leading: number of leading tokens.
+    """
+
+    def __init__(self, tokens: int, leading: int) -> None:
+        super().__init__()
+        self.tokens, self.leading = tokens, leading
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        masked = kwargs.get("attn_mask") is not None or kwargs.get("is_causal")
+        if func is F.scaled_dot_product_attention and len(args) == 3 and not masked:
+            query, key, value = args
+            if query.shape[-2] == key.shape[-2] == self.tokens:
+                output = func(query[..., : self.leading, :], key, value, **kwargs)
+                return F.pad(output, (0, 0, 0, self.tokens - self.leading))
+        return func(*args, **kwargs)
+
+
 def explicit_attention(
     handle: Callable[[Callable[[], Tensor]], Tensor],
     query: Tensor,

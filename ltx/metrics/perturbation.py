@@ -188,17 +188,22 @@ def _predict_kept(
     max_batch: int,
 ) -> Prediction:
     """Predictions `[B, len(kept)]`; entry `[b, s]` keeps the pixels of image b ranked in `[low_s, high_s)`."""
-    low, high = tensor_on(images.device, kept, torch.int32).T.unsqueeze(-1)
+    low, high = tensor_on(images.device, kept, torch.int32).T.view(2, -1, 1, 1, 1)
     ranks = ranks.view(images.shape[0], 1, *images.shape[-2:])
-    pairs = torch.arange(images.shape[0] * len(kept), device=images.device)
+    steps, total = len(kept), len(images) * len(kept)
+    every_target = targets.repeat_interleave(steps)
     parts = []
-    for chunk in pairs.split(max_batch):
-        rows, steps = chunk // len(kept), chunk % len(kept)
-        rank = ranks[rows]
-        keeps = (rank >= low[steps].view(-1, 1, 1, 1)) & (rank < high[steps].view(-1, 1, 1, 1))
-        perturbed = torch.where(keeps, images[rows], background[rows])
-        parts.append(read_logits(classifier, classifier(perturbed), targets[rows.to(targets.device)]))
-    shape = (images.shape[0], len(kept))
+    for begin in range(0, total, max_batch):
+        end = min(begin + max_batch, total)
+        perturbed = images.new_empty(end - begin, *images.shape[1:])
+        # Image by image, without copies of its pixels. `lerp` takes an eighth of the time of `torch.where` on a CPU.
+        for image in range(begin // steps, -(-end // steps)):
+            first, last = max(begin, image * steps), min(end, (image + 1) * steps)
+            those = slice(first - image * steps, last - image * steps)
+            keeps = ((ranks[image] >= low[those]) & (ranks[image] < high[those])).to(images.dtype)
+            torch.lerp(background[image], images[image], keeps, out=perturbed[first - begin : last - begin])
+        parts.append(read_logits(classifier, classifier(perturbed), every_target[begin:end]))
+    shape = (images.shape[0], steps)
     return Prediction(
         torch.cat([part.probability for part in parts]).view(shape),
         torch.cat([part.correct for part in parts]).view(shape),

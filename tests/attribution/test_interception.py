@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltx.attribution.interception import AttentionInterception
+from ltx.attribution.interception import AttentionInterception, LeadingQueries
 
 TOKENS, HEADS = 5, 2
 
@@ -148,3 +148,23 @@ def test_grouped_queries_share_keys_and_values() -> None:
     with AttentionInterception(TOKENS, [4], lambda block, compute: compute()):
         output = F.scaled_dot_product_attention(query, key, key, enable_gqa=True)
     torch.testing.assert_close(output, expected)
+
+
+def test_leading_queries_have_the_same_output_and_gradient(module: nn.Module) -> None:
+    tokens = torch.rand(2, TOKENS, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    results = []
+    for leading in (TOKENS, 2):
+        with LeadingQueries(TOKENS, leading):
+            output = module(tokens)
+        (gradient,) = torch.autograd.grad(output[:, :2].square().sum(), tokens)
+        results.append((output[:, :2], gradient))
+    for full, fewer in zip(*results, strict=True):
+        torch.testing.assert_close(fewer, full)
+
+
+def test_leading_queries_leave_the_other_outputs_zero_and_other_numbers_of_tokens_alone() -> None:
+    module = Fused().eval()
+    tokens = torch.rand(2, TOKENS, 8)
+    with LeadingQueries(TOKENS, 2):
+        assert not module(tokens)[:, 2:].any()
+        assert module(tokens[:, :4]).all()
