@@ -20,6 +20,12 @@ STATUSES = {
 }
 """Meanings of the exit status of every command."""
 
+SCHEDULES = (
+    "  A schedule is [[progress, value], …], with the progress of the training from 0 to 1: linear between the points,",
+    "  constant before the first and after the last.",
+)
+"""Lines before the keys of a schema that has keys which may be schedules."""
+
 
 def help_text(schema: type, prog: str, description: str) -> str:
     """Usage, two examples, and each key with its default, allowed values and meaning.
@@ -51,6 +57,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
             f"  {prog} config=FILE.yaml{required} {examples[1]}",
             "",
             "keys, defaults and meanings:",
+            *(SCHEDULES if any(key.scheduled for key in keys(schema)) else ()),
             *lines,
             "",
             "exit status:",
@@ -70,4 +77,5 @@ def _rows(schema: type) -> Iterator[tuple[str, str, str]]:
         if group:
             yield f"{group}.…", "", meanings.pop(group)
         allowed = "" if key.choices is None else f" [{' | '.join(map(str, key.choices))}]"
+        allowed += " (or a schedule)" if key.scheduled else ""
         yield key.name, "(required)" if key.default == MISSING else shown(key.default), key.help + allowed

@@ -16,19 +16,28 @@ from ltx.runtime.errors import InputError, suggest
 
 
 def option(
-    default: Any, help: str, choices: Sequence[Any] | None = None, path: bool = False, imports: bool = False
+    default: Any,
+    help: str,
+    choices: Sequence[Any] | None = None,
+    path: bool = False,
+    imports: bool = False,
+    scheduled: tuple[float, float] | None = None,
 ) -> Any:
     """Declare a field of a settings dataclass.
 
     Args:
-        default: the default value; `omegaconf.MISSING` for a required key; a dataclass for a nested group.
+        default: the default value; `omegaconf.MISSING` for a required key; a dataclass, or a function
+            that returns an instance of one, for a nested group.
         help: meaning of the field, shown by `--help`.
         choices: allowed values (of each element for a list); None is also allowed if it is the default.
         path: the field takes a path, or a list of paths, in which the command line expands a leading `~`.
         imports: a value `package.module:function` is imported and called; files of settings may not give it.
+        scheduled: the smallest and the largest value of a number that may also be a schedule, see
+            `ltx.config.schedules`; None = the field takes no schedule. Such a field has the type `Any`.
     """
     metadata = {"help": help, "choices": None if choices is None else tuple(choices), "path": path, "imports": imports}
-    if isinstance(default, type):
+    metadata["scheduled"] = scheduled
+    if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
@@ -115,6 +124,7 @@ class Key:
         choices: allowed values, or None.
         path: whether it takes a path or a list of paths.
         imports: whether a value `package.module:function` is imported and called.
+        scheduled: whether a schedule is allowed in place of a number.
     """
 
     name: str
@@ -124,19 +134,27 @@ class Key:
     choices: tuple[Any, ...] | None
     path: bool = False
     imports: bool = False
+    scheduled: bool = False
 
 
-def keys(schema: type, prefix: str = "") -> Iterator[Key]:
-    """The keys of a (nested) dataclass, in field order."""
+def keys(schema: type, prefix: str = "", group: Any = None) -> Iterator[Key]:
+    """The keys of a (nested) dataclass, in field order.
+
+    Args:
+        schema: the dataclass.
+        prefix: prefix of the names, including its dot.
+        group: the instance whose values are the defaults; None = the defaults of the fields.
+    """
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         name, kind = prefix + field.name, hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from keys(typing.cast(type, kind), name + ".")
-            continue
         factory = field.default_factory
         default = factory() if factory is not dataclasses.MISSING else field.default
         default = MISSING if default is dataclasses.MISSING else default
+        default = default if group is None else getattr(group, field.name)
+        if dataclasses.is_dataclass(kind):
+            yield from keys(typing.cast(type, kind), name + ".", default)
+            continue
         yield Key(
             name,
             kind,
@@ -145,6 +163,7 @@ def keys(schema: type, prefix: str = "") -> Iterator[Key]:
             field.metadata.get("choices"),
             field.metadata.get("path", False),
             field.metadata.get("imports", False),
+            field.metadata.get("scheduled") is not None,
         )
 
 

@@ -7,10 +7,10 @@ from typing import TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ltx.config.schedules import check_scheduled
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.area_sampling import AreaSampling
 from ltx.objectives.settings import ObjectiveConfig
-from ltx.objectives.terms import scheduled
 from ltx.runtime.errors import InputError
 
 TRUNK_LR = 1e-4
@@ -39,7 +39,7 @@ def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) 
     if area_weight is not None and explainer.takes_areas:
         raise InputError(f"area_weight={area_weight}: an INR's masks have the requested area; leave it out")
     if area_weight is not None:
-        scheduled(area_weight, 1.0, "area")
+        check_scheduled("area_weight", area_weight)
         config.area.weight = area_weight
     return config
 

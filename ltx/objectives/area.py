@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
+from ltx.config.schedules import has_schedules
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import torch
 
@@ -33,13 +35,17 @@ class Area:
     """
 
     only_in_training: ClassVar[bool] = False
-    weight: Any = option(4.0, help="weight, or [[progress, weight], …]")
+    weight: Any = option(4.0, help="weight", scheduled=(0, math.inf))
     kind: str = option("l1", help="kind of penalty", choices=["l1", "bce", "released", "entropy", "band", "sorted"])
-    low: float = option(0.05, help="band: lower end of the mean without penalty")
-    high: float = option(0.35, help="band: upper end of the mean without penalty")
-    target: float = option(0.2, help="sorted: share of the image to keep, for networks that take no areas")
+    low: Any = option(0.05, help="band: lower end of the mean without penalty", scheduled=(0, 1))
+    high: Any = option(0.35, help="band: upper end of the mean without penalty", scheduled=(0, 1))
+    target: Any = option(
+        0.2, help="sorted: share of the image to keep, for networks that take no areas", scheduled=(0, 1)
+    )
 
     def __post_init__(self) -> None:
+        if has_schedules(self):
+            return  # `ObjectiveConfig` checks the values at each point of the schedules
         if not 0 <= self.low <= self.high <= 1:
             raise InputError(f"objective.area: low={self.low}, high={self.high}; need 0 <= low <= high <= 1")
         if not 0 < self.target < 1:
@@ -58,7 +64,8 @@ class Area:
             return torch.log1p(mask.exp()).mean(1)
         if self.kind == "band":
             mean = mask.mean(1)
-            return (mean - self.high).relu() + (self.low - mean).relu()
+            outside: Tensor = (mean - self.high).relu() + (self.low - mean).relu()
+            return outside
         if self.kind == "sorted":
             target = mask.new_tensor(self.target) if batch.areas is None else batch.areas[:, None]
             positions = torch.arange(mask.shape[1], device=mask.device)

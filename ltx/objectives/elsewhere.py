@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,7 @@ class Elsewhere:
     """
 
     only_in_training: ClassVar[bool] = True
-    weight: Any = option(0.0, help="weight, or [[progress, weight], …]; needs data.mosaic above 0")
+    weight: Any = option(0.0, help="weight; needs data.mosaic above 0", scheduled=(0, math.inf))
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +29,7 @@ class Keep:
     """
 
     only_in_training: ClassVar[bool] = False
-    weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
+    weight: Any = option(1.0, help="weight", scheduled=(0, math.inf))
     kind: str = option(
         "cross_entropy",
         help="cross_entropy of the class, lost_probability (1 - p), logit (unbounded), or kl from the full image's "

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ltx.config.schedules import at, corners, ever_positive, value_at
 from ltx.objectives.masked_batch import MaskedBatch, classify
 from ltx.objectives.settings import TERMS, ObjectiveConfig
-from ltx.objectives.terms import Term, ever_positive, scheduled
+from ltx.objectives.terms import Term
 
 
 class Verdict(NamedTuple):
@@ -31,16 +32,11 @@ class Objective:
 
     Args:
         config: the terms and their weights; None = the defaults.
-
-    Raises:
-        InputError: a weight is neither a number nor a schedule.
     """
 
     def __init__(self, config: ObjectiveConfig | None = None) -> None:
         config = ObjectiveConfig() if config is None else config
         self.terms: dict[str, Term] = {name: getattr(config, name) for name in TERMS}
-        for name, term in self.terms.items():
-            scheduled(term.weight, 0.0, f"objective.{name}")
 
     def uses(self, name: str) -> bool:
         """Whether the weight of a term is positive at any progress."""
@@ -48,28 +44,29 @@ class Objective:
 
     def idle_at(self) -> float | None:
         """The first progress below 1 at which all weights are zero; None = there is none."""
-        schedules = [term.weight for term in self.terms.values() if not isinstance(term.weight, (int, float))]
         # A sum of non-negative piecewise linear functions can only become zero at one of their corners.
-        corners = sorted({0.0, *(float(at) for schedule in schedules for at, _ in schedule)})
-        return next((at for at in corners if at < 1 and not any(self.weights(at).values())), None)
+        points = sorted({0.0, *(point for term in self.terms.values() for point in corners(term.weight))})
+        return next((point for point in points if point < 1 and not any(self.weights(point).values())), None)
 
     def weights(self, progress: float) -> dict[str, float]:
         """Weight of each term at a progress of training in [0, 1]."""
-        return {name: scheduled(term.weight, progress, name) for name, term in self.terms.items()}
+        return {name: value_at(term.weight, progress) for name, term in self.terms.items()}
 
     def __call__(self, batch: MaskedBatch, progress: float = 0.0) -> Verdict:
         """Evaluate the terms whose weight is not zero.
 
         Args:
             batch: images with their masks.
-            progress: progress of training in [0, 1], at which the schedules of the weights are read.
+            progress: progress of training in [0, 1], at which the schedules of the terms are read.
         """
-        weights = self.weights(progress)
-        requests = {name: term.masks(batch) for name, term in self.terms.items() if weights[name] != 0}
+        terms = {name: at(term, progress) for name, term in self.terms.items()}
+        requests = {name: term.masks(batch) for name, term in terms.items() if term.weight != 0}
         # A term that lacks its reference returns None instead of masks.
         present = {name: request for name, request in requests.items() if request is not None}
         masks = {name: mask for request in present.values() for name, mask in request.items()}
         logits = classify(batch, masks)
-        values = {name: self.terms[name](batch, logits) for name in present}
-        loss = sum((weights[name] * value for name, value in values.items()), torch.zeros_like(batch.mask[:, 0, 0, 0]))
+        values = {name: terms[name](batch, logits) for name in present}
+        loss = sum(
+            (terms[name].weight * value for name, value in values.items()), torch.zeros_like(batch.mask[:, 0, 0, 0])
+        )
         return Verdict(loss, values, logits)

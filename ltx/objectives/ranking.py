@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
+from ltx.config.schedules import has_schedules
 from ltx.masking.area_threshold import masks_of_area
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import F, torch
@@ -33,17 +34,25 @@ class Ranking:
     """
 
     only_in_training: ClassVar[bool] = False
-    weight: Any = option(0.0, help="weight, or [[progress, weight], …]")
+    weight: Any = option(0.0, help="weight", scheduled=(0, math.inf))
     areas: int = option(1, help="random areas per image and step; each costs two masked images")
-    low: float = option(0.05, help="smallest area")
-    high: float = option(0.9, help="largest area")
-    temperature: float = option(0.2, help="softness of the masks, in standard deviations of the scores")
+    low: Any = option(0.05, help="smallest area", scheduled=(0, 1))
+    high: Any = option(0.9, help="largest area", scheduled=(0, 1))
+    temperature: Any = option(
+        0.2, help="softness of the masks, in standard deviations of the scores", scheduled=(0, math.inf)
+    )
     kind: str = option("log", help="log-probabilities or probabilities", choices=["log", "probability"])
     hard: bool = option(False, help="binary masks on the scores' grid, with the gradient of the soft mask")
-    removed: float = option(1.0, help="weight of the removed pixels relative to the kept ones, 0 or more")
-    noise: float = option(0.0, help="half width of the uniform noise added to the standardised scores")
+    removed: Any = option(
+        1.0, help="weight of the removed pixels relative to the kept ones, 0 or more", scheduled=(0, math.inf)
+    )
+    noise: Any = option(
+        0.0, help="half width of the uniform noise added to the standardised scores", scheduled=(0, math.inf)
+    )
 
     def __post_init__(self) -> None:
+        if has_schedules(self):
+            return  # `ObjectiveConfig` checks the values at each point of the schedules
         finite = 0 < self.temperature < math.inf and 0 <= self.removed < math.inf and 0 <= self.noise < math.inf
         if self.areas < 1 or not finite or not 0 < self.low < self.high < 1:
             raise InputError(

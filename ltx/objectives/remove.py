@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,7 @@ class Remove:
     """
 
     only_in_training: ClassVar[bool] = False
-    weight: Any = option(1.0, help="weight, or [[progress, weight], …]")
+    weight: Any = option(1.0, help="weight", scheduled=(0, math.inf))
     kind: str = option(
         "probability",
         help="probability: -log(1 - p); logit: the class's logit (unbounded)",

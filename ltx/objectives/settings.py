@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ltx.config.options import check_choices, option
+from ltx.config.schedules import check_schedules
 from ltx.objectives.area import Area
 from ltx.objectives.elsewhere import Elsewhere
 from ltx.objectives.keep import Keep
@@ -28,7 +29,9 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            check_choices(f"objective.{field.name}.", getattr(self, field.name))
+            term = getattr(self, field.name)
+            check_choices(f"objective.{field.name}.", term)
+            check_schedules(f"objective.{field.name}.", term)
 
 
 TERMS = tuple(field.name for field in fields(ObjectiveConfig))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import check_ranges, option
+from ltx.config.schedules import has_schedules
 from ltx.runtime.lazy import torch
 
 if TYPE_CHECKING:
@@ -23,10 +24,16 @@ class Smoothness:
     """
 
     only_in_training: ClassVar[bool] = False
-    weight: Any = option(0.1, help="weight, or [[progress, weight], …]")
-    power: float = option(2.0, help="1 = anisotropic total variation; 2 penalises steep edges more than long ones")
+    weight: Any = option(0.1, help="weight", scheduled=(0, math.inf))
+    power: Any = option(
+        2.0,
+        help="1 = anisotropic total variation; 2 penalises steep edges more than long ones",
+        scheduled=(0, math.inf),
+    )
 
     def __post_init__(self) -> None:
+        if has_schedules(self):
+            return  # `ObjectiveConfig` checks the values at each point of the schedules
         check_ranges("objective.smoothness.", self, power=(1, math.inf))  # below 1, equal neighbours have no gradient
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:

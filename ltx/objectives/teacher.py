@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
+from ltx.config.schedules import has_schedules
 from ltx.metrics.rank_correlation import average_ranks
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import F, torch
@@ -36,13 +37,15 @@ class Teacher:
     """
 
     only_in_training: ClassVar[bool] = True
-    weight: Any = option(
-        0.0, help="weight, or [[progress, weight], …]; [[0, 1], [0.5, 0]] leaves the second half to LTX"
-    )
+    weight: Any = option(0.0, help="weight; [[0, 1], [0.5, 0]] leaves the second half to LTX", scheduled=(0, math.inf))
     pairs: int = option(8, help="random cells that each cell is compared with, per image and step")
-    temperature: float = option(0.2, help="softness of the comparison, in standard deviations of the scores")
+    temperature: Any = option(
+        0.2, help="softness of the comparison, in standard deviations of the scores", scheduled=(0, math.inf)
+    )
 
     def __post_init__(self) -> None:
+        if has_schedules(self):
+            return  # `ObjectiveConfig` checks the values at each point of the schedules
         if self.pairs < 1 or not 0 < self.temperature < math.inf:
             raise InputError(
                 f"objective.teacher: pairs={self.pairs}, temperature={self.temperature}; need pairs >= 1 and "

@@ -10,6 +10,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from ltx.config.schedules import Scheduled, value_at
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.fill import Fill
 from ltx.objectives.area_rows import rows_of_areas
@@ -42,7 +43,7 @@ class LTXPretraining(lightning.LightningModule):
         seed: random seed of fills, mosaics and terms. Draws depend on it and on an image's position in the stream of
             training images, so neither a resumption nor the number of devices changes them.
         mosaic: share of the training images that become mosaics of two or four photographs, explained for the class of
-            one of them. Ignored for an explainer that is not conditioned on the class.
+            one of them, or a schedule of it. Ignored for an explainer that is not conditioned on the class.
         unmasked_passes: cache of the classifier's passes over full crops; None = recompute each.
     """
 
@@ -54,7 +55,7 @@ class LTXPretraining(lightning.LightningModule):
         optimiser: OptimiserConfig,
         max_steps: int,
         seed: int = 0,
-        mosaic: float = 0.25,
+        mosaic: Scheduled = 0.25,
         unmasked_passes: UnmaskedPasses | None = None,
     ) -> None:
         super().__init__()
@@ -64,9 +65,17 @@ class LTXPretraining(lightning.LightningModule):
         self.optimiser = optimiser
         self.max_steps = max_steps
         self.seed = seed
-        self.mosaic = mosaic if explainer.conditioned else 0.0
+        self.mosaic: Scheduled = mosaic if explainer.conditioned else 0.0
         self.unmasked_passes = unmasked_passes
         self._validated = 0
+
+    @property
+    def progress(self) -> float:
+        """Progress of the training in [0, 1], at which schedules are read; 1 in validation.
+
+        Validations evaluate the objective with which the training ends, so that they can be compared.
+        """
+        return self.global_step / self.max_steps if self.training else 1.0
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
@@ -77,7 +86,7 @@ class LTXPretraining(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = row_generators(self.seed, batch["position"])
-        mosaics = make_mosaics(batch["image"], self.mosaic, generator)
+        mosaics = make_mosaics(batch["image"], value_at(self.mosaic, self.progress), generator)
         masked, verdict = self.evaluate_objective(
             mosaics.images,
             generator,
@@ -111,6 +120,9 @@ class LTXPretraining(lightning.LightningModule):
         log |= {f"val/{name}": value for name, value in mask_statistics(masked.mask).items()}
         for name in ("kept", "removed"):
             log |= self.validation_scores(name, self._probability(logits[name], masked.targets) / full)
+        order = [key for key in verdict.logits if key.startswith("ranking kept ")]
+        if order:
+            log["val/order"] = torch.stack([self._order(verdict.logits, key, masked.targets) for key in order]).mean()
         log["val/loss"] = verdict.loss.mean()
         # A float: Lightning averages the batch sizes over ranks, and would truncate the mean of integers.
         self.log_dict(log, batch_size=float(len(images)), sync_dist=True, on_epoch=True)  # type: ignore[arg-type]
@@ -174,7 +186,7 @@ class LTXPretraining(lightning.LightningModule):
                 elsewhere=elsewhere,
             )
             masked = masked if areas is None else rows_of_areas(masked, areas)
-            return masked, self.objective(masked, self.global_step / self.max_steps)
+            return masked, self.objective(masked, self.progress)
 
     # Overridden by `INRPretraining`, whose network takes areas.
 
@@ -197,6 +209,11 @@ class LTXPretraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return self.optimiser.build(self.explainer, self.max_steps)
+
+    def _order(self, logits: dict[str, Tensor], kept: str, targets: Tensor) -> Tensor:
+        """Probability with the pixels of a ranking mask, minus that without them: an estimate of INS - DEL."""
+        removed = logits[kept.replace("kept", "removed")]
+        return (self._probability(logits[kept], targets) - self._probability(removed, targets)).mean()
 
     def _probability(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.explainer.classifier.log_probability(logits, targets).exp()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ltx.checkpoints.folder import CONFIG, TENSORS, read_config, read_record
 from ltx.classifier.classifier import Classifier
+from ltx.objectives.settings import ObjectiveConfig
 from ltx.pretraining.settings import TrainConfig
 from ltx.runtime.errors import InputError
 
@@ -43,7 +44,8 @@ def find_resume_point(config: TrainConfig, classifier: Classifier) -> str | None
     if not zipfile.is_zipfile(point):  # torch's format, with its table of contents at the end of the file
         raise InputError(f"out={out}: {point.name} is incomplete; {fix}")
     current = _flatten(asdict(config))
-    default = _flatten(asdict(TrainConfig()))  # for settings that did not exist when the run started
+    # For settings that did not exist when the run started; the recipe, whose defaults are others, is younger.
+    default = _flatten(asdict(replace(TrainConfig(), objective=ObjectiveConfig())))
     for name in sorted(previous.keys() | current.keys()):
         before = previous.get(name, default.get(name))
         if before != current.get(name) and not name.startswith(FREE_SETTINGS):

@@ -14,6 +14,7 @@ from ltx.attribution.teacher_maps import TeacherMaps
 from ltx.checkpoints.classifier_settings import rebuild_settings
 from ltx.checkpoints.folder import CONFIG, TENSORS
 from ltx.classifier.classifier import Classifier
+from ltx.config.schedules import ever_positive
 from ltx.data.folder import FolderData
 from ltx.data.shards.streaming import ShardData
 from ltx.data.training_images import StreamSettings, TrainingImages
@@ -23,6 +24,7 @@ from ltx.objectives.objective import Objective
 from ltx.objectives.settings import TERMS
 from ltx.pretraining.callbacks.throughput import DataWait, Throughput
 from ltx.pretraining.checkpoint_writer import CheckpointWriter
+from ltx.pretraining.forecast import forecast
 from ltx.pretraining.initial_weights import load_initial_weights, load_pretrained_trunk
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining
@@ -141,7 +143,7 @@ def _unmasked_passes(config: TrainConfig, explainer: MaskNetwork, data: Training
 def _module(
     config: TrainConfig, explainer: MaskNetwork, objective: Objective, unmasked_passes: UnmaskedPasses | None
 ) -> lightning.LightningModule:
-    mosaics = config.data.mosaic and explainer.conditioned and config.data.batch_size > 1
+    mosaics = ever_positive(config.data.mosaic) and explainer.conditioned and config.data.batch_size > 1
     if objective.uses("elsewhere") and not mosaics:
         raise InputError(
             "objective.elsewhere.weight above 0 needs mosaics: data.mosaic above 0, data.batch_size above 1 and "
@@ -215,8 +217,8 @@ def _print_start(
 def _print_end(out: Path, throughput: str, broken: int) -> None:
     names = [TENSORS, CONFIG, "README.md", "metrics.csv", "last.ckpt"]
     pictures = sorted((out / "overlays").glob("*.png"))
-    if throughput:
-        print(throughput)
+    for line in filter(None, (throughput, forecast(out / "metrics.csv"))):
+        print(line)
     if broken:
         print(f"{broken} images could not be read; the warnings above name them")
     print("wrote " + ", ".join(str(out / name) for name in names if (out / name).exists()))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ltx.attribution.registry import METHODS
 from ltx.classifier.settings import ClassifierConfig
 from ltx.config.options import check_ranges, option
+from ltx.config.schedules import check_schedules
 from ltx.explainers.settings import ExplainerConfig
 from ltx.masking.area_sampling import AreaSampling
 from ltx.objectives.settings import ObjectiveConfig
+from ltx.pretraining.recipe import LR, MOSAIC, recipe_objective
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import torch
 
@@ -53,12 +55,15 @@ class DataConfig:
     cache: str | None = option(
         None, help="folder that caches the classifier's passes over these crops; null = no cache", path=True
     )
-    mosaic: float = option(
-        0.25, help="share of training images turned into mosaics of two or four photographs (if conditioned)"
+    mosaic: Any = option(
+        MOSAIC,
+        help="share of training images turned into mosaics of two or four photographs (if conditioned)",
+        scheduled=(0, 1),
     )
 
     def __post_init__(self) -> None:
-        check_ranges("data.", self, mosaic=(0, 1), shuffle=(1, math.inf))
+        check_ranges("data.", self, shuffle=(1, math.inf))
+        check_schedules("data.", self)
         if len(self.crop_scale) != 2:
             raise InputError(f"data.crop_scale={self.crop_scale}; give two shares of the area, low and high")
 
@@ -84,11 +89,16 @@ class TrainerConfig:
     checkpoint_activations: bool = option(
         False, help="recompute the classifier's activations in the backward pass to save memory"
     )
-    validate_every: int = option(20, help="steps between validations")
+    validate_every: int | None = option(None, help="steps between validations; null = a tenth of the training")
     checkpoint_every: int = option(50, help="steps between resume points, the maximum that a killed run loses")
     log_every: int = option(10, help="steps between rows of metrics.csv")
     overlays: int = option(6, help="number of validation images whose masks are drawn after each validation")
     progress: bool = option(True, help="show a progress bar")
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between validations."""
+        return max(1, self.max_steps // 10) if self.validate_every is None else self.validate_every
 
     def __post_init__(self) -> None:
         some = (1, math.inf)
@@ -102,7 +112,7 @@ class TrainerConfig:
 class OptimiserConfig:
     """AdamW with linear warm-up and cosine decay."""
 
-    lr: float = option(1e-3, help="peak learning rate")
+    lr: float = option(LR, help="peak learning rate")
     trunk_lr: float = option(1e-5, help="peak learning rate of a trainable trunk")
     weight_decay: float = option(0.01, help="decoupled weight decay")
     warmup: float = option(0.05, help="warm-up, as a share of the steps")
@@ -177,7 +187,7 @@ class TrainConfig:
 
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")
-    objective: ObjectiveConfig = option(ObjectiveConfig, help="terms that define a good mask")
+    objective: ObjectiveConfig = option(recipe_objective, help="terms that define a good mask")
     teacher: TeacherConfig = option(
         TeacherConfig, help="attribution method that teaches the ranking of the mask logits"
     )

@@ -73,7 +73,7 @@ def build_trainer(config: TrainConfig, parts: RunParts) -> lightning.Trainer:
             accumulate_grad_batches=run.accumulate,
             gradient_clip_val=run.clip,
             precision="bf16-mixed" if run.precision == "bf16" else "32-true",
-            val_check_interval=min(run.validate_every * run.accumulate, micro_batches),
+            val_check_interval=min(run.validation_interval * run.accumulate, micro_batches),
             check_val_every_n_epoch=1,
             num_sanity_val_steps=0,
             log_every_n_steps=run.log_every,
@@ -113,7 +113,7 @@ def _callbacks(config: TrainConfig, parts: RunParts) -> list[Callback]:
         callbacks.append(PrecomputeTeacherMaps(parts.teacher, parts.data, config.teacher.max_batch, run.progress))
     if run.progress:
         callbacks.append(RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=run.log_every))
-    callbacks.append(DueValidations(run.validate_every))
+    callbacks.append(DueValidations(run.validation_interval))
     if parts.logger is not None:
         callbacks.append(LearningRateMonitor("step"))
     return callbacks

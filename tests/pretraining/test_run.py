@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from ltx import Classifier, InputError, load
+from ltx.objectives.objective import Objective
 from ltx.pretraining.run import run_pretraining
 from tests.support.small_inputs import taught_by_gradcam
 from tests.support.small_trainings import assert_same_weights, metric_rows
@@ -49,16 +50,18 @@ def test_teacher_maps_are_computed_once_and_their_term_is_annealed(
     config_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     words = taught_by_gradcam(tmp_path)
-    out = run_pretraining(config_for("run", *words))
+    config = config_for("run", *words)
+    out = run_pretraining(config)
     assert len(list((tmp_path / "maps").glob("*.npz"))) == 8  # the training images, without the two held out
     rows = metric_rows(out)
     training = [row for row in rows if row["train/loss"]]
     assert [bool(row["train/teacher"]) for row in training] == [True] * 3 + [False] * 3
     assert "val/teacher" not in rows[0]
     weights = [5, 10 / 3, 5 / 3, 0, 0, 0]
-    for row, weight in zip(training, weights, strict=True):
-        terms = {"keep": 1, "remove": 1, "area": 4, "smoothness": 0.1, "teacher": weight}
-        total = sum(scale * float(row[f"train/{name}"] or 0) for name, scale in terms.items())
+    for step, (row, weight) in enumerate(zip(training, weights, strict=True)):
+        terms = Objective(config.objective).weights(step / 6)
+        assert terms["teacher"] == pytest.approx(weight)
+        total = sum(scale * float(row.get(f"train/{name}") or 0) for name, scale in terms.items())
         assert float(row["train/loss"]) == pytest.approx(total, rel=1e-5)
     assert "taught by `gradcam`" in (out / "README.md").read_text()
 
@@ -96,13 +99,13 @@ def test_impossible_devices_are_one_line(config_for: Any, word: str):
 
 
 def test_an_objective_without_weights_is_refused(config_for: Any):
-    words = [f"objective.{name}.weight=0" for name in ("keep", "remove", "area")]
+    words = [f"objective.{name}.weight=0" for name in ("keep", "remove", "area", "ranking")]
     with pytest.raises(InputError, match=r"every objective\.\*\.weight is 0"):
         run_pretraining(config_for("run", *words, "objective.smoothness.weight=[[0,0],[1,0]]"))
 
 
 def test_an_objective_without_weights_for_a_while_is_refused(config_for: Any):
-    terms = ("keep", "remove", "area", "smoothness")
+    terms = ("keep", "remove", "area", "smoothness", "ranking")
     words = [f"objective.{name}.weight=[[0,1],[0.25,0],[0.5,0],[1,1]]" for name in terms]
     with pytest.raises(InputError, match=r"every objective\.\*\.weight is 0 at 0\.25 of the training"):
         run_pretraining(config_for("run", *words))

@@ -26,6 +26,7 @@ from ltx.objectives.objective import Objective
 from ltx.objectives.settings import TERMS, ObjectiveConfig
 from ltx.pretraining.inr import INRPretraining
 from ltx.pretraining.ltx import LTXPretraining
+from ltx.pretraining.recipe import recipe_objective
 from ltx.pretraining.settings import OptimiserConfig
 from tests.support.fake_device import CUDA, FakeCuda, fake_cuda
 
@@ -158,7 +159,8 @@ def test_masks_of_an_area_stay_on_the_device(limited: bool) -> None:
 @pytest.mark.parametrize("name", ["unet", "vit", "inr"])
 def test_the_forward_pass_of_a_training_step_never_waits(name: str) -> None:
     explainer = network(name)
-    config: dict[str, Any] = {"explainer": explainer, "objective": Objective(), "fill": Fill("random"), "max_steps": 10}
+    objective = Objective(recipe_objective())
+    config: dict[str, Any] = {"explainer": explainer, "objective": objective, "fill": Fill("random"), "max_steps": 10}
     config |= {"optimiser": OptimiserConfig(), "seed": 0}
     module = INRPretraining(areas=AreaSampling(2), **config) if explainer.takes_areas else LTXPretraining(**config)
     generators = [torch.Generator() for _ in range(4)]
