@@ -18,8 +18,20 @@ def keep(images: Tensor, mask: Tensor, background: Tensor) -> Tensor:
         images: `[B, C, H, W]`.
         mask: `[B, 1, H, W]` in [0, 1]; 1 keeps the pixel.
         background: `[B, C, H, W]`, see `Fill`.
+
+    Raises:
+        InputError: the three do not have one floating type, or their shapes do not fit.
     """
-    return torch.lerp(background, images, mask)
+    try:
+        return torch.lerp(background, images, mask)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        given = ", ".join(
+            f"{name} of {value.dtype}, {tuple(value.shape)}"
+            for name, value in (("images", images), ("mask", mask), ("background", background))
+        )
+        raise InputError(f"{given}; give floats of one type, [B, C, H, W], [B, 1, H, W] and [B, C, H, W]") from error
 
 
 class Fill:

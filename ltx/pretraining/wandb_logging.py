@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,9 +80,15 @@ def wandb_logger(config: WandbConfig, settings: dict[str, Any], out: Path) -> Tr
             save_dir=str(out),
             offline=config.mode == "offline",
             config=settings,
-            settings=wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT),
+            settings=wandb.Settings(
+                init_timeout=INIT_TIMEOUT,
+                finish_timeout=FINISH_TIMEOUT,
+                quiet=config.mode == "offline",  # wandb's advice does not name the folder, see `_refer_relative_to`
+            ),
         )
-        _ = logger.experiment  # starts the run, so that a bad key or a missing network fails here
+        run = logger.experiment  # starts the run, so that a bad key or a missing network fails here
+        if config.mode == "offline":
+            _refer_relative_to(out, run)
     except Exception as error:  # any error of wandb: the training is worth more than its log
         warnings.warn(f"wandb.mode={config.mode} failed ({error}); the run continues without it", stacklevel=2)
         return None
@@ -97,6 +104,23 @@ def _keep_below(folder: Path) -> None:
         previous = os.environ.get(name)
         if previous is None or previous == _chosen.get(name):
             os.environ[name] = _chosen[name] = str(folder.absolute() / part)
+
+
+def _refer_relative_to(out: Path, run: Any) -> None:
+    """Make an offline run name the staged files of artifacts by paths relative to `out`.
+
+    wandb would write absolute paths, which are wrong once `out` was moved or copied to another machine. wandb opens
+    relative ones from the current folder, so `wandb sync` must be called in `out`.
+    """
+    log_artifact = run.log_artifact
+
+    def log_relative(artifact: Any, *arguments: Any, **options: Any) -> Any:
+        for entry in artifact.manifest.entries.values():
+            if entry.local_path and Path(entry.local_path).is_relative_to(out.absolute()):
+                entry.local_path = os.path.relpath(entry.local_path, out)
+        return log_artifact(artifact, *arguments, **options)
+
+    run.log_artifact = log_relative
 
 
 _chosen: dict[str, str] = {}
@@ -143,5 +167,18 @@ def log_checkpoint(logger: Tracker | None, config: WandbConfig, out: Path, score
 
 def finish_run(logger: Tracker | None, failed: bool = False) -> None:
     """Flush the logger and end the wandb run with its exit status; failures become warnings."""
-    if logger is not None:
-        logger.attempt(lambda: logger.experiment.finish(exit_code=int(failed)), "finishing")
+    if logger is None:
+        return
+    advice = _how_to_upload(logger)
+    logger.attempt(lambda: logger.experiment.finish(exit_code=int(failed)), "finishing")
+    if advice and logger.alive:
+        print(advice)
+
+
+@rank_zero_only
+def _how_to_upload(logger: Tracker) -> str:
+    run, out = logger.experiment, logger.save_dir or "."
+    if not run.offline:
+        return ""
+    folder = os.path.relpath(Path(run.dir).parent, out)
+    return f"to upload the wandb run, from here or from a copy: cd {shlex.quote(out)} && wandb sync {folder}"

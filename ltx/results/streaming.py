@@ -74,10 +74,10 @@ def explain_files(
         raise InputError(f"save={config.save} is for one process; {ranks} processes write save=maps")
     determined_by = _determined_by(config, classifier, settings)
     out = Path(config.out)
-    known = known_images(out, config.save)
-    kind = ShardSource if is_shards(config.images) else FileSource
-    source: ImageSource = kind(config, classifier, known, rank, ranks)
-    with exclusive(out):
+    with exclusive(out):  # another command's results must not appear after they were looked for
+        known = known_images(out, config.save)
+        kind = ShardSource if is_shards(config.images) else FileSource
+        source: ImageSource = kind(config, classifier, known, rank, ranks)
         _claim(out, determined_by, known)
         if source.done:
             print(f"{source.done} of {source.total} images are explained already in {out}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import ctypes
+import functools
 import os
 import random
 import resource
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaign.arena import Arena, explained
+from tests.campaign.forked import Job
 from tests.campaign.oracle import call, faults, partial_files
 from tests.support.processes import ROOT, environment
 from tests.support.small_inputs import write_photographs
@@ -37,25 +39,23 @@ def words(arena: Arena, command: str, out: Path) -> list[str]:
     }[command]()
 
 
-def run(
-    command: list[str], user: int | None = None, prepare: Callable[[], None] | None = None, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], script: str = "-mltx", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command from the start: for what matters while Python starts and imports."""
     return subprocess.run(
-        [sys.executable, "-m", "ltx", *command],
+        [sys.executable, script, *command],
         cwd=ROOT,
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=180,
-        user=user,
-        preexec_fn=prepare,
+        timeout=600,
+        check=False,
     )
 
 
-def ends_in_one_line(done: subprocess.CompletedProcess[str], status: int) -> None:
-    assert done.returncode == status, done.stderr[-1500:]
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+def ends_in_one_line(status: int, err: str) -> None:
+    assert status == 1, err[-1500:]
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: ")
 
 
 @pytest.fixture
@@ -102,31 +102,39 @@ def test_a_read_only_folder(arena: Arena, mounted: Callable[[str], Path], comman
     assert not faults(outcome, [str(place)])
 
 
+NOBODY = functools.partial(os.setuid, 65534)
+
+
+def open_to_all(*folders: Path) -> None:
+    """Let another user read these folders, and so all that contain them."""
+    for folder in folders:
+        for place in [folder, *folder.parents[:-1]]:
+            place.chmod(place.stat().st_mode | 0o055)
+
+
 @is_root
 @pytest.mark.parametrize("command", COMMANDS)
 def test_another_user_without_permission(arena: Arena, tmp_path: Path, command: str) -> None:
-    for folder in [arena.root, *arena.root.parents]:
-        if os.access(folder, os.W_OK) and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(arena.root, tmp_path)
     (tmp_path / "private").mkdir(mode=0o700)
-    done = run(words(arena, command, tmp_path / "private" / "out"), user=65534, HOME="/nonexistent")
-    ends_in_one_line(done, 1)
+    job = Job(
+        words(arena, command, tmp_path / "private" / "out"), tmp_path / "log", prepare=NOBODY, HOME="/nonexistent"
+    )
+    ends_in_one_line(*job.end(300))
 
 
 @is_root
 def test_a_file_that_may_not_be_read_is_skipped_by_name(arena: Arena, tmp_path: Path) -> None:
-    for folder in [arena.root, *arena.root.parents]:
-        if os.access(folder, os.W_OK) and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
     shutil.copytree(arena.root / "photos", tmp_path / "photos")
     (tmp_path / "photos/b.png").chmod(0)
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o777)
-    for folder in [tmp_path, *list(tmp_path.parents)[:3]]:
-        folder.chmod(folder.stat().st_mode | 0o055)
-    done = run(arena.attribute(f"images={tmp_path}/photos", f"out={tmp_path}/out"), user=65534, HOME="/nonexistent")
-    assert done.returncode == 0, done.stderr
-    assert "b.png cannot be read: Permission denied" in done.stdout
+    open_to_all(arena.root, tmp_path)
+    command = arena.attribute(f"images={tmp_path}/photos", f"out={tmp_path}/out")
+    job = Job(command, tmp_path / "log", prepare=NOBODY, HOME="/nonexistent")
+    status, err = job.end(300)
+    assert status == 0, err
+    assert "b.png cannot be read: Permission denied" in job.printed(".out")
     assert len(explained(tmp_path / "out")) == 5
 
 
@@ -140,47 +148,52 @@ VARIABLES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "command"), list(itertools.product(VARIABLES, ["attribute", "train"])))
-def test_environment_variables_change_no_result(arena: Arena, tmp_path: Path, kind: str, command: str) -> None:
-    photos = tmp_path / "phötos"
-    source = "photos" if command == "attribute" else "train"
+def results(arena: Arena, place: Path, command: str, **variables: str) -> list[bytes]:
+    """Files that a command writes whose paths are not in ASCII."""
+    source, key = ("photos", "images") if command == "attribute" else ("train", "data.images")
+    photos, out = place / "phötos", place / "öut"
     shutil.copytree(arena.root / source, photos)
-    key = "images" if command == "attribute" else "data.images"
-    results = []
-    for number, variables in enumerate(({}, VARIABLES[kind])):
-        out = tmp_path / f"öut{number}"
-        replaced = [word for word in words(arena, command, out) if not word.startswith(f"{key}=")]
-        done = run([*replaced, f"{key}={photos}"], **variables)
-        assert done.returncode == 0, done.stderr[-1500:]
-        names = ["explainer.safetensors"] if command == "train" else [f"{stem}.npz" for stem in "abcdef"]
-        results.append([(out / name).read_bytes() for name in names])
-    assert results[0] == results[1]
+    replaced = [word for word in words(arena, command, out) if not word.startswith(f"{key}=")]
+    done = run([*replaced, f"{key}={photos}"], **variables)
+    assert done.returncode == 0, done.stderr[-1500:]
+    names = ["explainer.safetensors"] if command == "train" else [f"{stem}.npz" for stem in "abcdef"]
+    return [(out / name).read_bytes() for name in names]
+
+
+@pytest.fixture(scope="module")
+def usual(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    return {command: results(arena, tmp_path_factory.mktemp("usual"), command) for command in ("attribute", "train")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [*((kind, "attribute") for kind in VARIABLES), ("LANG=C", "train"), ("hash seed 1", "train"), ("no home", "train")],
+)
+def test_environment_variables_change_no_result(
+    arena: Arena, usual: dict[str, list[bytes]], tmp_path: Path, kind: str, command: str
+) -> None:
+    assert results(arena, tmp_path, command, **VARIABLES[kind]) == usual[command]
+
+
+def without_network() -> None:
+    assert ctypes.CDLL(None).unshare(0x40000000) == 0, "CLONE_NEWNET"
 
 
 @is_root
-@pytest.mark.parametrize("command", ["attribute", "train", "finetune"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_no_network(arena: Arena, tmp_path: Path, command: str) -> None:
-    done = subprocess.run(
-        ["unshare", "-n", sys.executable, "-m", "ltx", *words(arena, command, tmp_path / "out")],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr[-1500:]
+    status, err = Job(words(arena, command, tmp_path / "out"), tmp_path / "log", prepare=without_network).end(300)
+    assert status == 0, err[-1500:]
 
 
-@pytest.mark.parametrize("command", ["attribute", "train", "shards"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_few_open_files(arena: Arena, tmp_path: Path, command: str) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-
-    done = run(words(arena, command, tmp_path / "out"), prepare=limit)
-    assert done.returncode == 0, done.stderr[-1500:]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (64, 64))
+    status, err = Job(words(arena, command, tmp_path / "out"), tmp_path / "log", prepare=limit).end(300)
+    assert status == 0, err[-1500:]
 
 
-@pytest.mark.parametrize("command", ["attribute", "train"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_clock_that_jumps(
     arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: random.Random, command: str
 ) -> None:
@@ -190,51 +203,44 @@ def test_a_clock_that_jumps(
     assert outcome.status == 0, (outcome.err, outcome.trace)
 
 
+PEAK = """
+import resource, sys
+from ltx.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
 def test_memory_does_not_grow_with_the_number_of_images(arena: Arena, tmp_path: Path) -> None:
+    (tmp_path / "peak.py").write_text(PEAK)
     peaks = []
     for count in (16, 160):
         folder = tmp_path / str(count)
         write_photographs(folder, (f"{number}.png" for number in range(count)), (300, 400))
-        script = (
-            "import resource, sys\nfrom ltx.cli.main import main\n"
-            "try:\n    main(sys.argv[1:])\nfinally:\n"
-            "    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
-        )
         command = arena.attribute(f"images={folder}", f"out={tmp_path}/out{count}", "save=maps")
-        done = subprocess.run(
-            [sys.executable, "-c", script, *command],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run(command, f"{tmp_path}/peak.py")
         assert done.returncode == 0, done.stderr[-1500:]
         peaks.append(int(done.stdout.split("peak ")[1]))
     assert peaks[1] < peaks[0] + 40_000, f"peaks in KiB: {peaks}"
 
 
+SPAWNING = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    from ltx.cli.main import main
+    main(sys.argv[1:])
+"""
+
+
 def test_workers_that_are_spawned(arena: Arena, tmp_path: Path) -> None:
-    script = tmp_path / "spawning.py"
-    script.write_text(
-        "import multiprocessing, sys\n"
-        "if __name__ == '__main__':\n"
-        "    multiprocessing.set_start_method('spawn')\n"
-        "    from ltx.cli.main import main\n"
-        "    main(sys.argv[1:])\n"
-    )
+    (tmp_path / "spawning.py").write_text(SPAWNING)
     trained = []
-    for number, workers in enumerate((0, 1)):
-        out = tmp_path / f"out{number}"
-        command = [*words(arena, "train", out), f"data.workers={workers}"]
-        done = subprocess.run(
-            [sys.executable, str(script), *command],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    for workers in (0, 1):
+        out = tmp_path / f"out{workers}"
+        done = run([*words(arena, "train", out), f"data.workers={workers}"], f"{tmp_path}/spawning.py")
         assert done.returncode == 0, done.stderr[-1500:]
         trained.append((out / "explainer.safetensors").read_bytes())
     assert trained[0] == trained[1]

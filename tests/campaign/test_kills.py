@@ -2,79 +2,80 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.campaign.arena import Arena
+from tests.campaign.forked import Job
 from tests.campaign.oracle import partial_files
-from tests.support.processes import ROOT, environment
 
 pytestmark = pytest.mark.campaign
 
-COMMANDS = ["train", "finetune", "attribute", "evaluate", "shards", "report", "maps on two processes"]
+COMMANDS = {
+    **dict.fromkeys(("train", "finetune", "attribute", "evaluate", "shards", "report"), 1),
+    **{f"{command} on two processes": 2 for command in ("train", "finetune", "attribute", "evaluate")},
+}
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-CASES = [(command, SIGNALS[number % 3], number) for number in range(9) for command in COMMANDS][:60]
+CASES = [(command, signum, number) for number in range(2) for command in COMMANDS for signum in SIGNALS]
 
 
 def words(arena: Arena, command: str, out: Path) -> list[str]:
     root = arena.root
+    photos, to = f"images={root}/photos", f"out={out}"
+    steps = ["trainer.max_steps=6", "trainer.checkpoint_every=2"]
     return {
-        "train": lambda: arena.train(
-            f"data.images={root}/train", f"out={out}", "trainer.max_steps=6", "trainer.checkpoint_every=2"
-        ),
-        "finetune": lambda: arena.finetune(f"images={root}/photos", f"out={out}", "batch_size=2"),
-        "attribute": lambda: arena.attribute(f"images={root}/photos", f"out={out}"),
-        "evaluate": lambda: arena.evaluate(f"images={root}/photos", f"out={out}"),
-        "shards": lambda: ["shards", f"images={root}/photos", f"out={out}", "per_shard=2"],
+        "train": lambda: arena.train(f"data.images={root}/train", to, *steps),
+        "finetune": lambda: arena.finetune(photos, to, "batch_size=2"),
+        "attribute": lambda: arena.attribute(photos, to),
+        "evaluate": lambda: arena.evaluate(photos, to),
+        "shards": lambda: ["shards", photos, to, "per_shard=2"],
         "report": lambda: ["report", f"{root}/maps", f"out={out}/index.html"],
-        "maps on two processes": lambda: arena.attribute(f"images={root}/photos", f"out={out}", "save=maps"),
+        "train on two processes": lambda: arena.train(
+            f"data.images={root}/train", to, *steps, "data.batch_size=1", "data.val_share=0.34"
+        ),
+        "finetune on two processes": lambda: arena.finetune(photos, to, "batch_size=2", "save=maps"),
+        "attribute on two processes": lambda: arena.attribute(photos, to, "save=maps"),
+        "evaluate on two processes": lambda: arena.evaluate(photos, to),
     }[command]()
 
 
-def start(arena: Arena, command: str, out: Path) -> subprocess.Popen[bytes]:
-    launcher = ["-m", "ltx"]
-    if command == "maps on two processes":
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ltx"]
-    return subprocess.Popen(
-        [sys.executable, *launcher, *words(arena, command, out)],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+def start(arena: Arena, command: str, out: Path) -> Job:
+    return Job(words(arena, command, out), out.with_name(f"{out.name} printed"), COMMANDS[command])
 
 
-def contents(command: str, out: Path) -> dict[str, object]:
+def contents(command: str, out: Path) -> dict[str, Any]:
     """What must not depend on the interruption."""
-    if command == "train":
-        files = ("explainer.safetensors", "metrics.csv")
-        kept = {name: (out / name).read_bytes() for name in files}
-        kept["metrics.csv"] = [line.split(b",")[:4] for line in kept["metrics.csv"].splitlines()]
-        return {"explainer.safetensors": kept["explainer.safetensors"], "steps": len(kept["metrics.csv"])}
+    if command.startswith("train"):
+        rows = list(csv.DictReader((out / "metrics.csv").open(newline="")))
+        curves = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+        return {"explainer": (out / "explainer.safetensors").read_bytes(), "curves": curves}
     if command == "shards":
         return {file.name: file.read_bytes() for file in out.iterdir() if file.suffix in (".tar", ".json")}
-    if command == "evaluate":
+    if command.startswith("evaluate"):
         scores = json.loads((out / "scores.json").read_text())
         return {"methods": scores["methods"], "n": scores["n"]}
     if command == "report":
-        return {"pages": sorted(file.name for file in out.iterdir() if not file.name.startswith("."))}
+        return {file.name: file.read_bytes() for file in out.iterdir() if not file.name.startswith(".")}
     lines, arrays = [], {}
-    if command == "maps on two processes":
+    if "two processes" in command:
         for place in sorted((out / "maps").glob("*.tar")):
             records = [json.loads(line) for line in place.with_suffix(".jsonl").read_text().splitlines()]
             with tarfile.open(place) as archive:
                 assert [record["map"] for record in records] == archive.getnames()
+                for record in records:
+                    arrays[record["image"]] = archive.extractfile(record["map"]).read()
             lines += records
     else:
         lines = [json.loads(line) for line in (out / "explanations.jsonl").read_text().splitlines()]
@@ -97,52 +98,58 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
+@dataclass
+class Whole:
+    """An uninterrupted command: CPU time of its first process in nanoseconds, seconds, and contents of its folder."""
+
+    work: int
+    seconds: float
+    contents: dict[str, Any]
+
+
+def whole(arena: Arena, command: str, out: Path) -> Whole:
+    begun = time.monotonic()
+    job = start(arena, command, out)
+    work = job.measure()
+    status, err = job.end(300)
+    assert status == 0, err[-2000:]
+    return Whole(work, time.monotonic() - begun, contents(command, out))
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, dict[str, object]]]:
-    """Seconds and contents of each command without an interruption."""
-    measured = {}
-    for command in COMMANDS:
-        out = tmp_path_factory.mktemp("whole") / "out"
-        begun = time.monotonic()
-        job = start(arena, command, out)
-        _, err = job.communicate(timeout=180)
-        assert job.returncode == 0, err.decode()[-2000:]
-        measured[command] = (time.monotonic() - begun, contents(command, out))
-    return measured
+def uninterrupted(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Whole]:
+    return {command: whole(arena, command, tmp_path_factory.mktemp("whole") / "out") for command in COMMANDS}
+
+
+@pytest.fixture(scope="module")
+def interrupted() -> Iterator[list[bool]]:
+    """Whether each command was killed before its end; most of them must be."""
+    met: list[bool] = []
+    yield met
+    assert sum(met) > 0.5 * len(met), f"{sum(met)} of {len(met)} commands were running when they were killed"
 
 
 @pytest.mark.parametrize(("command", "signum", "number"), CASES, ids=lambda value: str(getattr(value, "name", value)))
 def test_killed_and_run_again(
     arena: Arena,
-    uninterrupted: dict[str, tuple[float, dict[str, object]]],
+    uninterrupted: dict[str, Whole],
+    interrupted: list[bool],
     tmp_path: Path,
     rng: random.Random,
     command: str,
     signum: signal.Signals,
     number: int,
 ) -> None:
-    seconds, expected = uninterrupted[command]
+    expected = uninterrupted[command]
+    limit = 60 + 20 * expected.seconds
     out = tmp_path / "out"
+    ranks = rng.choice([[0], [1], [0, 1]]) if COMMANDS[command] == 2 else [0]
     job = start(arena, command, out)
-    try:
-        # Most of the time is spent on imports; most kills should meet the work after them.
-        job.wait(timeout=rng.uniform(0.3, 1.0) * seconds if rng.random() < 0.8 else rng.uniform(0, seconds))
-    except subprocess.TimeoutExpired:
-        job.send_signal(signum) if command != "maps on two processes" else kill_all(job, signum)
-    _, err = job.communicate(timeout=60)
-    assert b"Traceback" not in err or signum == signal.SIGTERM or "two processes" in command, err.decode()[-1500:]
+    interrupted.append(job.kill_after(rng.uniform(0.05, 1) * expected.work, signum, ranks))
+    _, err = job.end(limit)
+    assert "Traceback" not in err or signum == signal.SIGTERM or len(job.processes) > 1, err[-2000:]
     if out.exists():
         assert not partial_files(out)
-    again = start(arena, command, out)
-    _, err = again.communicate(timeout=180)
-    assert again.returncode == 0, err.decode()[-2000:]
-    assert same(contents(command, out), expected)
-
-
-def kill_all(job: subprocess.Popen[bytes], signum: signal.Signals) -> None:
-    """Signal torchrun and its processes: a killed torchrun would leave them."""
-    import os
-
-    for pid in (Path("/proc") / str(job.pid) / "task" / str(job.pid) / "children").read_text().split():
-        os.kill(int(pid), signum)
-    job.send_signal(signum)
+    status, err = start(arena, command, out).end(limit)
+    assert status == 0, err[-2000:]
+    assert same(contents(command, out), expected.contents)

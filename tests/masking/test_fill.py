@@ -30,6 +30,23 @@ def test_masked_image_is_the_image_where_kept_and_the_background_elsewhere() -> 
     torch.testing.assert_close(keep(x, mask, background) + keep(x, 1 - mask, background), x + background)
 
 
+@pytest.mark.parametrize(
+    ("x", "mask"),
+    [
+        (torch.zeros(2, 4, 20, 28), torch.zeros(2, 1, 20, 28)),
+        (torch.zeros(2, 3, 20, 28, dtype=torch.uint8), torch.zeros(2, 1, 20, 28)),
+        (torch.zeros(2, 3, 20, 28), torch.zeros(2, 1, 20, 28, dtype=torch.bool)),
+        (torch.zeros(2, 3, 20, 28), torch.zeros(2, 1, 10, 14)),
+    ],
+    ids=["channels", "type of the images", "type of the mask", "size of the mask"],
+)
+def test_masked_images_of_tensors_that_do_not_fit(x: torch.Tensor, mask: torch.Tensor) -> None:
+    with pytest.raises(
+        InputError, match=r"^images of torch\.\w+, \(2, \d, 20, 28\), mask of .*; give floats of one type"
+    ):
+        keep(x, mask, torch.zeros(2, 3, 20, 28))
+
+
 def test_black_and_mean_fills() -> None:
     x = images()
     assert torch.equal(Fill("black")(x), torch.zeros_like(x))

@@ -93,8 +93,8 @@ def test_two_ranks_give_the_result_of_one(tmp_path):
     for rank in range(2):
         add(alone, shares(rank))
     expected = [float(metric.compute()) for metric in alone]
-    # Fork so that the ranks do not import everything again.
-    multiprocessing.start_processes(on_a_rank, args=(tmp_path,), nprocs=2, start_method="fork")
+    # A process that is forked next to running threads may hang.
+    multiprocessing.start_processes(on_a_rank, args=(tmp_path,), nprocs=2, start_method="spawn")
     for rank in range(2):
         for scores in json.loads((tmp_path / f"{rank}.json").read_text()):
             assert scores == pytest.approx(expected)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
+import shutil
+import struct
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from wandb.proto.wandb_internal_pb2 import Record
 
 from ltx.pretraining.run import run_pretraining
 from ltx.pretraining.wandb_logging import MAX_FAILURES, Tracker
 from tests.support.processes import patched_script, run_python
 from tests.support.small_trainings import saved_step, small_training
+
+BLOCK = 32768
 
 
 def test_not_installed(config_for: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,8 +52,12 @@ def test_a_failing_call_is_lost_alone_and_several_in_a_row_disable_wandb() -> No
     assert len(calls) == 3 + MAX_FAILURES
 
 
-def test_an_offline_run_needs_nothing_outside_its_folder(
-    config_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+def test_an_offline_run_is_complete_in_a_copy_of_its_folder(
+    config_for: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.delenv(name, raising=False)
@@ -60,14 +68,38 @@ def test_an_offline_run_needs_nothing_outside_its_folder(
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="wandb failed")
         out = run_pretraining(config_for("run", "wandb.mode=offline"))
+    assert "&& wandb sync wandb/offline-run-" in capsys.readouterr().out
     (run_file,) = out.glob("wandb/offline-run-*/run-*.wandb")
     assert eventually(lambda: b"explainer.safetensors" in run_file.read_bytes())
-    content = run_file.read_bytes()
-    staged = re.findall(rb"/[^\s\"\x00-\x1f]*/artifacts/staging/tmp[a-z0-9_]{8}", content)
-    assert len(staged) >= 4, "the checkpoint's three files, and a table"
-    for path in staged:
-        assert path.startswith(os.fsencode(out.absolute()))
-        assert Path(os.fsdecode(path)).is_file()
+    copied = shutil.copytree(out, tmp_path / "elsewhere")
+    shutil.rmtree(out)
+    entries = [entry for record in records(copied / run_file.relative_to(out)) for entry in staged(record)]
+    assert {entry.path for entry in entries} >= {"explainer.safetensors", "config.yaml", "explanations.table.json"}
+    for entry in entries:
+        assert not Path(entry.local_path).is_absolute()
+        assert (copied / entry.local_path).stat().st_size == entry.size
+
+
+def records(file: Path) -> Iterator[Any]:
+    """The records of an offline run: a log in the format of LevelDB, after a header of seven bytes."""
+    content, place, whole = file.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        left = BLOCK - place % BLOCK
+        if left < 7:  # too short for the header of a record
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def staged(record: Any) -> list[Any]:
+    """The files that a record of an artifact refers to, of either kind of record."""
+    artifacts = [record.artifact, record.request.log_artifact.artifact]
+    return [entry for artifact in artifacts for entry in artifact.manifest.contents]
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from torch import Tensor
 
 from ltx import Classifier, Explanation
 from ltx.data.image_batches import ImageBatches
+from ltx.results import streaming
 from ltx.results.settings import ExplainConfig
 from ltx.results.streaming import Explained, explain_files
+from ltx.runtime.exclusive_folder import exclusive
 from tests.support.small_inputs import write_photographs
 from tests.support.tar_files import jpeg, write_tar
 
@@ -62,6 +66,23 @@ def test_the_same_relative_path_in_two_folders_is_two_images(
     ]
     assert run(tiny_classifier, "x/1.jpg", out)[1] == []
     assert run(tiny_classifier, str(tmp_path / "d1/x/1.jpg"), out)[1] == [], "the same image under its absolute path"
+
+
+def test_results_of_a_command_that_ended_just_before_are_known(
+    tiny_classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write_photographs(tmp_path / "in", ["1.jpg"], (20, 20)), tmp_path / "out"
+
+    @contextmanager
+    def after_another(place: Path) -> Iterator[None]:
+        monkeypatch.setattr(streaming, "exclusive", exclusive)
+        run(tiny_classifier, str(folder), out)
+        with exclusive(place):
+            yield
+
+    monkeypatch.setattr(streaming, "exclusive", after_another)
+    assert run(tiny_classifier, str(folder), out)[1] == []
+    assert len(lines(out)) == 1
 
 
 def test_a_replaced_image_is_explained_and_the_previous_result_kept(
