@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ltx.checkpoints.folder import CONFIG, TENSORS, read_config, read_record
 from ltx.classifier.classifier import Classifier
 from ltx.objectives.settings import ObjectiveConfig
@@ -41,8 +43,9 @@ def find_resume_point(config: TrainConfig, classifier: Classifier) -> str | None
         previous = _flatten(read_config(out))
     except InputError as error:
         raise InputError(f"out={out} contains {point.name}, but no readable {CONFIG}; {fix}") from error
-    if not zipfile.is_zipfile(point):  # torch's format, with its table of contents at the end of the file
-        raise InputError(f"out={out}: {point.name} is incomplete; {fix}")
+    fault = _fault(point)
+    if fault:
+        raise InputError(f"out={out}: {point.name} {fault}; {fix}")
     current = _flatten(asdict(config))
     # For settings that did not exist when the run started; the recipe, whose defaults are others, is younger.
     default = _flatten(asdict(replace(TrainConfig(), objective=ObjectiveConfig())))
@@ -53,6 +56,22 @@ def find_resume_point(config: TrainConfig, classifier: Classifier) -> str | None
     if (out / TENSORS).is_file() and read_record(out).fingerprint != classifier.fingerprint():
         raise InputError(f"out={out} contains a run with other weights of {classifier.name}; {fix}")
     return str(point)
+
+
+def _fault(point: Path) -> str:
+    """Why a file of `torch.save` cannot be resumed from; empty if it can. torch itself compares no checksums."""
+    try:
+        with zipfile.ZipFile(point) as stored:
+            damaged = stored.testzip()
+    except Exception:  # damage to its headers has many names
+        damaged = point.name
+    if damaged is not None:
+        return "is incomplete or damaged"
+    try:
+        torch.load(point, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        return f"contains more than tensors and plain values, which could run code ({type(error).__name__})"
+    return ""
 
 
 def _flatten(settings: Any, prefix: str = "") -> dict[str, Any]:

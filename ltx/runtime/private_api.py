@@ -11,7 +11,7 @@ moves. The dependency is imported when the function is called, so that importing
 | lightning | `strategies.launchers._SubprocessScriptLauncher` | `<2.7` |
 | torchmetrics | `Metric._filter_kwargs` | `<2` |
 | webdataset | `shardlists.expand_urls`, `tariterators.base_plus_ext` | `<1.1` |
-| Python | `tarfile.TarFile.members` | none: the test is the guard |
+| Python | `tarfile.TarFile.members`, `.offset`, `EOFHeaderError`, `EmptyHeaderError` | none: the test is the guard |
 | segmentation-models-pytorch | `decoders.unet.decoder.UnetDecoder` | `<0.7` |
 """
 
@@ -94,6 +94,29 @@ def split_member_name(name: str) -> tuple[str | None, str | None]:
 def forget_members(archive: tarfile.TarFile) -> None:
     """Drop the headers that a tar file keeps of the members read so far, so that memory does not grow with them."""
     archive.members = []  # type: ignore[attr-defined]  # the attribute is not documented
+
+
+def watched_headers() -> Any:
+    """An argument `tarinfo` of `tarfile.open` for one file: its attribute `damaged_at` is where a damaged header is.
+
+    `tarfile` takes a truncated or invalid header for the end of the file, unless it is the first.
+    """
+    import tarfile
+
+    class WatchedHeader(tarfile.TarInfo):
+        damaged_at: int | None = None
+
+        @classmethod
+        def fromtarfile(cls, archive: tarfile.TarFile) -> WatchedHeader:
+            try:
+                return super().fromtarfile(archive)
+            except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
+                raise
+            except tarfile.HeaderError:
+                cls.damaged_at = archive.offset
+                raise
+
+    return WatchedHeader
 
 
 def unet_decoder(encoder_channels: list[int], decoder_channels: list[int], **options: Any) -> nn.Module:

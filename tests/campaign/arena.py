@@ -17,6 +17,7 @@ from tests.support.tar_files import write_tar
 
 SEED = int(os.environ.get("LTX_CAMPAIGN_SEED", "0"))
 SIZE = "classifier.input_size=32"
+TEXTS = (".yaml", ".json", ".jsonl", ".csv")
 KINDS = {"a.jpg": "JPEG", "b.png": "PNG", "c.webp": "WEBP", "d.tif": "TIFF", "e.jpg": "JPEG"}
 
 
@@ -27,8 +28,11 @@ class Arena:
     root: Path
 
     def copy(self, place: Path) -> Arena:
-        """A copy whose files a case may damage."""
+        """A copy whose files a case may damage, as if everything had been written there."""
         shutil.copytree(self.root, place)
+        for file in place.rglob("*"):
+            if file.suffix in TEXTS:
+                file.write_text(file.read_text().replace(str(self.root), str(place)))
         return Arena(place)
 
     @property

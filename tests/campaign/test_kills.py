@@ -56,7 +56,12 @@ def start(arena: Arena, command: str, out: Path) -> Job:
 
 
 def contents(command: str, out: Path) -> dict[str, Any]:
-    """What must not depend on the interruption."""
+    """What must not depend on the interruption: results, and the names of visible files."""
+    visible = {str(file.relative_to(out)) for file in out.rglob("*") if not file.name.startswith(".")}
+    return {"files": sorted(name for name in visible if not name.startswith("maps/")), **results(command, out)}
+
+
+def results(command: str, out: Path) -> dict[str, Any]:
     if command.startswith("train"):
         rows = list(csv.DictReader((out / "metrics.csv").open(newline="")))
         curves = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ltx import InputError, load
 from tests.support.small_checkpoints import small_checkpoint
@@ -33,3 +34,25 @@ def test_an_unknown_setting_of_the_classifier_is_named(folder: Path, weights: Pa
     small_checkpoint(folder, weights)
     with pytest.raises(InputError, match=r"no_such_setting.* settings of ltx\.Classifier"):
         load(folder, no_such_setting=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("name", "stranger_module:build", "importing and calling stranger_module:build, which runs that code"),
+        ("class_names", "SECRET", "names a file of class names, .*secret.txt, instead of the names"),
+    ],
+)
+def test_a_checkpoint_of_a_stranger_imports_no_module_and_shows_no_file(
+    folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, reason: str
+):
+    small_checkpoint(folder, weights)
+    (tmp_path / "stranger_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\ndef build(): pass\n")
+    (tmp_path / "secret.txt").write_text("password\n" * 6)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["classifier"][key] = str(tmp_path / "secret.txt") if value == "SECRET" else value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=reason):
+        load(folder)
+    assert not (tmp_path / "ran").exists()

@@ -242,15 +242,23 @@ def test_the_command_line_may_name_a_command_or_a_function(tmp_path: Path) -> No
 # -- full disks ----------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_names_the_file_that_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EACCES, "Permission denied"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_one_line_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, reason: str
 ) -> None:
     """Copying from one disk to another names both files, the source first."""
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/source", None, f"{tmp_path}/out/last.ckpt")
+    def fails(*_: object) -> None:
+        raise OSError(number, reason, "/tmp/source", None, f"{tmp_path}/out/last.ckpt")
 
-    monkeypatch.setattr("ltx.cli.shards.pack", full)
+    monkeypatch.setattr("ltx.cli.shards.pack", fails)
     assert status("shards", "images=scikit-image", f"out={tmp_path}/out") == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"error: {tmp_path}/out/last.ckpt cannot be written: No space left on device"
+    assert line == f"error: {tmp_path}/out/last.ckpt cannot be written: {reason}"

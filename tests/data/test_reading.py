@@ -1,7 +1,9 @@
 """Pixels of every kind of image, and errors of files that cannot be read."""
 
+import errno
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +187,32 @@ def test_an_unreadable_file_is_named_with_the_reason(damaged: dict[str, Path], k
     assert str(damaged[kind]) in str(caught.value)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused_by_its_header(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels)
+    with (tmp_path / "bomb.npy").open("wb") as file:
+        about = {"descr": "|u1", "fortran_order": False, "shape": (1 << 20, 1 << 20, 3)}
+        np.lib.format.write_array_header_1_0(file, about)
+    for name in ("bomb.png", "bomb.npy"):
+        with pytest.raises(InputError, match=name):
+            read_image(tmp_path / name)
+
+
+def test_a_file_without_permission_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "photo.jpg")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"photo\.jpg cannot be read: Permission denied"):
+        read_content(path)
 
 
 def test_a_pipe_is_refused_without_reading(tmp_path: Path) -> None:

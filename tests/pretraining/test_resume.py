@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from ltx import InputError
@@ -113,9 +115,12 @@ def test_a_run_of_other_settings_in_the_same_folder_is_refused(config_for: Any):
 def test_a_damaged_file_is_named_with_the_fix(config_for: Any):
     out = run_pretraining(config_for("run"))
     settings, point = (out / "config.yaml").read_bytes(), (out / "last.ckpt").read_bytes()
-    (out / "last.ckpt").write_bytes(point[: len(point) // 2])
-    with pytest.raises(InputError, match=r"last\.ckpt is incomplete; .* resume=false"):
-        run_pretraining(config_for("run"))
+    flipped = bytearray(point)
+    flipped[len(point) // 2] ^= 1
+    for broken in (point[: len(point) // 2], bytes(flipped)):
+        (out / "last.ckpt").write_bytes(broken)
+        with pytest.raises(InputError, match=r"last\.ckpt is incomplete or damaged; .* resume=false"):
+            run_pretraining(config_for("run"))
     (out / "last.ckpt").write_bytes(point)
     for damaged in (b"classifier: {name: ", b"", None):
         (out / "config.yaml").unlink()
@@ -126,3 +131,23 @@ def test_a_damaged_file_is_named_with_the_fix(config_for: Any):
         (out / "config.yaml").write_bytes(settings)
     (out / "last.ckpt").write_bytes(b"")
     run_pretraining(config_for("run", "resume=false"))
+
+
+def test_a_checkpoint_of_a_stranger_runs_no_code(config_for: Any, tmp_path: Path):
+    out = run_pretraining(config_for("run"))
+    torch.save({"state_dict": Trace(tmp_path / "ran")}, out / "last.ckpt")
+    with pytest.raises(
+        InputError, match=r"last\.ckpt contains more than tensors and plain values, which could run code"
+    ):
+        run_pretraining(config_for("run"))
+    assert not (tmp_path / "ran").exists()
+
+
+class Trace:
+    """A pickle that leaves a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.file),)

@@ -36,6 +36,15 @@ def test_a_line_that_is_being_written_is_ignored(tmp_path: Path) -> None:
     assert [result.stem for result in read_results(tmp_path)] == ["a"]
 
 
+@pytest.mark.parametrize("stem", ["../secret", "a/../../secret", "/secret"])
+def test_a_record_cannot_show_files_outside_its_folder(tmp_path: Path, stem: str) -> None:
+    write_results(tmp_path, ["a.jpg"])
+    record = tmp_path / "explanations.jsonl"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"stem": stem}) + "\n")
+    with pytest.raises(InputError, match=f"the stem '{stem}' leads out of the folder"):
+        read_results(tmp_path)
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"image": 3}', "7"])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     write_results(tmp_path, ["a.jpg"])

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
 from ltx.runtime import private_api
+from tests.support.tar_files import write_tar
 
 
 class Pair(NamedTuple):
@@ -109,6 +110,24 @@ def test_a_tar_is_read_to_its_end_while_its_headers_are_dropped() -> None:
                 private_api.forget_members(archive)
                 assert not archive.members
         assert names == [f"{number}.jpg" for number in range(20)]
+
+
+@pytest.mark.parametrize("mode", ["r:", "r:*", "r|", "r|*"])
+@pytest.mark.parametrize("damage", ["", "no mark of the end", "cut", "flipped"])
+def test_a_damaged_header_is_noticed(tmp_path: Path, mode: str, damage: str) -> None:
+    content = write_tar(tmp_path / "a.tar", [("a.jpg", b"a" * 600), ("b.jpg", b"b" * 600)]).read_bytes()
+    second = 3 * 512
+    content = {
+        "": content,
+        "no mark of the end": content[:second],
+        "cut": content[: second + 40],
+        "flipped": content[:second] + b"x" + content[second + 1 :],
+    }[damage]
+    header = private_api.watched_headers()
+    with tarfile.open(fileobj=io.BytesIO(content), mode=mode, tarinfo=header) as archive:  # type: ignore[call-overload]
+        names = [member.name for member in archive]
+    assert names == (["a.jpg"] if damage else ["a.jpg", "b.jpg"])
+    assert header.damaged_at == (second if damage in ("cut", "flipped") else None)
 
 
 def test_unet_decoder_goes_from_the_deepest_map_to_the_first_width() -> None:

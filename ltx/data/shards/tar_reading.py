@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import webdataset
 from ltx.data.reading import opened
 from ltx.data.shards.grouping import Group, grouped
 from ltx.runtime.errors import InputError
-from ltx.runtime.private_api import forget_members
+from ltx.runtime.private_api import forget_members, watched_headers
 
 MAX_MEMBER_BYTES = 1 << 28
 """Larger members are left out: the contents of several must fit into memory."""
@@ -83,7 +84,7 @@ def read_shard(url: str) -> Iterator[Sample]:
         InputError: the shard cannot be read to its end; the samples before the damage are complete.
     """
     try:
-        with open_shard(url) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with open_shard(url) as stream, _opened(stream, "r|*") as archive:
             for group in grouped(_contents(archive), lambda name, reason: None):
                 yield _sample(url, group)
     except Exception as error:  # tar files, pipes and connections raise their own
@@ -99,7 +100,7 @@ def inspect_shard(url: str) -> Content:
 
     try:
         mode = "r|*" if local_path(url) is None else "r:*"  # only files can skip contents
-        with open_shard(url) as stream, tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
+        with open_shard(url) as stream, _opened(stream, mode) as archive:
             for _ in grouped(_names(archive, leave_out), leave_out):
                 content.samples += 1
     except Exception as error:
@@ -122,6 +123,16 @@ def _sample(url: str, group: Group[bytes]) -> Sample:
         image=b"" if group.image is None else group.members[group.image],
         label=int(label) if re.fullmatch(rb"-?\d{1,18}", label) else None,
     )
+
+
+@contextmanager
+def _opened(stream: IO[bytes], mode: str) -> Iterator[tarfile.TarFile]:
+    """A tar file; at the end of the context a damaged header is an error, not the end of the file."""
+    header = watched_headers()
+    with tarfile.open(fileobj=stream, mode=mode, tarinfo=header) as archive:  # type: ignore[call-overload]
+        yield archive
+        if header.damaged_at is not None:
+            raise tarfile.ReadError(f"the header at byte {header.damaged_at} is damaged; what follows is lost")
 
 
 def _contents(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -91,9 +91,17 @@ def test_a_file_that_is_not_a_tar_is_one_line(tmp_path: Path, content: bytes, re
         assert "(" not in str(caught.value).partition("cannot be read")[2]
 
 
-def test_a_truncated_tar_keeps_the_samples_before_the_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["image", "cut header", "flipped header"])
+def test_a_truncated_tar_keeps_the_samples_before_the_damage(tmp_path: Path, damage: str) -> None:
     file = write_tar(tmp_path / "a.tar", ((f"{number}.jpg", jpeg()) for number in range(4)))
-    file.write_bytes(file.read_bytes()[:4200])  # within the third image: more members of the second might follow
+    with tarfile.open(file) as archive:
+        third = archive.getmember("2.jpg")
+    content = bytearray(file.read_bytes())
+    if damage == "flipped header":
+        content[third.offset] ^= 1
+    else:
+        del content[third.offset_data + 100 if damage == "image" else third.offset + 40 :]
+    file.write_bytes(content)
     good = write_tar(tmp_path / "b.tar", [("x.jpg", jpeg())])
     with pytest.raises(InputError, match=r"a\.tar cannot be read"):
         counted([str(file), str(good)])
