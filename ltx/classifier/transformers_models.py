@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ltx.runtime.errors import InputError, first_line
+from ltx.runtime.hub import offline_if_unreachable
 
 TRANSFORMERS = "hf:"
 
@@ -32,7 +34,7 @@ def transformers_model(
         InputError: transformers is not installed, or the folder has no image classifier or none with these settings.
     """
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification
+        import transformers  # noqa: F401  # optional
     except ImportError as error:
         raise InputError(f"classifier.name={name} needs transformers: pip install 'ltx[hf]'") from error
     place = name.removeprefix(TRANSFORMERS)
@@ -46,23 +48,8 @@ def transformers_model(
     if channels is not None:
         changes["num_channels"] = channels
     try:
-        model: nn.Module
-        config = AutoConfig.from_pretrained(place)
-        if weights is None:
-            for key in ("num_labels", "num_channels"):
-                if key in changes and changes[key] != getattr(config, key, changes[key]):
-                    raise InputError(
-                        f"classifier.name={name}: its weights have {key}={getattr(config, key)}, not {changes[key]}; "
-                        "give classifier.weights=FILE"
-                    )
-            model = AutoModelForImageClassification.from_pretrained(place, **options)
-            return model
-        for attribute, value in changes.items():
-            setattr(config, attribute, value)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # random weights are the same wherever they are made
-            model = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]  # no annotations
-            return model
+        with _hub_access(place):
+            return _loaded(name, place, weights is None, options, changes)
     except InputError:
         raise
     except Exception as error:  # the hub, missing files and configurations raise many types
@@ -72,13 +59,50 @@ def transformers_model(
         ) from error
 
 
-def processor_data(name: str, channels: int) -> tuple[tuple[int, int] | None, Sequence[float], Sequence[float]] | None:
-    """Size, mean and standard deviation of the image processor in the same place; None if there is none."""
+def _hub_access(place: str) -> AbstractContextManager[None]:
+    return nullcontext() if Path(place).expanduser().is_dir() else offline_if_unreachable()
+
+
+def _loaded(name: str, place: str, pretrained: bool, options: dict[str, Any], changes: dict[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    model: nn.Module
+    config = AutoConfig.from_pretrained(place)
+    if pretrained:
+        for key in ("num_labels", "num_channels"):
+            if key in changes and changes[key] != getattr(config, key, changes[key]):
+                raise InputError(
+                    f"classifier.name={name}: its weights have {key}={getattr(config, key)}, not {changes[key]}; "
+                    "give classifier.weights=FILE"
+                )
+        model = AutoModelForImageClassification.from_pretrained(place, **options)
+        return model
+    for attribute, value in changes.items():
+        setattr(config, attribute, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights are the same wherever they are made
+        model = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]  # no annotations
+        return model
+
+
+def processor_data(
+    place: str, channels: int, local: bool = False
+) -> tuple[tuple[int, int] | None, Sequence[float], Sequence[float]] | None:
+    """Size, mean and standard deviation of the image processor in a place; None if there is none.
+
+    Args:
+        place: a folder or a hub name.
+        channels: number of input channels.
+        local: read only local files, for a hub name those of its cache.
+    """
     from transformers import AutoImageProcessor
 
-    place = str(Path(name.removeprefix(TRANSFORMERS)).expanduser())
     try:
-        settings = AutoImageProcessor.from_pretrained(place).to_dict()  # type: ignore[no-untyped-call]  # no annotations
+        with _hub_access(place):
+            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]  # no annotations
+                str(Path(place).expanduser()), local_files_only=local
+            )
+            settings = processor.to_dict()
     except (OSError, ValueError, ImportError):
         return None
     size = settings.get("crop_size") if settings.get("do_center_crop") else None
