@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -153,6 +154,8 @@ def build(setup: Setup) -> Built:
     """
     source = build_model(setup.request)
     size = setup.request.size or source.data.size
+    if source.data.doubt and setup.mean is None and setup.std is None:
+        warnings.warn(source.data.doubt, stacklevel=4)
     interface = _adapter(setup, source, size)
     module = source.module.eval()
     for parameter in module.parameters():  # scripted modules have no `requires_grad_`

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from ltx.classifier.feature_maps import supports_features
 from ltx.classifier.own_modules import FunctionModule, import_module, independent_copy, is_import_path
 from ltx.classifier.timm_models import timm_model
-from ltx.classifier.torchvision_models import TORCHVISION, torchvision_model
+from ltx.classifier.torchvision_models import IMAGENET, TORCHVISION, torchvision_model
 from ltx.classifier.transformers_models import TRANSFORMERS, label_names, processor_data, transformers_model
 from ltx.classifier.weight_files import load_weights
 from ltx.runtime.errors import InputError
@@ -30,11 +29,13 @@ class InputData:
     Attributes:
         size: height and width.
         mean, std: normalisation of pixels in [0, 1], one number per channel.
+        doubt: a warning for callers who give neither mean nor std; empty if the normalisation is known.
     """
 
     size: tuple[int, int] = DEFAULT_SIZE
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,26 @@ def _described(module: nn.Module, name: str, request: ModelRequest) -> ModelSour
         config = resolve_model_data_config(module)
         data = InputData(tuple(config["input_size"][1:]), config["mean"], config["std"])
     else:
-        size = _configured_size(module)
-        data = InputData(size or DEFAULT_SIZE, (0.0,) * channels, (1.0,) * channels)
+        data = _object_data(module, name, channels)
         names = label_names(getattr(module, "config", None))
     return ModelSource(module, name, data, names, channels=channels)
+
+
+def _object_data(module: nn.Module, name: str, channels: int) -> InputData:
+    """Size and normalisation of a module that is not timm's: pixels in [0, 1], unless its image processor is known."""
+    size, library = _configured_size(module), type(module).__module__.partition(".")[0]
+    mean, std, doubt = (0.0,) * channels, (1.0,) * channels, ""
+    if library == "transformers":
+        place = str(getattr(getattr(module, "config", None), "name_or_path", ""))
+        known = processor_data(place, channels, local=True) if place else None
+        if known is not None:
+            return InputData(size or known[0] or DEFAULT_SIZE, *known[1:])
+    if library in ("transformers", "torchvision"):
+        doubt = (
+            f"{name} is given as an object, so its normalisation is unknown: it gets pixels in [0, 1]; give mean=[…] "
+            f"and std=[…] (pretrained weights of {library} mostly expect {list(IMAGENET[0])} and {list(IMAGENET[1])})"
+        )
+    return InputData(size or DEFAULT_SIZE, mean, std, doubt)
 
 
 def _configured_size(module: nn.Module) -> tuple[int, int] | None:
@@ -175,15 +192,14 @@ def _transformers(request: ModelRequest, name: str) -> ModelSource:
     module = transformers_model(name, request.weights, request.num_classes, request.channels, dict(request.options))
     _load_file(module, request, name)
     channels = request.channels or first_channels(module)
-    data = processor_data(name, channels)
+    data, doubt = processor_data(name.removeprefix(TRANSFORMERS), channels), ""
     if data is None:
-        warnings.warn(
+        doubt = (
             f"classifier.name={name} has no image processor, so its normalisation is unknown: mean 0.5 and std 0.5 "
-            "are assumed; set classifier.mean and classifier.std",
-            stacklevel=5,
+            "are assumed; set classifier.mean and classifier.std"
         )
     size, mean, std = data or (None, (0.5,) * channels, (0.5,) * channels)
-    data_config = InputData(_configured_size(module) or size or DEFAULT_SIZE, mean, std)
+    data_config = InputData(_configured_size(module) or size or DEFAULT_SIZE, mean, std, doubt)
     return ModelSource(module, name, data_config, label_names(module.config), channels=channels)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 import transformers
 from torch import nn
 
@@ -103,3 +105,25 @@ def test_identity_of_a_module_is_its_weights_and_structure() -> None:
     assert prints[0] != prints[1], "the same class with other weights"
     assert prints[0] == prints[2], "the class of the module itself may have another name"
     assert prints[0] != prints[3], "the same weights in other layers"
+
+
+def test_a_module_of_a_library_without_a_known_normalisation_warns() -> None:
+    module = torchvision.models.resnet18(num_classes=4)
+    with pytest.warns(UserWarning, match=r"ResNet is given as an object, .* give mean=\[…\] and std=\[…\]"):
+        Classifier(module, input_size=64)
+    config = transformers.ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8, num_labels=4)
+    with pytest.warns(UserWarning, match=r"ResNetForImageClassification is given as an object, "):
+        Classifier(transformers.ResNetForImageClassification(config), input_size=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Classifier(module, input_size=64, mean=[0.5] * 3, std=[0.5] * 3)
+        Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), input_size=2)  # of no library
+
+
+def test_a_transformers_object_has_the_normalisation_of_its_image_processor(folder: Path) -> None:
+    module = transformers.ViTForImageClassification.from_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier = Classifier(module)
+    assert classifier.normalisation[0].flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert classifier.normalisation[1].flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
