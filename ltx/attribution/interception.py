@@ -1,8 +1,6 @@
 """Read and replace the attention matrices of a forward pass, independent of the modules that compute them.
 
-Attention is recognised by what it computes: a softmax over keys that multiplies values, either as separate operations
-or as `F.scaled_dot_product_attention`. Fused attention never forms the matrix, so it is computed explicitly where a
-matrix is read or replaced. `nn.MultiheadAttention` calls the same operations inside `F.multi_head_attention_forward`.
+Fused attention never forms the matrix, so it is computed explicitly where a matrix is read or replaced.
 """
 
 from __future__ import annotations
@@ -11,22 +9,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ltx.runtime.private_api import multi_head_attention_steps
-
-SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax, torch.special.softmax)
-PRODUCTS = (
-    torch.matmul,
-    torch.Tensor.matmul,
-    torch.Tensor.__matmul__,
-    torch.bmm,
-    torch.Tensor.bmm,
-    torch.einsum,
-)
+from ltx.classifier.attention_operations import SOFTMAX, AttentionMode, attention_matrix, over_last_dimension
 
 Handler = Callable[[int, Callable[[], Tensor]], Tensor]
 """`(block, compute) -> matrix`: `compute()` returns the attention `[B, heads, N, N]`; the result takes its place.
@@ -35,7 +22,7 @@ If the result has fewer than `N` rows, the output of the attention is zero for t
 """
 
 
-class AttentionInterception(TorchFunctionMode):
+class AttentionInterception(AttentionMode):
     """Context in which a handler receives the attention matrices over all tokens, in the order of the blocks.
 
     Args:
@@ -47,13 +34,9 @@ class AttentionInterception(TorchFunctionMode):
 
     def __init__(self, tokens: int, heads: Sequence[int], handler: Handler, first: int = 0) -> None:
         super().__init__()
-        self.tokens, self.heads, self.handler, self.block = tokens, heads, handler, first
+        self.tokens, self.heads_of, self.handler, self.block = tokens, heads, handler, first
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.multi_head_attention_forward:
-            with self:
-                return multi_head_attention_steps(*args, **kwargs)
+    def operation(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func is F.scaled_dot_product_attention:
             query, key = args[0] if args else kwargs["query"], args[1] if len(args) > 1 else kwargs["key"]
             shape = (*query.shape[:-1], key.shape[-2])
@@ -67,13 +50,13 @@ class AttentionInterception(TorchFunctionMode):
         return output
 
     def _is_over_all_tokens(self, shape: Sequence[int]) -> bool:
-        return len(shape) in (3, 4) and shape[-2] == shape[-1] == self.tokens and self.block < len(self.heads)
+        return len(shape) in (3, 4) and shape[-2] == shape[-1] == self.tokens and self.block < len(self.heads_of)
 
     def _handled(self, shape: Sequence[int], compute: Callable[[], Tensor]) -> Tensor:
         block, self.block = self.block, self.block + 1
         if len(shape) == 4:
             return self.handler(block, compute)
-        heads = self.heads[block]  # the matrices are [B · heads, N, N]
+        heads = self.heads_of[block]  # the matrices are [B · heads, N, N]
         return self.handler(block, lambda: compute().unflatten(0, (-1, heads))).flatten(0, 1)
 
 
@@ -118,22 +101,9 @@ def explicit_attention(
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
 
     def matrix() -> Tensor:
-        scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
-        if is_causal:
-            future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(future, -torch.inf)
-        if attn_mask is not None:
-            is_bool = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if is_bool else scores + attn_mask
-        return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        return attention_matrix(query, key, attn_mask, is_causal, scale)
 
     attention = F.dropout(handle(matrix), dropout_p, training=dropout_p > 0)
     missing = query.shape[-2] - attention.shape[-2]
     output = attention.to(value.dtype) @ value
     return F.pad(output, (0, 0, 0, missing)) if missing else output
-
-
-def over_last_dimension(output: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a call of a softmax function with these arguments normalises the last dimension of its output."""
-    dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    return isinstance(output, Tensor) and dim in (-1, output.ndim - 1)

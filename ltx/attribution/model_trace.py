@@ -11,11 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from ltx.attribution.interception import PRODUCTS, SOFTMAX, explicit_attention, over_last_dimension
+from ltx.attribution.interception import explicit_attention
+from ltx.classifier.attention_operations import PRODUCTS, SOFTMAX, AttentionMode, over_last_dimension
 from ltx.classifier.classifier import Classifier
-from ltx.runtime.private_api import multi_head_attention_steps
 
 
 @dataclass(eq=False)
@@ -184,7 +183,7 @@ class _Tracer:
         return selected
 
 
-class _AttentionTracing(TorchFunctionMode):
+class _AttentionTracing(AttentionMode):
     """Passes every softmax over the last dimension that multiplies values to a function."""
 
     def __init__(self, seen: Callable[[Tensor], None]) -> None:
@@ -192,11 +191,7 @@ class _AttentionTracing(TorchFunctionMode):
         self.seen = seen
         self.candidates: dict[int, Tensor] = {}  # by storage: dropout and views keep it
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.multi_head_attention_forward:
-            with self:
-                return multi_head_attention_steps(*args, **kwargs)
+    def operation(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func is F.scaled_dot_product_attention:
             return explicit_attention(self._fused, *args, **kwargs)
         if func in PRODUCTS and self.candidates:

@@ -8,12 +8,9 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from ltx.runtime.private_api import multi_head_attention_steps
+from ltx.classifier.attention_operations import PRODUCTS, SOFTMAX, AttentionMode, attention_matrix
 
-SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
-PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
 SCALINGS = (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__)
 SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
 
@@ -56,7 +53,7 @@ def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
         return written
 
 
-class TokenWriting(TorchFunctionMode):
+class TokenWriting(AttentionMode):
     """Context of a block's forward pass that computes `written_into_token` for any implementation of attention.
 
     Attention is recognised by what it computes: `F.scaled_dot_product_attention`, `F.multi_head_attention_forward`, or
@@ -75,7 +72,6 @@ class TokenWriting(TorchFunctionMode):
         self.scale: Tensor | None = None
         self._attention: Tensor | None = None
         self._traced: Tensor | None = None
-        self._heads: int | None = None
         self._finished = False
 
     def written(self) -> Tensor | None:
@@ -86,15 +82,10 @@ class TokenWriting(TorchFunctionMode):
             written = F.linear(self.parts, self.weight.float())
             return written if self.scale is None else written * self.scale.float()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self._finished:
-            return func(*args, **kwargs)
-        if func is F.multi_head_attention_forward:
-            self._heads = args[4]
-            with self:
-                return multi_head_attention_steps(*args, **kwargs)
+    def operation(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         output = func(*args, **kwargs)
+        if self._finished:
+            return output
         if func is F.scaled_dot_product_attention:
             self._fused(*args, **kwargs)
             self._traced = output
@@ -111,14 +102,14 @@ class TokenWriting(TorchFunctionMode):
 
     def _is_attention(self, output: Any) -> bool:
         """Whether a softmax is `[B, heads, N, N]`, or `[B · heads, N, N]` inside multi-head attention."""
-        dimensions = 4 if self._heads is None else 3
+        dimensions = 4 if self.heads is None else 3
         return isinstance(output, Tensor) and output.ndim == dimensions and output.shape[-1] == output.shape[-2]
 
     def _with_heads(self, tensor: Tensor) -> Tensor:
         """`[B · heads, …]` as `[B, heads, …]`."""
-        if tensor.ndim == 4 or self._heads is None:
+        if tensor.ndim == 4 or self.heads is None:
             return tensor
-        heads: Tensor = tensor.unflatten(0, (-1, self._heads))
+        heads: Tensor = tensor.unflatten(0, (-1, self.heads))
         return heads
 
     def _follow(self, func: Any, args: Any, output: Any) -> None:
@@ -147,11 +138,8 @@ class TokenWriting(TorchFunctionMode):
         **_: Any,
     ) -> None:
         with torch.autocast(query.device.type, enabled=False):
-            factor = query.shape[-1] ** -0.5 if scale is None else scale
-            scores = factor * query[:, :, : self.read].float() @ key.float().mT
-            if attn_mask is not None:
-                scores = scores + attn_mask[..., : self.read, :].float()
-            self._weighted(scores.softmax(-1), value)
+            weights = attention_matrix(query.float(), key.float(), attn_mask, is_causal, scale, self.read)
+            self._weighted(weights, value)
 
     def _weighted(self, attention: Tensor, value: Tensor) -> None:
         """Keep the products of the class token's attention `[B, heads, N, N]` and the values `[B, heads, N, d]`."""
