@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
 import timm
 import torch
@@ -15,7 +16,11 @@ from ltx.classifier.classifier import Classifier
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def renamed(state: dict[str, Tensor], rules: list[tuple[str, str]]) -> dict[str, Tensor]:
+Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Patterns and their replacements, as `re.sub` takes them."""
+
+
+def renamed(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     """The state with each name rewritten by all rules in order."""
     result = {}
     for name, value in state.items():
@@ -23,6 +28,31 @@ def renamed(state: dict[str, Tensor], rules: list[tuple[str, str]]) -> dict[str,
             name = re.sub(pattern, replacement, name)
         result[name] = value
     return result
+
+
+def split_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with timm's fused `attn.qkv` as transformers' `q_proj`, `k_proj` and `v_proj`."""
+    result = {}
+    for name, value in state.items():
+        if ".attn.qkv." in name:
+            for part, chunk in zip("qkv", value.chunk(3), strict=True):
+                result[name.replace("attn.qkv", f"attention.{part}_proj")] = chunk
+        else:
+            result[name] = value
+    return result
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load a state into a model, in the model's shapes; Swin's tables of window positions stay the model's own."""
+    wanted = model.state_dict()
+    positions = {name: value for name, value in wanted.items() if name.endswith("relative_position_index")}
+    given = {
+        name: value
+        for name, value in state.items()
+        if "relative_position_index" not in name and "attn_mask" not in name
+    }
+    model.load_state_dict({name: value.reshape(wanted[name].shape) for name, value in given.items()} | positions)
+    return model
 
 
 def wrapped(model: nn.Module, reference: Classifier) -> Classifier:
@@ -45,14 +75,7 @@ def vit_in_transformers(vit: nn.Module) -> nn.Module:
         layer_norm_eps=vit.norm.eps,
         num_labels=vit.num_classes,
     )
-    state = {}
-    for name, value in vit.state_dict().items():
-        if ".attn.qkv." in name:
-            for part, chunk in zip("qkv", value.chunk(3), strict=True):
-                state[name.replace("attn.qkv", f"attention.{part}_proj")] = chunk
-        else:
-            state[name] = value
-    rules = [
+    rules: Rules = [
         (r"^cls_token", "vit.embeddings.cls_token"),
         (r"^pos_embed", "vit.embeddings.position_embeddings"),
         (r"^patch_embed\.proj", "vit.embeddings.patch_embeddings.projection"),
@@ -63,9 +86,7 @@ def vit_in_transformers(vit: nn.Module) -> nn.Module:
         (r"^norm\.", "vit.layernorm."),
         (r"^head\.", "classifier."),
     ]
-    model = transformers.ViTForImageClassification(config)
-    model.load_state_dict(renamed(state, rules))
-    return model
+    return fill(transformers.ViTForImageClassification(config), renamed(split_projections(vit.state_dict()), rules))
 
 
 def vit_in_torchvision(vit: nn.Module) -> nn.Module:
@@ -80,7 +101,7 @@ def vit_in_torchvision(vit: nn.Module) -> nn.Module:
         num_classes=vit.num_classes,
         norm_layer=lambda width: nn.LayerNorm(width, eps=vit.norm.eps),
     )
-    rules = [
+    rules: Rules = [
         (r"^cls_token", "class_token"),
         (r"^pos_embed", "encoder.pos_embedding"),
         (r"^patch_embed\.proj", "conv_proj"),
@@ -94,15 +115,12 @@ def vit_in_torchvision(vit: nn.Module) -> nn.Module:
         (r"^norm\.", "encoder.ln."),
         (r"^head\.", "heads.head."),
     ]
-    model.load_state_dict(renamed(vit.state_dict(), rules))
-    return model
+    return fill(model, renamed(vit.state_dict(), rules))
 
 
 def resnet_in_torchvision(resnet: nn.Module) -> nn.Module:
     """timm's ResNet-18, whose names are torchvision's."""
-    model = torchvision.models.resnet18(num_classes=resnet.num_classes)
-    model.load_state_dict(resnet.state_dict())
-    return model
+    return fill(torchvision.models.resnet18(num_classes=resnet.num_classes), resnet.state_dict())
 
 
 def resnet_in_transformers(resnet: nn.Module) -> nn.Module:
@@ -110,28 +128,26 @@ def resnet_in_transformers(resnet: nn.Module) -> nn.Module:
     config = transformers.ResNetConfig(
         hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=resnet.num_classes
     )
-    rules = [
+    rules: Rules = [
         (r"^conv1\.", "resnet.embedder.embedder.convolution."),
         (r"^bn1\.", "resnet.embedder.embedder.normalization."),
-        (r"^layer(\d)\.(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}."),  # type: ignore[list-item]
-        (r"layers\.(\d)\.conv(\d)", lambda m: f"layers.{m[1]}.layer.{int(m[2]) - 1}.convolution"),  # type: ignore[list-item]
-        (r"layers\.(\d)\.bn(\d)", lambda m: f"layers.{m[1]}.layer.{int(m[2]) - 1}.normalization"),  # type: ignore[list-item]
+        (r"^layer(\d)\.(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}."),
+        (r"layers\.(\d)\.conv(\d)", lambda m: f"layers.{m[1]}.layer.{int(m[2]) - 1}.convolution"),
+        (r"layers\.(\d)\.bn(\d)", lambda m: f"layers.{m[1]}.layer.{int(m[2]) - 1}.normalization"),
         (r"downsample\.0", "shortcut.convolution"),
         (r"downsample\.1", "shortcut.normalization"),
         (r"^fc\.", "classifier.1."),
     ]
-    model = transformers.ResNetForImageClassification(config)
-    model.load_state_dict(renamed(resnet.state_dict(), rules))
-    return model
+    return fill(transformers.ResNetForImageClassification(config), renamed(resnet.state_dict(), rules))
 
 
 def convnext_in_torchvision(convnext: nn.Module) -> nn.Module:
     """timm's ConvNeXt-T as torchvision's."""
     model = torchvision.models.convnext_tiny(num_classes=convnext.num_classes)
-    rules = [
+    rules: Rules = [
         (r"^stem\.", "features.0."),
-        (r"^stages\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1])}."),  # type: ignore[list-item]
-        (r"^stages\.(\d)\.blocks\.(\d)\.", lambda m: f"features.{2 * int(m[1]) + 1}.{m[2]}."),  # type: ignore[list-item]
+        (r"^stages\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1])}."),
+        (r"^stages\.(\d)\.blocks\.(\d)\.", lambda m: f"features.{2 * int(m[1]) + 1}.{m[2]}."),
         (r"\.gamma$", ".layer_scale"),
         (r"\.conv_dw\.", ".block.0."),
         (r"(features\.\d\.\d)\.norm\.", r"\1.block.2."),
@@ -140,16 +156,13 @@ def convnext_in_torchvision(convnext: nn.Module) -> nn.Module:
         (r"^head\.norm\.", "classifier.0."),
         (r"^head\.fc\.", "classifier.2."),
     ]
-    wanted = model.state_dict()
-    state = renamed(convnext.state_dict(), rules)
-    model.load_state_dict({name: value.reshape(wanted[name].shape) for name, value in state.items()})
-    return model
+    return fill(model, renamed(convnext.state_dict(), rules))
 
 
 def convnext_in_transformers(convnext: nn.Module) -> nn.Module:
     """timm's ConvNeXt-T as `ConvNextForImageClassification`."""
     model = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(num_labels=convnext.num_classes))
-    rules = [
+    rules: Rules = [
         (r"^stem\.0\.", "convnext.embeddings.patch_embeddings."),
         (r"^stem\.1\.", "convnext.embeddings.layernorm."),
         (r"^stages\.(\d)\.downsample\.", r"convnext.encoder.stages.\1.downsampling_layer."),
@@ -162,44 +175,31 @@ def convnext_in_transformers(convnext: nn.Module) -> nn.Module:
         (r"^head\.norm\.", "convnext.layernorm."),
         (r"^head\.fc\.", "classifier."),
     ]
-    model.load_state_dict(renamed(convnext.state_dict(), rules))
-    return model
+    return fill(model, renamed(convnext.state_dict(), rules))
 
 
 def swin_in_torchvision(swin: nn.Module) -> nn.Module:
     """timm's Swin-T as torchvision's."""
     model = torchvision.models.swin_t(num_classes=swin.num_classes)
-    rules = [
+    rules: Rules = [
         (r"^patch_embed\.proj\.", "features.0.0."),
         (r"^patch_embed\.norm\.", "features.0.2."),
-        (r"^layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1])}."),  # type: ignore[list-item]
-        (r"^layers\.(\d)\.blocks\.(\d)\.", lambda m: f"features.{2 * int(m[1]) + 1}.{m[2]}."),  # type: ignore[list-item]
+        (r"^layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1])}."),
+        (r"^layers\.(\d)\.blocks\.(\d)\.", lambda m: f"features.{2 * int(m[1]) + 1}.{m[2]}."),
         (r"mlp\.fc1", "mlp.0"),
         (r"mlp\.fc2", "mlp.3"),
         (r"^head\.fc\.", "head."),
     ]
-    state = renamed(swin.state_dict(), rules)
-    wanted = model.state_dict()
-    index = {name: value for name, value in wanted.items() if name.endswith("relative_position_index")}
-    kept = {name: value for name, value in state.items() if name in wanted and name not in index}
-    model.load_state_dict(kept | index)
-    return model
+    return fill(model, renamed(swin.state_dict(), rules))
 
 
 def swin_in_transformers(swin: nn.Module) -> nn.Module:
     """timm's Swin-T as `SwinForImageClassification`."""
     model = transformers.SwinForImageClassification(transformers.SwinConfig(num_labels=swin.num_classes))
-    state = {}
-    for name, value in swin.state_dict().items():
-        if ".attn.qkv." in name:
-            for part, chunk in zip("qkv", value.chunk(3), strict=True):
-                state[name.replace("attn.qkv", f"attention.{part}_proj")] = chunk
-        else:
-            state[name] = value
-    rules = [
+    rules: Rules = [
         (r"^patch_embed\.proj\.", "swin.embeddings.patch_embeddings.projection."),
         (r"^patch_embed\.norm\.", "swin.embeddings.norm."),
-        (r"^layers\.(\d)\.downsample\.", lambda m: f"swin.encoder.layers.{int(m[1]) - 1}.downsample."),  # type: ignore[list-item]
+        (r"^layers\.(\d)\.downsample\.", lambda m: f"swin.encoder.layers.{int(m[1]) - 1}.downsample."),
         (r"^layers\.", "swin.encoder.layers."),
         (r"attn\.relative_position", "attention.relative_position_bias.relative_position"),
         (r"attn\.proj", "attention.o_proj"),
@@ -208,11 +208,7 @@ def swin_in_transformers(swin: nn.Module) -> nn.Module:
         (r"^norm\.", "swin.layernorm."),
         (r"^head\.fc\.", "classifier."),
     ]
-    wanted = model.state_dict()
-    renamed_state = {name: value for name, value in renamed(state, rules).items() if name in wanted}
-    index = {name: value for name, value in wanted.items() if name.endswith("relative_position_index")}
-    model.load_state_dict(renamed_state | index)
-    return model
+    return fill(model, renamed(split_projections(swin.state_dict()), rules))
 
 
 def random_timm(name: str, size: int | None, **options: object) -> Classifier:
