@@ -149,9 +149,11 @@ def _chain(classifier: Classifier, trace: ModelTrace) -> AttentionChain | str:
     tokens = height * width + prefix
     chain = [call for call in trace.attention if _is_over(call, tokens)]
     last = trace.attention.index(chain[-1]) if chain else len(trace.attention) - 1
-    others = [call for call in trace.attention[: last + 1] if call not in chain]
-    if others:
-        return f"{name} attends in windows or channels {others[0].shape}, not only over its {tokens} tokens"
+    if any(call not in chain for call in trace.attention[: last + 1]):
+        return (
+            f"{name} has attention that is not over all tokens of its final map: windows, channels, pooled tokens, "
+            "single tokens or another resolution"
+        )
     if not chain:
         return f"{name} has no self-attention over its tokens"
     if not all(call.follows_previous for call in chain):

@@ -91,7 +91,8 @@ def feature_layers(classifier: Classifier, count: int = 1) -> list[FeatureLayer]
         size = "x".join(map(str, classifier.input_size))
         raise InputError(
             f"{classifier.name} at {size} has {len(selected)} feature maps of more than one position, {count} are "
-            "needed; give a larger classifier.input_size, or layers=[…]"
+            "needed; a larger classifier.input_size or layers=[…] may help; methods without feature maps, for instance "
+            "integrated_gradients and rise, work on any model"
         )
     return selected[:count][::-1]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ltx.attribution.attribute import attribute
+from ltx.bench.conditions import versions
 from ltx.bench.model_cases import ModelCase, cases
 from ltx.bench.settings import ModelsBench
 from ltx.classifier.classifier import Classifier
@@ -42,11 +44,13 @@ class Row:
     Attributes:
         case: the model.
         cells: for each job `yes`, the message of an `InputError`, or a traceback's type and message.
+        name: the classifier's name in messages; empty if it was refused.
         seconds: time of all jobs.
     """
 
     case: ModelCase
     cells: dict[str, str] = field(default_factory=dict)
+    name: str = ""
     seconds: float = 0.0
 
     @property
@@ -68,16 +72,15 @@ def measure(config: ModelsBench) -> None:
     ]
     if not selected:
         raise InputError(f"groups={config.groups}, names={config.names} select no model")
-    rows = []
+    rows: list[Row] = []
     for case in selected:
         rows.append(run_case(case))
         print(f"{case.group}: {case.name}: {summary(rows[-1])} ({rows[-1].seconds:.1f} s)", flush=True)
-    table = markdown(rows)
-    if config.out is not None:
-        file = Path(config.out)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, table.encode())
-        print(f"{len(rows)} models; {file}")
+        if config.out is not None:  # after each model, so that an interrupted run keeps its rows
+            file = Path(config.out)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, markdown(rows).encode())
+    print(f"{len(rows)} models in {sum(row.seconds for row in rows):.0f} s" + (f"; {config.out}" if config.out else ""))
     tracebacks = [line for row in rows for line in row.tracebacks]
     if tracebacks:
         raise InputError(f"{len(tracebacks)} jobs ended in a traceback: {'; '.join(tracebacks[:5])}")
@@ -92,6 +95,7 @@ def run_case(case: ModelCase) -> Row:
         row.cells["classify"] = _outcome(lambda: built.append(_classify(case)))
         if built:
             classifier = built[0]
+            row.name = classifier.name
             images = torch.rand(2, *classifier.blank().shape[1:], generator=torch.Generator().manual_seed(1))
             for job in ("gradcam", "iia2", "gae", "integrated gradients"):
                 options: dict[str, int] = {} if job in ("gradcam", "gae") else {"steps": 1}
@@ -131,21 +135,34 @@ def markdown(rows: Sequence[Row]) -> str:
                 elif cell == YES:
                     cells.append(YES)
                 else:
-                    note = cell if group == "own module" else cell.replace(row.case.name, "the model")
+                    note = cell.replace(row.name, "the model") if row.name else cell
                     cells.append(f"no [{notes.setdefault(note, len(notes) + 1)}]")
             options = ", ".join(f"{key}={value}" for key, value in row.case.settings.items())
             lines.append(f"| {row.case.name}{f' ({options})' if options else ''} | {' | '.join(cells)} |")
         lines.append("")
-    complete = sum(all(cell == YES for cell in row.cells.values()) for row in rows)
-    head = [
+    listed = [f"{number}. {text}" for text, number in notes.items()]
+    return "\n".join([*_head(rows), *lines, "## Notes", "", *listed, ""])
+
+
+def _head(rows: Sequence[Row]) -> list[str]:
+    def works(row: Row, jobs: Iterable[str]) -> bool:
+        return all(row.cells.get(job) == YES for job in jobs)
+
+    complete = sum(works(row, JOBS) for row in rows)
+    others = sum(works(row, set(JOBS) - {"gae"}) for row in rows) - complete
+    packages = ("torch", "timm", "torchvision", "transformers")
+    used = ", ".join(f"{name} {version}" for name, version in versions(packages).items())
+    return [
         "# Models and jobs",
         "",
-        f"`ltx bench models` runs each job on {len(rows)} models with random weights; all jobs work on {complete}. "
-        "A refused job has a numbered note below with the message that the user sees.",
+        f"`ltx bench models` runs each job on {len(rows)} models with random weights. All jobs work on {complete} of "
+        f"them, and all but the attention method `gae` on {others} others. Every refused job has a numbered "
+        "note with the message that the user sees.",
+        "",
+        f"Measured on {datetime.date.today().isoformat()} with {used}. The table shows what runs, not how good the "
+        "explanations are.",
         "",
     ]
-    listed = [f"{number}. {text}" for text, number in notes.items()]
-    return "\n".join([*head, *lines, "## Notes", "", *listed, ""])
 
 
 # -- the jobs ------------------------------------------------------------------------------------------------------
@@ -196,7 +213,7 @@ def _train(classifier: Classifier, images: Tensor) -> MaskNetwork:
     loss = verdict.loss.mean()
     loss.backward()
     gradients = [parameter.grad for parameter in explainer.parameters() if parameter.grad is not None]
-    _check(bool(loss.isfinite()) and bool(gradients), "the loss has no gradient")
+    _check(bool(loss.isfinite()) and any(bool(gradient.any()) for gradient in gradients), "the loss has no gradient")
     return explainer.eval()
 
 

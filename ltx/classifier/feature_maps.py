@@ -81,7 +81,8 @@ def feature_shapes(
             maps = features(model, zeros, stages)
     except (AttributeError, TypeError, ValueError) as error:  # a few timm models (CoaT, CrossViT) keep token sets
         raise InputError(
-            f"{type(model).__name__} has no single feature map per stage ({error}); "
+            f"{type(model).__name__} has no single feature map per stage (several sets of tokens, or a final token "
+            "apart from the map); "
             "choose another trunk with explainer.trunk=<timm model name>"
         ) from error
     return [tensor.shape[1:] for tensor in (*maps.stages, maps.final)]

@@ -55,7 +55,7 @@ def test_parallel_attentions_are_refused() -> None:
 
 def test_attention_over_channels_is_refused() -> None:
     classifier = Classifier("xcit_nano_12_p16_224", weights="random", num_classes=3, input_size=64)
-    with pytest.raises(InputError, match="attends in windows or channels"):
+    with pytest.raises(InputError, match="attention that is not over all tokens of its final map"):
         attention_chain(classifier)
 
 
