@@ -131,7 +131,7 @@ def measure(config: AttributeBench) -> None:
     attention_chain(classifier)  # raises an error for models without attention before any work
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]
-    images = load_images(files, classifier.input_size).to(device)
+    images = load_images(files, classifier.input_size, channels=classifier.channels).to(device)
     with torch.no_grad():
         targets = classifier(images).argmax(1)
     few = min(config.looped, len(images))

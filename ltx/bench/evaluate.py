@@ -38,7 +38,7 @@ def measure(config: EvaluateBench) -> None:
     max_batch = config.max_batch or default_max_batch(device)
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]
-    images = load_images(files, classifier.input_size).to(device)
+    images = load_images(files, classifier.input_size, channels=classifier.channels).to(device)
     with torch.no_grad():
         targets = torch.cat([classifier(part).argmax(1) for part in images.split(max_batch)])
     names = [f"{place} {file.name}" for place, file in enumerate(files)]

@@ -36,7 +36,7 @@ def measure(config: ExplainBench) -> None:
         classifier = explainer.classifier.fold_norms()  # as `ltx finetune` does
         files = find_images(config.images)
         files = (files * (1 + config.count // len(files)))[: config.count]
-        images = load_images(files, classifier.input_size).to(device)
+        images = load_images(files, classifier.input_size, channels=classifier.channels).to(device)
         seconds = take_turns(_ways(explainer, images), config.repeats, device)
         with torch.no_grad():
             masks[precision] = explainer(images)

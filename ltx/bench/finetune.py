@@ -34,7 +34,7 @@ def measure(config: FinetuneBench) -> None:
     classifier = explainer.classifier.fold_norms()  # as `ltx finetune` does
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]
-    images = load_images(files, classifier.input_size).to(device)
+    images = load_images(files, classifier.input_size, channels=classifier.channels).to(device)
     masks: dict[str, Tensor] = {}
     ways = _ways(explainer, images, config, masks)
     passes = {}

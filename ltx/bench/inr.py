@@ -46,7 +46,7 @@ def measure(config: INRBench) -> None:
     methods, left_out = build_methods(config.compare, classifier, 0, False, 64) if config.compare else ([], {})
     files = find_images(config.images)
     files = [files[index * len(files) // config.count] for index in range(config.count)]
-    images = load_images(files, classifier.input_size).to(device)
+    images = load_images(files, classifier.input_size, channels=classifier.channels).to(device)
     with torch.no_grad():
         logits = torch.cat([classifier(part) for part in images.split(16)])
     targets = logits.argmax(1)

@@ -6,18 +6,18 @@ import matplotlib as mpl
 import numpy as np
 
 from ltx.results.explanation import Explanation
-from ltx.results.pictures import COLOURS, overlay
+from ltx.results.pictures import COLOURS, displayed, overlay
 
 
 def photograph(explanation: Explanation) -> np.ndarray:
-    """The explained pixels, uint8 `[H, W, 3]`."""
-    return explanation.arrays()["image"]
+    """The explained pixels as people see them, uint8 `[H, W, 3]`."""
+    return displayed(explanation.arrays()["image"])
 
 
 def shaded(explanation: Explanation) -> np.ndarray:
     """The overlay of the mask, or of the stretched map if there is no mask; uint8 `[H, W, 3]`."""
     arrays = explanation.arrays()
-    return overlay(arrays["image"], arrays["mask"] if "mask" in arrays else _stretched(arrays["map"]))
+    return overlay(photograph(explanation), arrays["mask"] if "mask" in arrays else _stretched(arrays["map"]))
 
 
 def coloured(explanation: Explanation) -> np.ndarray:

@@ -15,7 +15,7 @@ from ltx.attribution.attribute import attribute
 from ltx.attribution.registry import METHODS
 from ltx.attribution.support import check_method
 from ltx.classifier.classifier import Classifier
-from ltx.data.reading import read_image, resize
+from ltx.data.reading import read_resized
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.finetuning.finetune import finetune
 from ltx.finetuning.per_image_settings import FinetuneSettings
@@ -31,7 +31,7 @@ class Visit:
 
     Attributes:
         explainer: shared by all visitors; only one of them may use it at a time.
-        images: the photograph, `[1, 3, H, W]` in [0, 1].
+        images: the photograph, `[1, C, H, W]` in [0, 1].
         name: name of the uploaded file.
         logits: `[K]`.
         explanation: of the target class; None before the first.
@@ -146,10 +146,10 @@ def begin(explainer: MaskNetwork, file: Path, name: str) -> Visit:
     """
     classifier = explainer.classifier
     try:
-        picture = read_image(file)
+        pixels = read_resized(file, classifier.input_size, channels=classifier.channels)
     except InputError as error:
         raise InputError(str(error).replace(str(file), name)) from error
-    images = resize(picture, classifier.input_size)[None].to(classifier.device) / 255
+    images = pixels[None].to(classifier.device) / 255
     return Visit(explainer, images, name, classifier(images)[0])
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ltx.evaluation.plan import Evaluation
 from ltx.evaluation.results import Results
+from ltx.results.pictures import displayed, pixels_of
 
 
 def draw_curves(results: Results) -> bytes:
@@ -48,8 +49,7 @@ def draw_gallery(evaluation: Evaluation, results: Results) -> bytes:
     for chunk in range(len(evaluation.samples)):
         if len(images) >= count:
             break
-        pixels = evaluation.samples.load(chunk).images.permute(0, 2, 3, 1)
-        images += [image.numpy() for image in pixels]
+        images += [displayed(pixels_of(image)) for image in evaluation.samples.load(chunk).images]
     columns = 1 + len(results.maps)
     height, width = images[0].shape[:2]
     figure = Figure(figsize=(1.7 * columns, 1.7 * count * height / width + 0.5), layout="constrained")
@@ -59,7 +59,7 @@ def draw_gallery(evaluation: Evaluation, results: Results) -> bytes:
         axes[row, 0].imshow(images[row])
         axes[row, 0].set_title(f"{shortened(label, 24)} {results.probabilities[row]:.2f}", fontsize=7)
         for column, (method, maps) in enumerate(results.maps.items(), start=1):
-            axes[row, column].imshow(images[row].mean(2), cmap="gray", vmin=0, vmax=1)
+            axes[row, column].imshow(images[row].mean(2), cmap="gray", vmin=0, vmax=255)
             axes[row, column].imshow(maps[row].astype(np.float32), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
             if maps[row].min() == maps[row].max():
                 box = axes[row, column].transAxes

@@ -59,9 +59,16 @@ class Comparison:
 
 
 def photographs(explainer: MaskNetwork, count: int = 5) -> Tensor:
-    """Photographs `[count, 3, H, W]` from scikit-image, in whole multiples of 1 / 255 as both kinds of graph take."""
+    """Images `[count, C, H, W]` in whole multiples of 1 / 255, as both kinds of graph take them.
+
+    Photographs of scikit-image; noise for a classifier of more channels than photographs have.
+    """
+    classifier = explainer.classifier
+    if classifier.channels > 4:
+        noise = torch.rand(classifier.blank(count).shape, generator=torch.Generator().manual_seed(0))
+        return noise.mul(255).round() / 255
     files = find_images("scikit-image")[:count]
-    batches = ImageBatches(files, explainer.classifier.input_size, count)
+    batches = ImageBatches(files, classifier.input_size, count, channels=classifier.channels)
     return next(images for _, images in batches).mul(255).round() / 255
 
 

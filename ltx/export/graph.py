@@ -26,7 +26,7 @@ SMALL = 1024
 class ExplainerGraph(nn.Module):
     """Classifier and mask network as one module, with the preprocessing inside.
 
-    Inputs are `image [B, 3, H, W]` at the classifier's input size, `target [B]` int64 (`PREDICTED` = the predicted
+    Inputs are `image [B, C, H, W]` at the classifier's input size, `target [B]` int64 (`PREDICTED` = the predicted
     class) and, for a network with masks of any area, `area [B, 1]` in (0, 1). Outputs are `logits [B, K]` and
     `mask [B, 1, H, W]` in [0, 1].
 
@@ -63,11 +63,11 @@ class ExplainerGraph(nn.Module):
     def example(self, count: int = 2) -> tuple[Tensor, ...]:
         """Random inputs for a batch of `count` images."""
         generator = torch.Generator().manual_seed(0)
-        image = torch.rand(count, 3, *self.explainer.classifier.input_size, generator=generator)
+        image = torch.rand(self.explainer.classifier.blank(count).shape, generator=generator)
         return self.arguments(image, torch.arange(count) - 1)
 
     def arguments(self, images: Tensor, targets: Tensor, area: float = 0.2) -> tuple[Tensor, ...]:
-        """The graph's inputs for images `[B, 3, H, W]` in [0, 1] and targets `[B]`."""
+        """The graph's inputs for images `[B, C, H, W]` in [0, 1] and targets `[B]`."""
         image = (images * 255).round().byte() if self.pixels == "uint8" else images
         areas = (torch.full((len(images), 1), area),) if self.explainer.takes_areas else ()
         return image, targets, *areas

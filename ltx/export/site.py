@@ -17,6 +17,7 @@ from ltx.export.exporting import metadata, write_onnx
 from ltx.export.graph import ExplainerGraph
 from ltx.export.npm_package import PACKAGE, VERSION, package_file, read_members
 from ltx.runtime.atomic_files import write_atomically
+from ltx.runtime.errors import InputError
 
 Checked = TypeVar("Checked")
 
@@ -41,8 +42,14 @@ def write_site(graph: ExplainerGraph, folder: Path, runtime: str | None, check: 
         check: called with the ONNX file before the page is written; its result is returned.
 
     Raises:
-        InputError: see `package_file` and `write_onnx`.
+        InputError: the classifier's images are not RGB; see also `package_file` and `write_onnx`.
     """
+    channels = graph.explainer.classifier.channels
+    if channels != 3:
+        raise InputError(
+            f"out={folder}: the page shows RGB photographs and the classifier takes {channels} channels; "
+            "export to FILE.onnx"
+        )
     package = package_file(runtime)
     folder.mkdir(parents=True, exist_ok=True)
     write_onnx(graph, folder / MODEL)

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ltx.report.records import Result
-from ltx.results.pictures import COLOURS, overlay
+from ltx.results.pictures import COLOURS, displayed, overlay
 from ltx.runtime.array_files import read_arrays
 from ltx.runtime.atomic_files import atomic_write
 from ltx.runtime.errors import InputError, first_line
@@ -123,7 +123,7 @@ def _make(folder: Path, report: Path, result: Result, source: list[int]) -> Pict
     file = folder / f"{result.stem}.npz"
     try:
         stored = read_arrays(file)
-        image, values, mask = stored["image"], stored["map"], stored.get("mask")
+        image, values, mask = displayed(stored["image"]), stored["map"], stored.get("mask")
         areas, kept, masks = _sweep(folder / f"{result.stem}.areas.npz")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be read: {first_line(error)}; remove it and its line of the record") from error

@@ -54,6 +54,13 @@ def test_a_photograph_is_explained_for_the_predicted_and_any_other_class(file: P
         assert picture(begun.shown).dtype == np.uint8
 
 
+def test_a_photograph_for_a_grey_classifier(file: Path) -> None:
+    begun = begin(small(channels=1), file, "photo.jpg")
+    begun.explain()
+    assert begun.images.shape == (1, 1, 64, 64)
+    assert photograph(begun.shown).shape == (64, 64, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\xff\xd8\xff\xe0 cut off"])
 def test_what_is_no_image_is_named_as_the_visitor_named_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "upload").write_bytes(content)

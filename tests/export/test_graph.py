@@ -9,15 +9,15 @@ from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.unet import UNetExplainer
 from ltx.explainers.vit import ViTExplainer
-from ltx.export.comparing import eager
+from ltx.export.comparing import eager, photographs
 from ltx.export.graph import ExplainerGraph, HeadRows, _FixedPoint, _Half
 
 
-def small(kind: type[MaskNetwork] = UNetExplainer, head: str = "softmax") -> MaskNetwork:
+def small(kind: type[MaskNetwork] = UNetExplainer, head: str = "softmax", channels: int | None = None) -> MaskNetwork:
     """A network of random weights, the same at each call."""
     torch.manual_seed(0)
     name = "vit_tiny_patch16_224" if kind is ViTExplainer else "resnet10t"
-    classifier = Classifier(name, weights="random", num_classes=7, input_size=64, head=head)  # type: ignore[arg-type]
+    classifier = Classifier(name, weights="random", num_classes=7, input_size=64, head=head, channels=channels)
     return kind(classifier).eval()
 
 
@@ -69,3 +69,15 @@ def test_stored_weights_are_close_and_half_as_large() -> None:
         mask = exact(*exact.arguments(images(2), torch.tensor([-1, 3])))[1]
     assert torch.allclose(mask, eager(reference, images(2), torch.tensor([-1, 3]))[1], atol=1e-3)
     assert any(tensor.dtype == torch.int16 for tensor in exact.state_dict().values())
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_other_numbers_of_channels(channels: int) -> None:
+    explainer = small(channels=channels)
+    graph, pixels = ExplainerGraph(explainer), photographs(explainer, 2)
+    assert graph.example()[0].shape == pixels.shape == (2, channels, 64, 64)
+    targets = torch.tensor([-1, 3])
+    for answer, expected in zip(
+        graph(*graph.arguments(pixels, targets)), eager(explainer, pixels, targets), strict=True
+    ):
+        torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)

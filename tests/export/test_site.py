@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ltx import InputError
 from ltx.export import npm_package, site
 from ltx.export.graph import ExplainerGraph
 from ltx.export.site import PAGE, RUNTIME, write_site
@@ -29,6 +30,12 @@ def test_a_page_has_all_that_it_loads(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (folder / "runtime" / loader).is_file()
         assert gzip.decompress((folder / "runtime" / f"{code}.gz").read_bytes()) == code.encode() * 99
     assert (folder / "example.jpg").stat().st_size < 100_000
+
+
+def test_a_page_for_other_channels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the page shows RGB photographs .* 1 channels; export to FILE\.onnx"):
+        write_site(ExplainerGraph(small(channels=1)), tmp_path / "page", None, lambda file: None)
+    assert not (tmp_path / "page").exists()
 
 
 def test_the_page_requests_no_other_server() -> None:

@@ -68,7 +68,9 @@ class Session:
     def images(self, classifier: Classifier, count: int) -> Tensor:
         """Photographs `[count, 3, H, W]` on the CPU, repeated if there are fewer."""
         files = find_images(self.config.images)
-        return load_images([files[i % len(files)] for i in range(count)], classifier.input_size)
+        return load_images(
+            [files[i % len(files)] for i in range(count)], classifier.input_size, channels=classifier.channels
+        )
 
     def repeats(self) -> int:
         return self.config.repeats or (5 if self.on_gpu else 1)

@@ -63,7 +63,11 @@ def measure(config: PeersBench) -> None:
             torch.manual_seed(0)
             classifier = settings.build().to(device)
             files = find_images(config.images)
-            images = load_images([files[i % len(files)] for i in range(config.count)], classifier.input_size).to(device)
+            images = load_images(
+                [files[i % len(files)] for i in range(config.count)],
+                classifier.input_size,
+                channels=classifier.channels,
+            ).to(device)
             with torch.no_grad():
                 targets = classifier(images).argmax(1)
             inputs = Inputs(classifier, images, targets, config)
