@@ -249,6 +249,8 @@ def hooked(
 ) -> Iterator[dict[tuple[str, int], Tensor]]:
     """Collect the outputs of modules in a forward pass, by module name and number of the call.
 
+    The pass is not compiled: hooks that are registered after `torch.compile` traced a module are ignored.
+
     Args:
         module: the model.
         points: whose outputs are collected.
@@ -274,7 +276,8 @@ def hooked(
         for name in dict.fromkeys(point.name for point in points)
     ]
     try:
-        yield outputs
+        with torch.compiler.set_stance("force_eager"):
+            yield outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -215,3 +215,18 @@ def test_fused_norms_change_neither_features_nor_logits() -> None:
     assert classifier._frozen() is not classifier.model
     torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fused.final, maps.final, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_model_has_the_same_features_and_logits() -> None:
+    """Hooks that are registered after compilation are ignored in compiled code, so features are read uncompiled."""
+    module, images = ThreeStages().eval(), torch.rand(2, 3, 16, 16)
+    classifier = Classifier(module, input_size=16)
+    logits, maps = classifier.logits_and_features(images)
+    compiled = Classifier(torch.compile(module, backend="eager"), input_size=16)  # type: ignore[arg-type]  # annotated as a function
+    compiled.model.compile(backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(images), logits)
+        again, same = compiled.logits_and_features(images)
+        torch.testing.assert_close([again, *same.stages, same.final], [logits, *maps.stages, maps.final])
+    trunk = compiled.interface.trunk()
+    torch.testing.assert_close(features(trunk, images, None).stages, maps.stages)
