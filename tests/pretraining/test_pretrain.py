@@ -77,6 +77,28 @@ def test_train_and_finetune_take_torchvision_models(config_for: Any, photos: Pat
     assert explanation.mask is not None
 
 
+def test_train_takes_transformers_models_and_finetune_rebuilds_them_in_a_new_process(
+    config_for: Any, photos: Path, tmp_path: Path
+):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        **{"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64},
+        **{"image_size": 64, "patch_size": 16, "id2label": {0: "ant", 1: "bee", 2: "wasp"}},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "vit")
+    name = f"hf:{tmp_path}/vit"
+    settings = ["classifier.weights=null", "classifier.num_classes=null", "classifier.input_size=null"]
+    out = run_pretraining(config_for("run", f"classifier.name={name}", *settings, "trainer.max_steps=2"))
+    words = [f"checkpoint={out}", f"images={photos}/0.png", f"out={tmp_path}/explained", "steps=1", "target=wasp"]
+    run_python("-m", "ltx", "finetune", *words)
+    record = json.loads((tmp_path / "explained" / "explanations.jsonl").read_text())
+    assert record["target"] == 2
+    assert ltx.load(out).classifier.fingerprint() == ltx.Classifier(name).fingerprint()
+
+
 def test_a_trunk_of_its_own_starts_from_pretrained_weights():
     classifier = ltx.Classifier("resnet18", weights="random", num_classes=4, input_size=64)
     explainer = ExplainerConfig(trunk="tf_efficientnet_lite0").build(classifier)
