@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 from ltx.checkpoints.loading import load
 from ltx.data.finding import find_images
 from ltx.demo.drawing import coloured, heat, photograph, shaded, summary
+from ltx.demo.expiry import expiring
 from ltx.demo.settings import DemoConfig
 from ltx.demo.visit import LIKELIEST, Visit, begin, usable_methods
 from ltx.explainers.mask_network import MaskNetwork
@@ -38,14 +40,9 @@ CSS = """
 #classes { flex-wrap: wrap; gap: 8px; }
 #classes button { flex: 1 1 150px; }
 #summary textarea { font-weight: 600; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); }
+#gallery .grid-wrap { min-height: 0; height: auto; max-height: none; }
 """
-
-
-def _handed_over(payload: Any) -> tuple[str, str] | None:
-    """The uploaded file and its name, whatever it contains: reading images is not left to Gradio."""
-    if payload is None or payload.path is None:
-        return None
-    return payload.path, payload.orig_name or "the upload"
 
 
 class App:
@@ -64,12 +61,12 @@ class App:
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
-    def upload(self, photograph: tuple[str, str] | None) -> list[Any]:
-        if photograph is None:
+    def upload(self, file: dict[str, Any] | None) -> list[Any]:
+        """Explain the uploaded file, given as its `path` and `orig_name`."""
+        if file is None:
             return [None, *self._answer(None), *self._buttons(None), None, []]
-        path, name = photograph
         with _reported():
-            visit = begin(self.explainer, Path(path), Path(name).name)
+            visit = begin(self.explainer, Path(file["path"]), Path(file["orig_name"] or "the upload").name)
             visit.explain()
         return [visit, *self._answer(visit), *self._buttons(visit), int(visit.shown.targets[0]), []]
 
@@ -125,11 +122,8 @@ class App:
         """The picture and the arrays, as the commands write them."""
         if visit is None:
             return [gr.DownloadButton(interactive=False), gr.DownloadButton(interactive=False)]
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            picture, arrays = visit.shown.save(folder, ["explanation"])
-            kept = Path(tempfile.mkdtemp(dir=self.folder))
-            moved = [file.rename(kept / file.name) for file in (picture, arrays)]
-        return [gr.DownloadButton(value=str(file), interactive=True) for file in moved]
+        picture, arrays = visit.shown.save(tempfile.mkdtemp(dir=self.folder), ["explanation"])
+        return [gr.DownloadButton(value=str(file), interactive=True) for file in (picture, arrays)]
 
     # -- what they return ---------------------------------------------------------------------------------------------
 
@@ -174,9 +168,7 @@ class Controls:
 def build(app: App) -> gr.Blocks:
     """Lay out the page and connect its events."""
     seconds = 60 * app.config.keep_minutes
-    with gr.Blocks(
-        title="ltx", analytics_enabled=False, delete_cache=(int(min(60, seconds)) or 1, int(seconds))
-    ) as page:
+    with gr.Blocks(title="ltx", analytics_enabled=False) as page:
         _connect(app, _lay_out(app, gr.State(time_to_live=seconds)))
     page.queue(default_concurrency_limit=1, max_size=app.config.waiting, api_open=False)
     return page
@@ -194,7 +186,6 @@ def _lay_out(app: App, visit: gr.State) -> Controls:
                 height=360,
                 elem_id="upload",
             )
-            upload.preprocess = _handed_over
             examples = [str(file) for file in find_images("scikit-image") if file.name in EXAMPLES]
             gr.Examples(examples, inputs=upload, label="Examples", cache_examples=False)
         with gr.Column():
@@ -246,9 +237,10 @@ def _connect(app: App, page: Controls) -> None:
     unqueued: dict[str, Any] = {"queue": False, "api_visibility": "private"}
     save: dict[str, Any] = model | {"show_progress": "hidden"}
     outputs = [*shown, *page.buttons]
-    page.upload.change(app.upload, page.upload, [visit, *outputs, search, page.gallery], **model).then(
-        app.files, visit, files, **save
-    )
+    # Without preprocessing, the file itself is handed over: reading it is not left to Gradio.
+    page.upload.change(
+        app.upload, page.upload, [visit, *outputs, search, page.gallery], preprocess=False, **model
+    ).then(app.files, visit, files, **save)
     for place, button in enumerate(page.buttons):
         button.click(app.choose_likeliest, [visit, gr.State(place)], [*outputs, search], **model).then(
             app.files, visit, files, **save
@@ -264,7 +256,7 @@ def _connect(app: App, page: Controls) -> None:
 
 @contextmanager
 def opened(config: DemoConfig) -> Iterator[gr.Blocks]:
-    """The app, ready to launch; its uploads and downloads are deleted when the context ends.
+    """The app, ready to launch; its files are deleted at the age of `keep_minutes`, and when the context ends.
 
     Raises:
         InputError: see `ltx.load`.
@@ -280,7 +272,9 @@ def opened(config: DemoConfig) -> Iterator[gr.Blocks]:
     with tempfile.TemporaryDirectory(prefix="ltx-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # the only way to tell Gradio
         try:
-            yield build(App(explainer, config, Path(folder)))
+            page = build(App(explainer, config, Path(folder)))
+            with expiring(Path(folder), 60 * config.keep_minutes):
+                yield page
         finally:
             if previous is None:
                 del os.environ["GRADIO_TEMP_DIR"]
@@ -316,8 +310,8 @@ def launch(page: gr.Blocks, config: DemoConfig, block: bool = True) -> str:
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Bad input becomes a message on the page."""
+    """Bad input becomes a message on the page, which shows messages as HTML."""
     try:
         yield
     except InputError as error:
-        raise gr.Error(str(error), duration=10, print_exception=False) from error
+        raise gr.Error(html.escape(str(error), quote=False), duration=10, print_exception=False) from error

@@ -47,5 +47,7 @@ def summary(explanation: Explanation) -> str:
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
+    """To [0, 1]; of a signed map, the positive part."""
     low, high = float(values.min()), float(values.max())
+    low = max(low, 0.0) if high > 0 else low
     return (values - low) / (high - low) if high > low else np.ones_like(values)

@@ -25,7 +25,7 @@ class DemoConfig:
     steps: int = option(25, help="optimiser steps of Refine")
     max_batch: int = option(16, help="images in one forward pass of the other methods; bounds memory")
     upload_mb: float = option(20.0, help="largest upload in megabytes")
-    keep_minutes: float = option(10.0, help="age at which uploads are deleted; all files are when the app ends")
+    keep_minutes: float = option(10.0, help="age in minutes at which uploads, results and downloads are deleted")
     waiting: int = option(32, help="visitors that may wait in the queue; others get a message to try again later")
 
     def __post_init__(self) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,9 +39,27 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+class Isolated(Quiet):
+    """Sends the headers without which a browser gives a page one thread."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+
+@contextmanager
+def served(folder: Path, handler: type[Quiet] = Quiet) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The page of EfficientNet-Lite0 on a server of this machine."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The page of EfficientNet-Lite0."""
     folder = tmp_path_factory.mktemp("page")
     try:
         export(ExportConfig(out=f"{folder}/"))
@@ -47,11 +69,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         raise
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert size < 25e6
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with served(folder) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +88,9 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def started(page: Any, address: str) -> float:
+def started(page: Any, address: str, query: str = "?backend=wasm") -> float:
     begun = time.perf_counter()
-    page.goto(f"{address}?backend=wasm")
+    page.goto(f"{address}{query}")
     page.wait_for_selector("html[data-ready]", timeout=60_000)
     return time.perf_counter() - begun
 
@@ -108,6 +133,57 @@ def test_it_answers_as_pytorch_does(address: str, photograph: Path, open_page: A
     assert "lynx" in (page.text_content("#caption") or "")
     print(f"\nstatic page: loaded in {loading:.2f} s, first answer {first:.2f} s, another class {again:.2f} s")
     assert max(first, again) < 2
+
+
+def test_two_threads_answer_in_two_seconds(folder: Path, photograph: Path, open_page: Any) -> None:
+    with served(folder, Isolated) as address:
+        page = open_page()
+        page.add_init_script("Object.defineProperty(navigator, 'hardwareConcurrency', { get: () => 2 });")
+        started(page, address)
+        assert page.evaluate("self.crossOriginIsolated")
+        begun = time.perf_counter()
+        page.set_input_files("#file", str(photograph))
+        answered(page, 1)
+        taken = time.perf_counter() - begun
+        assert "WebAssembly, 2 threads" in page.text_content("#status")
+        print(f"\nstatic page, two threads: first answer {taken:.2f} s")
+        assert taken < 2
+
+
+FAILING = {
+    "no adapter": "requestAdapter: async () => null",
+    "a request that fails": "requestAdapter: async () => { throw new Error('lost'); }",
+    "a device that fails": "requestAdapter: async () => ({ requestDevice: async () => { throw new Error('lost'); } })",
+}
+
+
+@pytest.mark.parametrize("failure", FAILING)
+def test_webassembly_takes_over_where_webgpu_fails(
+    address: str, photograph: Path, open_page: Any, failure: str
+) -> None:
+    page = open_page()
+    gpu = f"{{ {FAILING[failure]}, getPreferredCanvasFormat: () => 'rgba8unorm' }}"
+    page.add_init_script(f"Object.defineProperty(navigator, 'gpu', {{ value: {gpu} }});")
+    started(page, address, "")
+    assert page.get_attribute("html", "data-ready") == "wasm"
+    page.set_input_files("#file", str(photograph))
+    answered(page, 1)
+    assert "WebAssembly" in page.text_content("#status")
+
+
+def test_webassembly_takes_over_while_webgpu_runs(address: str, photograph: Path, open_page: Any) -> None:
+    page = open_page()
+    gpu = "{ requestAdapter: async () => ({}) }"
+    page.add_init_script(f"Object.defineProperty(navigator, 'gpu', {{ value: {gpu} }});")
+    broken = """export const env = { wasm: {} }; export class Tensor {}
+        export const InferenceSession = { create: async () => ({ run: async () => { throw new Error("lost"); } }) };"""
+    page.route("**/ort.webgpu.min.mjs", lambda route: route.fulfill(content_type="text/javascript", body=broken))
+    started(page, address, "")
+    assert page.get_attribute("html", "data-ready") == "webgpu"
+    page.set_input_files("#file", str(photograph))
+    answered(page, 1)
+    assert page.get_attribute("html", "data-ready") == "wasm"
+    assert "WebAssembly" in page.text_content("#status")
 
 
 def test_a_photograph_can_be_dropped_or_pasted(address: str, photograph: Path, open_page: Any) -> None:
@@ -156,3 +232,24 @@ def test_a_phone_shows_nothing_beyond_its_edge(address: str, photograph: Path, o
     page.set_input_files("#file", str(photograph))
     answered(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_front_page_of_the_documentation_runs_it(folder: Path, open_page: Any, tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the extra [docs] is not installed")
+    environment = os.environ | {"LTX_EXPORTED_PAGE": str(folder)}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, check=True, timeout=300)
+    with served(tmp_path / "site") as address:
+        page = open_page()
+        page.goto(address)
+        frame = page.frame_locator("iframe.explainer")
+        frame.locator("html[data-ready]").wait_for(timeout=60_000)
+        before = page.locator("iframe.explainer").bounding_box()["height"]
+        frame.locator("#example").click()
+        frame.locator("html[data-answered='1']").wait_for(timeout=60_000)
+        assert (frame.locator("#classes button").first.text_content() or "").startswith("espresso")
+        page.wait_for_function(
+            """() => { const frame = document.querySelector("iframe.explainer");
+            return frame.clientHeight >= frame.contentDocument.documentElement.scrollHeight; }"""
+        )
+        assert page.locator("iframe.explainer").bounding_box()["height"] > before + 200

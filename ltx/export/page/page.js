@@ -5,7 +5,7 @@ const status = (text) => { element("status").textContent = text; };
 const LIKELIEST = 5;
 const MOST_PIXELS = 16384; // the longest side that a browser draws
 
-let about, ort, session, backend;
+let about, model, ort, session, backend;
 let photograph = null; // pixels at the size of the classifier, RGBA
 let answer = null; // { logits, mask, target }
 let working = Promise.resolve();
@@ -26,7 +26,7 @@ async function unpacked(path) {
   return new Response(stream).arrayBuffer();
 }
 
-async function open(kind, model) {
+async function open(kind) {
   const [script, loader, code] = about.backends[kind];
   const runtime = await import(`./runtime/${script}`);
   runtime.env.wasm.wasmPaths = { mjs: new URL(`./runtime/${loader}`, document.baseURI).href };
@@ -34,8 +34,8 @@ async function open(kind, model) {
   runtime.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
   runtime.env.logLevel = "error";
   const providers = kind === "webgpu" ? ["webgpu", "wasm"] : ["wasm"];
-  const opened = await runtime.InferenceSession.create(model, { executionProviders: providers });
-  return [runtime, opened];
+  session = await runtime.InferenceSession.create(model, { executionProviders: providers });
+  [ort, backend] = [runtime, kind];
 }
 
 async function start() {
@@ -46,16 +46,14 @@ async function start() {
     option.value = name;
     element("names").append(option);
   }
-  const model = await fetched(about.model);
+  model = await fetched(about.model);
   const wanted = new URLSearchParams(location.search).get("backend");
   const adapter = wanted !== "wasm" && navigator.gpu ? await navigator.gpu.requestAdapter().catch(() => null) : null;
-  backend = adapter ? "webgpu" : "wasm";
   try {
-    [ort, session] = await open(backend, model);
+    await open(adapter ? "webgpu" : "wasm");
   } catch (error) {
-    if (backend === "wasm") throw error;
-    backend = "wasm"; // a browser may offer WebGPU and fail at it
-    [ort, session] = await open(backend, model);
+    if (!adapter) throw error;
+    await open("wasm"); // a browser may offer WebGPU and fail at it
   }
   element("area-row").hidden = !about.inputs.includes("area");
   status("Ready.");
@@ -81,7 +79,19 @@ async function pixels(file) {
   return context.getImageData(0, 0, width, height);
 }
 
+/** A browser may also fail at WebGPU while the graph runs. */
 async function run(target) {
+  try {
+    return await answered(target);
+  } catch (error) {
+    if (backend === "wasm") throw error;
+    await open("wasm");
+    document.documentElement.dataset.ready = backend;
+    return answered(target);
+  }
+}
+
+async function answered(target) {
   const [height, width] = about.input_size;
   const plane = height * width;
   const bytes = about.pixels === "uint8";
@@ -116,7 +126,9 @@ function explain(target) {
     status("Explaining …");
     answer = await run(target);
     show();
-    status(`${answer.seconds.toFixed(2)} s with ${backend === "webgpu" ? "WebGPU" : "WebAssembly"}`);
+    const threads = ort.env.wasm.numThreads;
+    const how = backend === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
+    status(`${answer.seconds.toFixed(2)} s with ${how}`);
     document.documentElement.dataset.answered = String(Number(document.documentElement.dataset.answered ?? 0) + 1);
   }).catch((error) => status(`This cannot be explained: ${error.message}`));
   return working;
