@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,7 @@ import torch
 from ltx.checkpoints.folder import located
 from ltx.checkpoints.loading import load
 from ltx.explainers.mask_network import MaskNetwork
-from ltx.export.comparing import Comparison, compare
+from ltx.export.comparing import Comparison, DifferentAnswersError, compare
 from ltx.export.exporting import opened_onnx, opened_pt2, write_onnx, write_pt2
 from ltx.export.graph import ExplainerGraph, Pixels, Weights
 from ltx.export.settings import ExportConfig
@@ -33,18 +34,11 @@ def export(config: ExportConfig) -> None:
         require("export", "onnx", "onnxscript", "onnxruntime")
     if config.runtime is not None and kind != "site":
         raise InputError(f"runtime={config.runtime} is for pages, out=FOLDER/; leave it out")
-    weights = cast(Weights, config.weights or ("int16" if kind == "site" else "fp32"))
-    reference = _loaded(config)
-    graph = ExplainerGraph(_loaded(config), cast(Pixels, config.pixels), weights)
+    weights, comparison = _written(config, kind)
     out = Path(config.out)
-    if kind == "site":
-        comparison = write_site(graph, out, config.runtime, lambda file: _checked(file, graph, reference, weights))
-        size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        (write_onnx if kind == ".onnx" else write_pt2)(graph, out)
-        comparison = _checked(out, graph, reference, weights)
-        size = out.stat().st_size
+    size = (
+        sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) if kind == "site" else out.stat().st_size
+    )
     runner = "torch.export" if kind == ".pt2" else "onnxruntime"
     print(
         f"{out}: {size / 1e6:.1f} MB, weights stored in {weights}\n"
@@ -57,16 +51,38 @@ def export(config: ExportConfig) -> None:
         print(f"serve it: python -m http.server --directory {out} 8000")
 
 
+def _written(config: ExportConfig, kind: str) -> tuple[Weights, Comparison]:
+    """Write the file or the page; a page takes the first kind of small weights that answers as PyTorch does."""
+    reference = _loaded(config)
+    out = Path(config.out)
+    choices: list[Weights] = ["fp16", "int16"] if kind == "site" else ["fp32"]
+    if config.weights is not None:
+        choices = [cast(Weights, config.weights)]
+    for weights in choices:
+        graph = ExplainerGraph(_loaded(config), cast(Pixels, config.pixels), weights)
+        check = partial(_checked, graph=graph, reference=reference)
+        try:
+            if kind == "site":
+                return weights, write_site(graph, out, config.runtime, check)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            (write_onnx if kind == ".onnx" else write_pt2)(graph, out)
+            return weights, check(out)
+        except DifferentAnswersError:
+            if weights == choices[-1]:
+                raise
+    raise AssertionError(choices)
+
+
 def _loaded(config: ExportConfig) -> MaskNetwork:
     return load(located(config.checkpoint), weights=config.classifier.weights, precision=config.classifier.precision)
 
 
-def _checked(file: Path, graph: ExplainerGraph, reference: MaskNetwork, weights: str) -> Comparison:
+def _checked(file: Path, graph: ExplainerGraph, reference: MaskNetwork) -> Comparison:
     """Compare a written file with eager PyTorch; a file that answers differently is removed."""
     run = opened_pt2(file) if file.suffix == ".pt2" else opened_onnx(file, torch.get_num_threads())
     comparison = compare(run, graph, reference)
     try:
-        comparison.check(weights)
+        comparison.check(graph.weights)
     except InputError:
         file.unlink()
         raise

@@ -23,6 +23,10 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int16": 1e-2}
 REPETITIONS = 10
 
 
+class DifferentAnswersError(InputError):
+    """An exported graph does not answer as PyTorch does."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """An exported graph next to eager PyTorch on the same photographs.
@@ -49,11 +53,11 @@ class Comparison:
         """Refuse a graph that answers differently.
 
         Raises:
-            InputError: a difference above `TOLERANCE`, or one that is not a number.
+            DifferentAnswersError: a difference above `TOLERANCE`, or one that is not a number.
         """
         if not self.largest <= TOLERANCE[weights]:
             fix = "" if weights == "fp32" else "; use weights=int16 or fp32"
-            raise InputError(
+            raise DifferentAnswersError(
                 f"the exported graph differs from PyTorch by {self.largest:.1e}, above {TOLERANCE[weights]:g}{fix}"
             )
 

@@ -27,8 +27,8 @@ class ExportConfig:
     )
     weights: str | None = option(
         None,
-        help="how weights are stored: fp32, fp16, or int16 = integers, as small as fp16 and closer; null = fp32 in "
-        "files, int16 in pages. Computation is in fp32",
+        help="how weights are stored: fp32, fp16, or int16 = integers, as small as fp16 and closer, without WebGPU; "
+        "null = fp32 in files; in pages fp16, or int16 if fp16 answers differently. Computation is in fp32",
         choices=["fp32", "fp16", "int16", None],
     )
     runtime: str | None = option(

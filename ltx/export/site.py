@@ -27,7 +27,10 @@ RUNTIME = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 }
-"""Script, loader and compiled code of each backend; a browser loads one of them."""
+"""Script, loader and compiled code of each backend; a browser loads one of them.
+
+WebGPU's has no conversion of 16-bit integers: it is left out of pages whose weights are stored in them.
+"""
 
 EXAMPLE = "coffee.png"
 
@@ -55,7 +58,8 @@ def write_site(graph: ExplainerGraph, folder: Path, runtime: str | None, check: 
     write_onnx(graph, folder / MODEL)
     checked = check(folder / MODEL)
     (folder / "runtime").mkdir(exist_ok=True)
-    names = [name for files in RUNTIME.values() for name in files]
+    backends = {kind: files for kind, files in RUNTIME.items() if kind == "wasm" or graph.weights != "int16"}
+    names = [name for files in backends.values() for name in files]
     for name, content in read_members(package, names).items():
         if name.endswith(".wasm"):  # a quarter of the size; not every static server compresses
             write_atomically(folder / "runtime" / f"{name}.gz", gzip.compress(content, mtime=0))
@@ -64,7 +68,7 @@ def write_site(graph: ExplainerGraph, folder: Path, runtime: str | None, check: 
     about = metadata(graph)
     for key in ("class_names", "input_size", "inputs"):
         about[key] = json.loads(about[key])
-    about |= {"model": MODEL, "runtime": f"{PACKAGE} {VERSION}", "backends": RUNTIME}  # type: ignore[dict-item]
+    about |= {"model": MODEL, "runtime": f"{PACKAGE} {VERSION}", "backends": backends}  # type: ignore[dict-item]
     write_atomically(folder / "about.json", json.dumps(about).encode())
     write_atomically(folder / "example.jpg", _example())
     for file in sorted(PAGE.iterdir()):

@@ -26,6 +26,7 @@ from ltx.data.finding import find_images
 from ltx.export.comparing import eager
 from ltx.export.settings import ExportConfig
 from ltx.runtime.errors import InputError
+from tests.browser.conftest import FLAGS, chromium
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("onnxscript", reason="the extra [export] is not installed")
@@ -232,6 +233,28 @@ def test_a_phone_shows_nothing_beyond_its_edge(address: str, photograph: Path, o
     page.set_input_files("#file", str(photograph))
     answered(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_webgpu_answers_as_pytorch_does(address: str, photograph: Path, browser: Any) -> None:
+    flags = [flag for flag in FLAGS if flag != "--disable-gpu"]
+    flags += ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--ignore-gpu-blocklist"]
+    flags += ["--use-vulkan=swiftshader", "--enable-features=Vulkan,WebGPU"]
+    other = browser.browser_type.launch(executable_path=chromium(), headless=True, args=flags)
+    page = other.new_page()
+    page.goto(address)
+    if not page.evaluate("async () => Boolean(navigator.gpu && await navigator.gpu.requestAdapter())"):
+        other.close()
+        pytest.skip("this Chromium does not offer WebGPU, not even in software")
+    page.wait_for_selector("html[data-ready='wasm']", timeout=60_000)  # faster than WebGPU in software
+    started(page, address, "?backend=webgpu")
+    assert page.get_attribute("html", "data-ready") == "webgpu"
+    page.set_input_files("#file", str(photograph))
+    page.wait_for_selector("html[data-answered='1']", timeout=120_000)
+    assert "WebGPU" in page.text_content("#status")
+    image = torch.from_numpy(np.array(Image.open(photograph))).permute(2, 0, 1)[None] / 255
+    _, mask = eager(load("tf_efficientnet_lite0"), image, torch.tensor([-1]))
+    assert float((mask_of(page) - mask[0, 0]).abs().max()) < 1e-2
+    other.close()
 
 
 def test_the_front_page_of_the_documentation_runs_it(folder: Path, open_page: Any, tmp_path: Path) -> None:

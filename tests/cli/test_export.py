@@ -1,9 +1,14 @@
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from ltx.cli import export as command
 from ltx.cli.main import main
+from ltx.export.comparing import Comparison, DifferentAnswersError
+from ltx.export.graph import ExplainerGraph, Weights
+from ltx.export.settings import ExportConfig
 
 
 def run(command: str, *words: str) -> int:
@@ -42,3 +47,25 @@ def test_a_missing_extra_is_named(
     error = capsys.readouterr().err
     assert f"{missing} is not installed; it belongs to the extra [{extra}]: pip install 'ltx[{extra}]'" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "refused", "tried"),
+    [(None, [], ["fp16"]), (None, ["fp16"], ["fp16", "int16"]), ("fp16", ["fp16"], ["fp16"])],
+)
+def test_a_page_takes_the_first_small_weights_that_answer_as_pytorch_does(
+    given: Weights | None, refused: list[str], tried: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def write_site(graph: ExplainerGraph, *more: object) -> Comparison:
+        found.append(graph.weights)
+        if graph.weights in refused:
+            raise DifferentAnswersError("it differs")
+        return Comparison(0, 0, 0, 1, 1)
+
+    monkeypatch.setattr(command, "require", lambda *words: None)
+    monkeypatch.setattr(command, "write_site", write_site)
+    with pytest.raises(DifferentAnswersError) if tried[-1] in refused else nullcontext():
+        command.export(ExportConfig(out=f"{tmp_path}/", weights=given))
+    assert found == tried

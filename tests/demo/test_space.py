@@ -68,6 +68,6 @@ def test_it_starts_as_its_readme_says(tmp_path: Path) -> None:
         address = process.stdout.readline().rpartition(" ")[2].strip().replace("0.0.0.0", "127.0.0.1")
         try:
             with urllib.request.urlopen(address, timeout=30) as page:
-                assert b"<title>ltx</title>" in page.read()
+                assert b"Which pixels does the prediction rest on?" in page.read()
         finally:
             process.terminate()

@@ -8,23 +8,30 @@ import pytest
 
 from ltx import InputError
 from ltx.export import npm_package, site
-from ltx.export.graph import ExplainerGraph
+from ltx.export.graph import ExplainerGraph, Weights
 from ltx.export.site import PAGE, RUNTIME, write_site
 from tests.export.test_graph import small
 from tests.export.test_npm_package import write_package
 
 
-def test_a_page_has_all_that_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("weights", "backends"), [("fp16", ["wasm", "webgpu"]), ("int16", ["wasm"])])
+def test_a_page_has_all_that_it_loads(
+    weights: Weights, backends: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [name for files in RUNTIME.values() for name in files]
     package = write_package(tmp_path / "runtime.tgz", {name: name.encode() * 99 for name in names})
     monkeypatch.setattr(npm_package, "INTEGRITY", npm_package._digest(package))
     monkeypatch.setattr(site, "write_onnx", lambda graph, file: file.write_bytes(b"graph"))
     folder = tmp_path / "page"
-    assert write_site(ExplainerGraph(small()), folder, str(package), lambda file: file.read_bytes()) == b"graph"
+    assert (
+        write_site(ExplainerGraph(small(), weights=weights), folder, str(package), lambda file: file.read_bytes())
+        == b"graph"
+    )
     about = json.loads((folder / "about.json").read_text())
     assert about["inputs"] == ["image", "target"]
     assert about["input_size"] == [64, 64]
     assert (folder / about["model"]).read_bytes() == b"graph"
+    assert list(about["backends"]) == backends
     for script, loader, code in about["backends"].values():
         assert (folder / "runtime" / script).is_file()
         assert (folder / "runtime" / loader).is_file()

@@ -38,6 +38,15 @@ async function open(kind) {
   [ort, backend] = [runtime, kind];
 }
 
+/** WebGPU's adapter, unless it is a program that stands in for a graphics card: WebAssembly is faster than that. */
+async function graphicsCard() {
+  const wanted = new URLSearchParams(location.search).get("backend");
+  if (wanted === "wasm" || !navigator.gpu) return null;
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  const standIn = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
+  return standIn && wanted !== "webgpu" ? null : adapter;
+}
+
 async function start() {
   about = JSON.parse(new TextDecoder().decode(await fetched("about.json")));
   element("about").textContent = `${about.classifier}, ${about.class_names.length} classes, runs on ${about.runtime}.`;
@@ -47,13 +56,13 @@ async function start() {
     element("names").append(option);
   }
   model = await fetched(about.model);
-  const wanted = new URLSearchParams(location.search).get("backend");
-  const adapter = wanted !== "wasm" && navigator.gpu ? await navigator.gpu.requestAdapter().catch(() => null) : null;
+  const adapter = about.backends.webgpu ? await graphicsCard() : null;
   try {
     await open(adapter ? "webgpu" : "wasm");
   } catch (error) {
     if (!adapter) throw error;
-    await open("wasm"); // a browser may offer WebGPU and fail at it
+    console.warn("WebGPU failed, WebAssembly takes over:", error); // a browser may offer it and fail at it
+    await open("wasm");
   }
   element("area-row").hidden = !about.inputs.includes("area");
   status("Ready.");
@@ -85,6 +94,7 @@ async function run(target) {
     return await answered(target);
   } catch (error) {
     if (backend === "wasm") throw error;
+    console.warn("WebGPU failed, WebAssembly takes over:", error);
     await open("wasm");
     document.documentElement.dataset.ready = backend;
     return answered(target);
