@@ -155,7 +155,7 @@ def build(setup: Setup) -> Built:
     source = build_model(setup.request)
     size = setup.request.size or source.data.size
     if source.data.doubt and setup.mean is None and setup.std is None:
-        warnings.warn(source.data.doubt, stacklevel=4)
+        warnings.warn(source.data.doubt, stacklevel=3)
     interface = _adapter(setup, source, size)
     module = source.module.eval()
     for parameter in module.parameters():  # scripted modules have no `requires_grad_`

@@ -98,7 +98,7 @@ def processor_data(
     from transformers import AutoImageProcessor
 
     try:
-        with _hub_access(place):
+        with nullcontext() if local else _hub_access(place):
             processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]  # no annotations
                 str(Path(place).expanduser()), local_files_only=local
             )
