@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ltx.evaluation.controls import CONTROLS
 from ltx.report.page import write_page
 from ltx.runtime.errors import InputError
 
@@ -45,6 +44,8 @@ def write_scores_page(folder: Path, file: Path) -> int:
 
 def rivals(scores: dict[str, Any]) -> list[str]:
     """The methods that compete for the best score: no controls and no maps that a metric selected, unless alone."""
+    from ltx.evaluation.controls import CONTROLS  # its torchmetrics takes seconds to import
+
     selected = scores.get("selected_by", {})
     fair = [name for name in scores["methods"] if name not in selected and name.split("@")[0] not in CONTROLS]
     return fair or list(scores["methods"])

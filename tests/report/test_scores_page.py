@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,9 @@ def test_damaged_scores_are_named(evaluated: Path) -> None:
     (evaluated / "scores.json").write_text("{")
     with pytest.raises(InputError, match="scores cannot be read"):
         write_report([evaluated])
+
+
+def test_the_page_of_explanations_does_not_wait_for_torchmetrics() -> None:
+    code = "import sys; import ltx.report.write; print('torchmetrics' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stdout + done.stderr
