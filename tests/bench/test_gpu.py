@@ -31,7 +31,11 @@ def lines(tmp_path: Path):
     photographs = write_photographs(tmp_path / "photographs", (f"{i}.png" for i in range(6)), (70, 70), cells=(5, 5))
 
     def read(*words: str) -> list[dict[str, Any]]:
-        measure(parse(GPUBench, [*TINY, f"images={photographs}", f"out={tmp_path / 'out'}", *words], "bench", ""))
+        measure(
+            parse(
+                GPUBench, [*TINY, "minutes=60", f"images={photographs}", f"out={tmp_path / 'out'}", *words], "bench", ""
+            )
+        )
         written: list[dict[str, Any]] = json.loads((tmp_path / "out" / "gpu.json").read_text())["lines"]
         assert not [line for line in written if "failed" in line["result"]], written
         return written
