@@ -77,7 +77,8 @@ def blocks(page: Path, *languages: str) -> list[Block]:
 def recorded_commands(code: str, folder: Path) -> list[list[str]]:
     """The commands that bash runs for `code`, with the shell's quoting and expansion; none of them does anything.
 
-    The `PATH` contains recorders only, so a command that no page should contain fails.
+    The `PATH` contains recorders only, so a command that no page should contain fails; `cd` stays where it is, because
+    the folders do not exist.
 
     Raises:
         AssertionError: bash reports an error, such as an unknown command or a missing quote.
@@ -93,7 +94,7 @@ def recorded_commands(code: str, folder: Path) -> list[list[str]]:
     record.touch()
     environment = {"PATH": str(folder / "programs"), "COMMANDS": str(record), "HOME": str(folder)}
     bash = subprocess.run(
-        ["/bin/bash", "-u", "-c", code],
+        ["/bin/bash", "-u", "-c", f"cd() {{ :; }}\n{code}"],
         cwd=folder,
         env=environment | ({"SLURM_JOB_ID": "1"} if "SLURM_JOB_ID" in code else {}),
         capture_output=True,
