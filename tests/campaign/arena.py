@@ -100,6 +100,6 @@ def run(arena: Arena, words: list[str]) -> Outcome:
 
 
 def explained(out: Path) -> list[str]:
-    """The images with a line in the record."""
-    file = out / "explanations.jsonl"
-    return [json.loads(line)["image"] for line in file.read_text().splitlines()] if file.is_file() else []
+    """The images with a line in the record of pictures or of maps."""
+    files = [file for file in [out / "explanations.jsonl", *(out / "maps").glob("*.jsonl")] if file.is_file()]
+    return [json.loads(line)["image"] for file in files for line in file.read_text().splitlines()]

@@ -77,9 +77,11 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 @is_root
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("size", ["16k", "48k", "120k"])
-def test_a_full_disk(arena: Arena, mounted: Callable[[str], Path], rng: random.Random, command: str, size: str) -> None:
-    place = mounted(f"size={size}")
+@pytest.mark.parametrize("number", range(3))
+def test_a_full_disk(
+    arena: Arena, mounted: Callable[[str], Path], rng: random.Random, command: str, number: int
+) -> None:
+    place = mounted(f"size={rng.choice([rng.randint(8, 64), rng.randint(64, 400), rng.randint(400, 8000)])}k")
     outcome = call(words(arena, command, place / "out"))
     assert outcome.status in (0, 1)
     if outcome.status == 1:

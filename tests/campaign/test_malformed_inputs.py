@@ -128,7 +128,10 @@ def test_malformed_file(arena: Arena, place: Path, rng: random.Random, target: T
             content, how = mutated(file.read_bytes(), rng)
             file.write_bytes(content)
         out = place / "out"
-        outcome = call(words(case, target.command, out))
+        command = words(case, target.command, out)
+        if target.command.startswith("attribute") and target.command != "attribute again" and number % 2:
+            command.append("save=maps")
+        outcome = call(command)
         found = faults(outcome, names_of(file, case.root, target.command))
         results = out if out.exists() else case.root / "maps"
         if out.exists():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ltx.data.finding import find_images
 from ltx.data.listings import listed_files, read_labels
 from ltx.runtime.errors import InputError
 
@@ -32,6 +33,7 @@ def test_commas_semicolons_and_tabs(tmp_path: Path, name: str, text: str) -> Non
 def test_text_files_and_tables_without_header(tmp_path: Path, text: str) -> None:
     (tmp_path / "list.txt").write_text(text)
     assert listed_files(tmp_path / "list.txt") == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert find_images(tmp_path / "list.txt") == [tmp_path / "a.png", tmp_path / "b.png"]
 
 
 def test_a_file_name_that_ends_in_a_number_is_not_cut(tmp_path: Path) -> None:
