@@ -71,6 +71,7 @@ def read_tensors(file: Path) -> Any:
     if not file.is_file():
         raise InputError(f"classifier.weights={file} does not exist; give a .safetensors or .pth file")
     try:
+        file.open("rb").close()  # safetensors says of every file that it cannot open that there is none
         if file.suffix == ".safetensors":
             return load_file(file)
         # Checkpoints of timm's and Lightning's training contain their arguments and paths too.

@@ -108,31 +108,38 @@ NOBODY = functools.partial(os.setuid, 65534)
 
 
 def open_to_all(*folders: Path) -> None:
-    """Let another user read these folders, and so all that contain them."""
+    """Let another user into these folders, and so into all that contain them."""
     for folder in folders:
         for place in [folder, *folder.parents[:-1]]:
             place.chmod(place.stat().st_mode | 0o055)
 
 
+@pytest.fixture
+def shared(arena: Arena, tmp_path: Path) -> Arena:
+    """The arena, whose files another user may read: safetensors writes files for their owner alone."""
+    open_to_all(arena.root, tmp_path)
+    for place in arena.root.rglob("*"):
+        place.chmod(place.stat().st_mode | (0o055 if place.is_dir() else 0o044))
+    return arena
+
+
 @is_root
 @pytest.mark.parametrize("command", COMMANDS)
-def test_another_user_without_permission(arena: Arena, tmp_path: Path, command: str) -> None:
-    open_to_all(arena.root, tmp_path)
+def test_another_user_without_permission(shared: Arena, tmp_path: Path, command: str) -> None:
     (tmp_path / "private").mkdir(mode=0o700)
     job = Job(
-        words(arena, command, tmp_path / "private" / "out"), tmp_path / "log", prepare=NOBODY, HOME="/nonexistent"
+        words(shared, command, tmp_path / "private" / "out"), tmp_path / "log", prepare=NOBODY, HOME="/nonexistent"
     )
     ends_in_one_line(*job.end(300))
 
 
 @is_root
-def test_a_file_that_may_not_be_read_is_skipped_by_name(arena: Arena, tmp_path: Path) -> None:
-    shutil.copytree(arena.root / "photos", tmp_path / "photos")
+def test_a_file_that_may_not_be_read_is_skipped_by_name(shared: Arena, tmp_path: Path) -> None:
+    shutil.copytree(shared.root / "photos", tmp_path / "photos")
     (tmp_path / "photos/b.png").chmod(0)
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o777)
-    open_to_all(arena.root, tmp_path)
-    command = arena.attribute(f"images={tmp_path}/photos", f"out={tmp_path}/out")
+    command = shared.attribute(f"images={tmp_path}/photos", f"out={tmp_path}/out")
     job = Job(command, tmp_path / "log", prepare=NOBODY, HOME="/nonexistent")
     status, err = job.end(300)
     assert status == 0, err

@@ -1,5 +1,6 @@
 """A user's own weights and class names, and settings of a classifier that cannot be."""
 
+import errno
 import math
 import pickle
 from argparse import Namespace
@@ -72,6 +73,17 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
         assert name != "code.pth" or "torch.save(model.state_dict(), FILE)" in str(caught.value)
+
+
+def test_weights_without_permission_are_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"weights\.safetensors cannot be read: .*Permission denied"):
+        Classifier("resnet18", weights=tmp_path / "weights.safetensors")
 
 
 def test_of_several_models_in_a_file_none_is_guessed(own: tuple[Classifier, Path], tmp_path: Path) -> None:
