@@ -91,6 +91,8 @@ def recorded_commands(code: str, folder: Path) -> list[list[str]]:
         program.write_text(RECORDER.format(python=sys.executable))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     (folder / ".venv" / "bin" / "activate").touch()
+    for entered in re.findall(r"\bcd ([\w./-]+)", code):
+        (folder / entered).mkdir(parents=True, exist_ok=True)
     record.touch()
     environment = {"PATH": str(folder / "programs"), "COMMANDS": str(record), "HOME": str(folder)}
     bash = subprocess.run(
