@@ -16,7 +16,10 @@ from ltx.cli.main import COMMANDS
 from tests.support.processes import ROOT, environment
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.campaign.forked", *(c.function.partition(":")[0] for c in COMMANDS.values())])
+SERVER.set_forkserver_preload(
+    # The encoding of class names: another user cannot import it from a Python in somebody's home folder.
+    ["encodings.utf_8_sig", "tests.campaign.forked", *(c.function.partition(":")[0] for c in COMMANDS.values())]
+)
 
 PAUSE = 0.001
 """Seconds between two looks at a running command."""

@@ -55,6 +55,11 @@ def test_black_and_mean_fills() -> None:
     assert mean.shape == x.shape
 
 
+def test_blur_keeps_images_of_one_pixel() -> None:
+    x = images(2, 1, 1)
+    assert torch.equal(Fill("blur")(x), x)
+
+
 def test_blur_of_a_point_is_the_gaussian_and_blur_keeps_constants() -> None:
     point = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
     point[..., 20, 20] = 1
