@@ -19,7 +19,7 @@ from ltx.runtime.errors import InputError
 
 MAX_BATCH = 64
 CPU_BATCH = 6
-"""Batch size on a CPU for methods that keep activations or attention: those of more images exceed its caches."""
+"""Batch size on a CPU: the activations of more images exceed its caches, which takes up to twice the time per image."""
 
 
 class ConstantMapWarning(UserWarning):
@@ -49,7 +49,7 @@ def attribute(
         targets: None or `"predicted"`, a class index or name for all images, or one per image; see
             `Classifier.targets`.
         max_batch: maximum batch size of a forward pass; bounds memory and does not change the result. None = 64,
-            or 6 on a CPU for methods that use attention or feature maps.
+            or 6 on a CPU.
         options: options of the method, see its function.
 
     Returns:
@@ -64,7 +64,7 @@ def attribute(
     """
     defaults = check_options(method, options)
     if max_batch is None:
-        max_batch = default_max_batch(classifier, method)
+        max_batch = default_max_batch(classifier)
     if max_batch < 1:
         raise InputError(f"max_batch={max_batch}; give a positive number of images")
     images = classifier.images(images)
@@ -90,9 +90,9 @@ def attribute(
     return maps
 
 
-def default_max_batch(classifier: Classifier, method: str) -> int:
-    """Default of `max_batch` for a method on the classifier's device."""
-    return CPU_BATCH if classifier.device.type == "cpu" and METHODS[method].needs != "pixels" else MAX_BATCH
+def default_max_batch(classifier: Classifier) -> int:
+    """Default of `max_batch` on the classifier's device."""
+    return CPU_BATCH if classifier.device.type == "cpu" else MAX_BATCH
 
 
 def _check_shape(method: str, maps: Tensor, images: Tensor) -> None:

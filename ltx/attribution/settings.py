@@ -19,6 +19,6 @@ class AttributeConfig(ExplainConfig):
     options: dict[str, Any] = option({}, help="options of the method, e.g. options.steps=5 options.variant=released")
     classifier: ClassifierConfig = option(ClassifierConfig, help="classifier to explain")
     max_batch: int | None = option(
-        None, help="maximum batch size of a forward pass (path points x images); null = chosen for method and device"
+        None, help="maximum batch size of a forward pass (path points x images); null = 64, or 6 on a CPU"
     )
     out: str = option("runs/attributions", help="output folder; the same command resumes from there", path=True)

@@ -35,7 +35,7 @@ def attribute_files(config: AttributeConfig) -> None:
     check_method(config.method, classifier, config.options)
 
     constant: list[str] = []
-    max_batch = default_max_batch(classifier, config.method) if config.max_batch is None else config.max_batch
+    max_batch = default_max_batch(classifier) if config.max_batch is None else config.max_batch
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:
         start = time.perf_counter()
