@@ -89,7 +89,9 @@ class TrainerConfig:
     checkpoint_activations: bool = option(
         False, help="recompute the classifier's activations in the backward pass to save memory"
     )
-    validate_every: int | None = option(None, help="steps between validations; null = a tenth of the training")
+    validate_every: int | None = option(
+        None, help="steps between validations; null = a tenth of the training, but no fewer than 20"
+    )
     checkpoint_every: int = option(50, help="steps between resume points, the maximum that a killed run loses")
     log_every: int = option(10, help="steps between rows of metrics.csv")
     overlays: int = option(6, help="number of validation images whose masks are drawn after each validation")
@@ -98,7 +100,7 @@ class TrainerConfig:
     @property
     def validation_interval(self) -> int:
         """Steps between validations."""
-        return max(1, self.max_steps // 10) if self.validate_every is None else self.validate_every
+        return max(20, self.max_steps // 10) if self.validate_every is None else self.validate_every
 
     def __post_init__(self) -> None:
         some = (1, math.inf)

@@ -14,6 +14,7 @@ from ltx.finetuning.training_defaults import trained_objective
 from ltx.objectives.area import Area
 from ltx.objectives.ranking import Ranking
 from ltx.pretraining.run import run_pretraining
+from ltx.pretraining.settings import TrainerConfig
 
 RISING = [[0.0, 1.0], [1.0, 4.0]]
 
@@ -51,11 +52,16 @@ def test_terms_and_mosaics_see_the_value_of_each_step_and_validation_that_of_the
 
 
 def test_validation_estimates_insertion_minus_deletion(config_for: Any, capsys: pytest.CaptureFixture[str]):
-    words = ["trainer.max_steps=10", "trainer.validate_every=null"]
-    out = run_pretraining(config_for("run", *words))
+    out = run_pretraining(config_for("run", "trainer.max_steps=10", "trainer.validate_every=1"))
     rows = [line.split(",") for line in (out / "metrics.csv").read_text().splitlines()]
     place = rows[0].index("val/order")
     validated = [row for row in rows[1:] if len(row) > place and row[place]]
-    assert [int(row[0]) for row in validated] == list(range(1, 11))  # a tenth of the training
+    assert [int(row[0]) for row in validated] == list(range(1, 11))
     assert all(-1 < float(row[place]) < 1 for row in validated)
     assert "2 times the steps" in capsys.readouterr().out
+
+
+def test_a_training_is_validated_ten_times_unless_it_is_short():
+    for steps, every in ((60, 20), (200, 20), (400, 40), (20000, 2000)):
+        assert TrainerConfig(max_steps=steps).validation_interval == every
+    assert TrainerConfig(max_steps=400, validate_every=7).validation_interval == 7
