@@ -85,7 +85,7 @@ def test_a_run_from_before_the_recipe_says_which_setting_differs(config_for: Any
     del settings["objective"]["ranking"]
     (out / "config.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(
-        InputError, match=r"contains a run with objective\.ranking\.weight=0\.0, now 4\.0; choose another"
+        InputError, match=r"contains a run with objective\.ranking\.high=0\.9, now 0\.7; choose another"
     ):
         run_pretraining(config_for("run"))
 
