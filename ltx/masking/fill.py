@@ -99,7 +99,7 @@ class Fill:
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian blur of `[B, C, H, W]` with reflected borders, truncated at 3 σ (or at the image size)."""
-    radius = min(max(1, round(3 * sigma)), min(images.shape[-2:]) - 1)
+    radius = max(0, min(max(1, round(3 * sigma)), min(images.shape[-2:]) - 1))
     down, across = (_blur_matrix(size, sigma, radius, images) for size in images.shape[-2:])
     return down @ images @ across.T
 

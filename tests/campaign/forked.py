@@ -17,8 +17,13 @@ from tests.support.processes import ROOT, environment
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    # The encoding of class names: another user cannot import it from a Python in somebody's home folder.
-    ["encodings.utf_8_sig", "tests.campaign.forked", *(c.function.partition(":")[0] for c in COMMANDS.values())]
+    # Encodings of class names and of .npz files: another user cannot import them from a Python in somebody's home.
+    [
+        "encodings.utf_8_sig",
+        "encodings.cp437",
+        "tests.campaign.forked",
+        *(c.function.partition(":")[0] for c in COMMANDS.values()),
+    ]
 )
 
 PAUSE = 0.001

@@ -55,8 +55,9 @@ def test_black_and_mean_fills() -> None:
     assert mean.shape == x.shape
 
 
-def test_blur_keeps_images_of_one_pixel() -> None:
-    x = images(2, 1, 1)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (0, 20), (0, 0)])
+def test_blur_keeps_images_of_one_pixel_or_none(height: int, width: int) -> None:
+    x = images(2, height, width)
     assert torch.equal(Fill("blur")(x), x)
 
 
