@@ -72,7 +72,7 @@ def test_an_explainer_of_its_own_features_is_ahead_of_gradcam(shared_data: Path,
     scores = json.loads((tmp_path / "e" / "scores.json").read_text())["methods"]
     for metric in ("INS", "NEG"):
         ours, gradcam = (scores[name][metric]["mean"] for name in (f"ltx:{out}", "gradcam"))
-        assert ours > gradcam + 2, (metric, ours, gradcam)  # 48.1 and 41.7, 67.7 and 58.1 when this was written
+        assert ours > gradcam + 2, (metric, ours, gradcam)  # 44.7 and 40.3, 61.9 and 55.5 when this was written
 
     words = [f"checkpoint={out}", f"images={val_files[0]}", f"out={tmp_path}/explained", "trust=true"]
     run_python("-m", "ltx", "finetune", *words)
