@@ -110,7 +110,7 @@ def watched_headers() -> Any:
         def fromtarfile(cls, archive: tarfile.TarFile) -> WatchedHeader:
             try:
                 return super().fromtarfile(archive)
-            except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
+            except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]  # not documented
                 raise
             except tarfile.HeaderError:
                 cls.damaged_at = archive.offset
