@@ -136,17 +136,23 @@ def test_a_checkpoint_of_version_0_1_loads_for_its_classifier_and_for_rounded_we
 
 
 def test_the_shipped_explainer_explains_a_new_head(tmp_path: Path):
-    torch.manual_seed(0)
-    model = Classifier().model
-    stored = dict(model.state_dict())
-    stored["classifier.weight"], stored["classifier.bias"] = torch.randn(10, 1280), torch.zeros(10)
+    shipped = ltx.load("tf_efficientnet_lite0")
+    stored = dict(shipped.classifier.model.state_dict())
+    rows = stored["classifier.weight"]
+    chosen = [0, 217, 482, 491, 497, 566, 569, 571, 574]
+    # Nine of the 1,000 rows, and a tenth that leaves the mean as it was: the mean over the classes is subtracted.
+    last = 10 * rows.mean(0) - rows[chosen].sum(0)
+    stored["classifier.weight"], stored["classifier.bias"] = torch.cat([rows[chosen], last[None]]), torch.zeros(10)
     file = tmp_path / "head.safetensors"
     save_file({name: value.contiguous() for name, value in stored.items()}, file)
     with pytest.warns(UserWarning, match=r"1000 classes; the trunk is the same, so it explains this head with 10"):
         explainer = ltx.load("tf_efficientnet_lite0", weights=str(file), num_classes=10)
-    explanation = explainer.explain(torch.rand(2, 3, 224, 224))
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    explanation, expected = explainer.explain(images, [3, 8]), shipped.explain(images, [chosen[3], chosen[8]])
     assert explanation.mask is not None
-    assert explanation.targets.max() < 10
+    assert expected.mask is not None
+    assert torch.allclose(explanation.mask, expected.mask, atol=1e-3), "a class has the mask of its row, in any head"
+    assert not torch.allclose(explanation.mask, explainer.explain(images, [0, 0]).mask, atol=0.05)
     random = timm.create_model("tf_efficientnet_lite0", num_classes=10)
     save_file({name: value.contiguous() for name, value in random.state_dict().items()}, file)
     with pytest.raises(InputError, match=r"1000 classes, not for tf_efficientnet_lite0 with 10"):

@@ -74,7 +74,7 @@ def test_python_blocks_compile(block: Block) -> None:
 
 @pytest.mark.parametrize(("page", "speed"), RUNNABLE)
 def test_runnable_blocks_run(page: Path, speed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The marked blocks of a page run in order, in a folder that contains `photo.jpg` and `photos/`."""
+    """The marked blocks of a page run in order, in a folder with `photo.jpg`, `photos/` and two classes of photographs."""
     from skimage import data
     from skimage.io import imsave
 
@@ -82,6 +82,8 @@ def test_runnable_blocks_run(page: Path, speed: str, tmp_path: Path, monkeypatch
     imsave(tmp_path / "photo.jpg", data.chelsea(), check_contrast=False)
     imsave(tmp_path / "photos" / "coffee.jpg", data.coffee(), check_contrast=False)
     shutil.copy(tmp_path / "photo.jpg", tmp_path / "photos")
+    for name in ("coffee.jpg", "photo.jpg"):
+        shutil.copytree(tmp_path / "photos", tmp_path / "imagenette" / "train" / name.removesuffix(".jpg"))
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for block in blocks(page, "python", "sh"):
