@@ -74,7 +74,7 @@ def test_python_blocks_compile(block: Block) -> None:
 
 @pytest.mark.parametrize(("page", "speed"), RUNNABLE)
 def test_runnable_blocks_run(page: Path, speed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The marked blocks of a page run in order, in a folder with `photo.jpg`, `photos/` and two classes of photographs."""
+    """The marked blocks of a page run in order, in a folder with a photograph, `photos/` and two classes of them."""
     from skimage import data
     from skimage.io import imsave
 
