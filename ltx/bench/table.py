@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltx.runtime.atomic_files import write_atomically
+from ltx.runtime.errors import InputError, PartialFailureError, first_line
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Table:
     def __init__(self, folder: Path, name: str, conditions: Mapping[str, str]) -> None:
         self.folder, self.name, self.conditions = folder, name, dict(conditions)
         self.lines: list[Line] = []
+        self._failures: list[str] = []
         self._start = self._last = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         for key, value in self.conditions.items():
@@ -61,6 +64,25 @@ class Table:
         self._last = now
         print(f"[{self.elapsed:6.1f} s] {section}: {what}: {result}", flush=True)
         self._write()
+
+    def add_failure(self, section: str, what: str, error: Exception) -> None:
+        """Add a line that says why a measurement failed. Only a fault of the program prints a traceback."""
+        reason = first_line(error)
+        if not isinstance(error, InputError):
+            traceback.print_exception(error)
+            reason = f"{type(error).__name__}: {reason}"
+        self._failures.append(f"{section}, {what}: {reason}")
+        self.add(section, what, f"failed: {reason}")
+
+    def finish(self) -> None:
+        """Print where the table is.
+
+        Raises:
+            PartialFailureError: measurements failed.
+        """
+        print(f"wrote {self.folder / self.name}.md and {self.name}.json after {self.elapsed:.0f} s")
+        if self._failures:
+            raise PartialFailureError(self._failures, "measurement", "failed")
 
     def _write(self) -> None:
         content = {

@@ -11,15 +11,17 @@ class InputError(ValueError):
 
 
 class PartialFailureError(Exception):
-    """The work is done, except for sources that could not be used; the command line exits with status 3.
+    """The work is done, except for some parts of it; the command line exits with status 3.
 
     Args:
-        reasons: one line for each source.
+        reasons: one line for each part that failed.
+        part: what a part is, in the singular.
+        failed: what happened to it.
     """
 
-    def __init__(self, reasons: Sequence[str]) -> None:
+    def __init__(self, reasons: Sequence[str], part: str = "source", failed: str = "could not be used") -> None:
         shown = "; ".join(reasons[:10]) + (f"; and {len(reasons) - 10} more" if len(reasons) > 10 else "")
-        super().__init__(f"{len(reasons)} source{'s' * (len(reasons) > 1)} could not be used: {shown}")
+        super().__init__(f"{len(reasons)} {part}{'s' * (len(reasons) > 1)} {failed}: {shown}")
 
 
 def suggest(word: str, known: Iterable[str], limit: int = 3) -> str:

@@ -19,6 +19,7 @@ from ltx.bench.settings import GPU_ITEMS, GPUBench
 from ltx.bench.table import Table
 from ltx.config.command_line import parse
 from ltx.pretraining.settings import TrainConfig
+from ltx.runtime.errors import PartialFailureError
 from tests.support.small_inputs import write_photographs
 
 TINY = ["models=[resnet10t]", "input_size=64", "device=cpu", "repeats=1", "checkpoint=null", "inr_checkpoint=null"]
@@ -90,17 +91,32 @@ def test_training_and_explanations_are_timed(lines) -> None:
     assert results["metrics of the ltx protocol, 2 images"]["values"]["passes"] == 20
 
 
-def test_a_failure_is_a_line_and_the_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),
+        (InputError("weights=a.safetensors is damaged"), "weights=a.safetensors is damaged"),
+    ],
+)
+def test_a_failure_is_a_line_and_the_run_continues(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    reason: str,
+) -> None:
     def broken(session: Any) -> None:
-        raise RuntimeError("CUDA out of memory")
+        raise error
 
     def fine(session: Any) -> None:
         session.table.add("training", "fine", "done")
 
     monkeypatch.setattr(run, "ITEMS", {"equality": [broken], "training": [fine]})
-    measure(parse(GPUBench, [*TINY, "items=[equality,training]", f"out={tmp_path}"], "bench", ""))
+    with pytest.raises(PartialFailureError, match=f"1 measurement failed: equality, broken: {reason}"):
+        measure(parse(GPUBench, [*TINY, "items=[equality,training]", f"out={tmp_path}"], "bench", ""))
     written = json.loads((tmp_path / "gpu.json").read_text())["lines"]
-    assert [line["result"] for line in written] == ["failed: RuntimeError: CUDA out of memory", "done"]
+    assert [line["result"] for line in written] == [f"failed: {reason}", "done"]
+    assert ("Traceback" in capsys.readouterr().err) == (not isinstance(error, InputError))
 
 
 def test_the_time_limit_skips_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

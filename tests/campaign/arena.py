@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.campaign.oracle import Outcome, call
 from tests.support.small_inputs import write_photographs, write_weights
@@ -34,6 +36,10 @@ class Arena:
             if file.suffix in TEXTS:
                 file.write_text(file.read_text().replace(str(self.root), str(place)))
         return Arena(place)
+
+    @property
+    def photos(self) -> str:
+        return f"images={self.root}/photos"
 
     @property
     def classifier(self) -> list[str]:
@@ -68,6 +74,7 @@ def build(root: Path) -> Arena:
     """Write the files that the commands read, and results that they resume from."""
     arena = Arena(root)
     write_weights(root)
+    save_file(timm.create_model("test_vit", img_size=32).state_dict(), root / "vit.safetensors")
     (root / "names.txt").write_text("cat\ndog\nbird\nfish\n")
     random = np.random.default_rng(0)
     (root / "photos").mkdir()
@@ -86,9 +93,12 @@ def build(root: Path) -> Arena:
         Image.fromarray(mask).save(root / "masks" / f"{Path(name).stem}.png")
     (root / "train.yaml").write_text("trainer:\n  max_steps: 2\ndata:\n  val_share: 0.2\n")
     run(arena, arena.train(f"data.images={root}/train", f"out={root}/checkpoint"))
-    run(arena, arena.attribute(f"images={root}/photos", f"out={root}/maps"))
+    run(arena, arena.train(f"data.images={root}/train", "explainer.name=inr", f"out={root}/inr"))
+    run(arena, arena.attribute(arena.photos, f"out={root}/maps"))
+    run(arena, arena.finetune(arena.photos, f"out={root}/refined"))
+    shutil.rmtree(root / "refined/report")  # what a report knows of the results, so that it reads them again
     run(arena, ["shards", f"images={root}/train", f"out={root}/shards", "per_shard=3"])
-    run(arena, arena.evaluate(f"images={root}/photos", f"out={root}/scores"))
+    run(arena, arena.evaluate(arena.photos, f"out={root}/scores"))
     return arena
 
 

@@ -2,105 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
 import shutil
-from dataclasses import dataclass
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.campaign.arena import KINDS, Arena, explained
+from ltx.cli.main import BENCHMARKS, COMMANDS
+from tests.campaign.arena import KINDS, TEXTS, Arena, explained
+from tests.campaign.invocations import INVOCATIONS
 from tests.campaign.mutations import mutated, mutated_text
-from tests.campaign.oracle import call, faults, partial_files, unaccounted
+from tests.campaign.opened_files import opened_files
+from tests.campaign.oracle import Outcome, call, faults, partial_files, unaccounted
+from tests.campaign.visitor import visited
 
-pytestmark = pytest.mark.campaign
-
-
-@dataclass(frozen=True)
-class Target:
-    """A file to damage, and the command that reads it.
-
-    Attributes:
-        file: path below the arena.
-        command: name of the case in `words`.
-        text: whether to damage it as text, in half of the cases.
-    """
-
-    file: str
-    command: str
-    text: bool = False
+CASES = [(name, number) for number in range(12) for name, each in INVOCATIONS.items() if number < each.cases]
 
 
-TARGETS = [
-    *(Target(f"photos/{name}", "attribute") for name in [*KINDS, "f.npy"]),
-    *(Target(f"photos/{name}", "finetune") for name in ("a.jpg", "d.tif")),
-    *(Target(f"photos/{name}", "shards") for name in ("b.png", "c.webp")),
-    Target("photos.tar", "attribute tar"),
-    Target("photos.tar", "count tar"),
-    Target("photos.tar", "train tar"),
-    Target("list.csv", "attribute list", text=True),
-    Target("list.csv", "evaluate labels", text=True),
-    Target("names.txt", "attribute", text=True),
-    Target("weights.safetensors", "attribute"),
-    Target("checkpoint/explainer.safetensors", "finetune"),
-    Target("checkpoint/config.yaml", "finetune", text=True),
-    Target("checkpoint/last.ckpt", "resume"),
-    Target("train.yaml", "train yaml", text=True),
-    Target("train/3.jpg", "train yaml"),
-    Target("maps/explanations.jsonl", "attribute again", text=True),
-    Target("maps/settings.yaml", "attribute again", text=True),
-    Target("maps/a.npz", "report"),
-    Target("maps/explanations.jsonl", "report", text=True),
-    Target("shards/manifest.json", "train shards", text=True),
-    Target("shards/making.json", "shards again", text=True),
-    Target("shards/000000.tar", "train shards"),
-    Target("masks/a.png", "evaluate masks"),
-    Target("scores/partial/*.npz", "evaluate again"),
-    Target("scores/scores.json", "report scores", text=True),
-]
-CASES = [(target, number) for number in range(10) for target in TARGETS][:300]
+def run(name: str, case: Arena, out: Path) -> Outcome:
+    with visited(case.root / "photos") if name == "demo" else contextlib.nullcontext():
+        return call(INVOCATIONS[name].words(case, out))
 
 
-def words(arena: Arena, command: str, out: Path) -> list[str]:
-    root = arena.root
-    return {
-        "attribute": lambda: arena.attribute(f"images={root}/photos", f"out={out}"),
-        "attribute tar": lambda: arena.attribute(f"images={root}/photos.tar", f"out={out}"),
-        "attribute list": lambda: arena.attribute(f"images={root}/list.csv", f"out={out}"),
-        "attribute again": lambda: arena.attribute(f"images={root}/photos", f"out={root}/maps"),
-        "finetune": lambda: arena.finetune(f"images={root}/photos", f"out={out}"),
-        "shards": lambda: ["shards", f"images={root}/photos", f"out={out}"],
-        "shards again": lambda: ["shards", f"images={root}/train", f"out={root}/shards", "per_shard=3"],
-        "count tar": lambda: ["shards", f"shards={root}/photos.tar", f"out={out}"],
-        "train tar": lambda: arena.train(f"data.shards={root}/photos.tar", "data.val_share=0", f"out={out}"),
-        "train shards": lambda: arena.train(f"data.shards={root}/shards", "data.val_share=0", f"out={out}"),
-        "train yaml": lambda: arena.train(f"config={root}/train.yaml", f"data.images={root}/train", f"out={out}"),
-        "resume": lambda: arena.train(f"data.images={root}/train", f"out={root}/checkpoint"),
-        "evaluate labels": lambda: arena.evaluate(
-            f"images={root}/photos", "target=label", f"labels={root}/list.csv", f"out={out}"
-        ),
-        "evaluate masks": lambda: arena.evaluate(
-            f"images={root}/photos", "protocol=localisation", f"masks={root}/masks", f"out={out}"
-        ),
-        "evaluate again": lambda: arena.evaluate(f"images={root}/photos", f"out={root}/scores"),
-        "report": lambda: ["report", f"{root}/maps"],
-        "report scores": lambda: ["report", f"{root}/scores"],
-    }[command]()
+@contextlib.contextmanager
+def prepared(arena: Arena, name: str, place: Path) -> Iterator[Arena]:
+    """A copy of the arena for one case, with the results of a first run where the command runs again."""
+    case = arena.copy(place)
+    try:
+        if INVOCATIONS[name].again:
+            outcome = run(name, case, place / "out")
+            assert outcome.status == 0, (name, outcome)
+        yield case
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def names_of(file: Path, root: Path, command: str) -> list[str]:
-    """What an error about this file may name: the file, its folder, or the setting that it was given by."""
-    settings = {
-        "names.txt": ["class_names", "classes"],
-        "weights.safetensors": ["weights"],
-        "list.csv": ["list.csv", "images", "photos"],
+@functools.cache
+def files_read(root: Path, name: str) -> list[str]:
+    """The files that an undamaged command opens, relative to its copy of the arena; it must succeed."""
+    with tempfile.TemporaryDirectory() as folder, prepared(Arena(root), name, Path(folder) / "case") as case:
+        before = [file for file in case.root.rglob("*") if file.is_file() and file.stat().st_size]
+        with opened_files(case.root) as opened:
+            outcome = run(name, case, case.root / "out")
+        assert outcome.status == 0, (name, outcome)
+        return sorted(str(file.relative_to(case.root)) for file in before if file in opened and file.exists())
+
+
+def kind(file: str) -> str:
+    """Files of one folder and suffix are read by the same code."""
+    return str(Path(file).parent / Path(file).suffix)
+
+
+@functools.cache
+def readers(root: Path) -> Counter[str]:
+    """How many of the commands read a kind of file."""
+    return Counter(name for each in INVOCATIONS for name in {kind(file) for file in files_read(root, each)})
+
+
+def chosen(root: Path, name: str, rng: random.Random) -> str:
+    """A file that the command reads; more often one that few other commands read."""
+    files = files_read(root, name)
+    kinds = Counter(kind(file) for file in files)
+    return rng.choices(files, [1 / readers(root)[kind(file)] / kinds[kind(file)] for file in files])[0]
+
+
+def names_of(file: Path, words: list[str]) -> list[str]:
+    """What an error about this file may name: the file, a folder, the setting that it was given by, or its entries."""
+    entries = {
+        "names.txt": ["classes"],
+        "list.csv": ["photos"],
         "train.yaml": ["trainer", "data", "val_share", "max_steps"],
-        "config.yaml": ["checkpoint"],
-        "settings.yaml": ["maps"],
-        "manifest.json": ["shards"],
-        "making.json": ["shards"],
     }
-    return [file.name, file.parent.name, *settings.get(file.name, [])]
+    names = [file.name, file.parent.name, *entries.get(file.name, [])]
+    for word in words:
+        key, _, value = word.partition("=")
+        path = Path(value.strip("[]").removeprefix("ltx:"))
+        if path in (file, *file.parents):
+            names += [key.rpartition(".")[2], path.name]
+    return names
 
 
 def keeps_order(how: str, file: Path) -> bool:
@@ -110,38 +94,42 @@ def keeps_order(how: str, file: Path) -> bool:
     )
 
 
-def case_id(value: Target | int) -> str:
-    return str(value) if isinstance(value, int) else f"{value.command}:{value.file}"
+def damage(file: Path, rng: random.Random) -> str:
+    """Damage a file, and return how."""
+    if file.suffix in (*TEXTS, ".txt") and rng.random() < 0.5:
+        text, how = mutated_text(file.read_text(), rng)
+        file.write_text(text)
+    else:
+        content, how = mutated(file.read_bytes(), rng)
+        file.write_bytes(content)
+    return how
 
 
-@pytest.mark.parametrize(("target", "number"), CASES, ids=case_id)
-def test_malformed_file(arena: Arena, place: Path, rng: random.Random, target: Target, number: int) -> None:
-    case = arena.copy(place)
-    try:
-        if target.command == "evaluate again":  # pieces are found by the paths of the images
-            assert call(words(case, target.command, place / "out")).status == 0
-        file = sorted(case.root.glob(target.file))[number % len(sorted(case.root.glob(target.file)))]
-        if target.text and rng.random() < 0.5:
-            text, how = mutated_text(file.read_text(), rng)
-            file.write_text(text)
-        else:
-            content, how = mutated(file.read_bytes(), rng)
-            file.write_bytes(content)
-        out = place / "out"
-        command = words(case, target.command, out)
-        if target.command.startswith("attribute") and target.command != "attribute again" and number % 2:
-            command.append("save=maps")
-        outcome = call(command)
-        found = faults(outcome, names_of(file, case.root, target.command))
-        results = out if out.exists() else case.root / "maps"
-        if out.exists():
+def test_every_command_is_invoked() -> None:
+    place = Path("arena")
+    invoked = [each.words(Arena(place), place / "out") for each in INVOCATIONS.values()]
+    names = {" ".join(words[: 1 + (words[0] == "bench")]) for words in invoked}
+    assert names == {*COMMANDS, *(f"bench {name}" for name in BENCHMARKS)}
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(("name", "number"), CASES, ids=str)
+def test_malformed_file(arena: Arena, place: Path, rng: random.Random, name: str, number: int) -> None:
+    if name == "demo":
+        pytest.importorskip("gradio", reason="the extra [demo] is not installed")
+    if not files_read(arena.root, name):
+        pytest.skip("reads no files")
+    target = chosen(arena.root, name, rng)
+    with prepared(arena, name, place) as case:
+        file, out = case.root / target, case.root / "out"
+        how = damage(file, rng)
+        outcome = run(name, case, out)
+        found = faults(outcome, names_of(file, INVOCATIONS[name].words(case, out)))
+        if out.exists() and not INVOCATIONS[name].again:
             found += partial_files(out)
-        if outcome.status in (0, 3) and target.command in ("attribute", "finetune", "attribute again"):
-            images = [str(case.root / "photos" / name) for name in [*KINDS, "f.npy"]]
-            done = explained(results) if target.command != "attribute again" else images
-            found += unaccounted(images, done, outcome)
-        if outcome.status == 0 and target.command == "attribute tar" and keeps_order(how, file):
-            found += unaccounted([f"{file}/{name}" for name in KINDS], explained(out), outcome)
-        assert not found, f"{how} of {target.file}: {found}\n{outcome.err[-600:]}\n{outcome.trace[-1500:]}"
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+        if INVOCATIONS[name].explains and outcome.status in (0, 3):
+            images = [str(case.root / "photos" / photo) for photo in [*KINDS, "f.npy"]]
+            found += unaccounted(images, explained(out), outcome)
+        if outcome.status == 0 and name == "attribute tar" and keeps_order(how, file) and file.suffix == ".tar":
+            found += unaccounted([f"{file}/{photo}" for photo in KINDS], explained(out), outcome)
+        assert not found, f"{how} of {target}: {found}\n{outcome.err[-600:]}\n{outcome.trace[-1500:]}"

@@ -34,6 +34,10 @@ def measure(config: GPUBench) -> None:
 
     A failed measurement becomes a line of the table, and the run continues. Each item has a share of `minutes`;
     measurements that no longer fit are skipped with a line.
+
+    Raises:
+        InputError: an unknown item, or no time.
+        PartialFailureError: measurements failed.
     """
     for item in config.items:
         if item not in GPU_ITEMS:
@@ -48,4 +52,4 @@ def measure(config: GPUBench) -> None:
         session.deadline = table.elapsed + share * (60 * config.minutes - table.elapsed)
         for part in ITEMS[item]:
             session.attempt(item, part.__name__.replace("_", " "), partial(part, session))
-    print(f"wrote {table.folder / 'gpu.md'} and gpu.json after {table.elapsed:.0f} s")
+    table.finish()

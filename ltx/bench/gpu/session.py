@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,9 +47,7 @@ class Session:
         try:
             measurement()
         except Exception as error:  # a measurement that fails must not end the run
-            traceback.print_exc()
-            message = " ".join(str(error).split())[:200]
-            self.table.add(section, what, f"failed: {type(error).__name__}: {message}")
+            self.table.add_failure(section, what, error)
         gc.collect()  # outside the handler, whose traceback would keep the tensors
         if self.on_gpu:
             torch.cuda.empty_cache()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import statistics
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -45,7 +44,12 @@ PEERS = [
 
 
 def measure(config: PeersBench) -> None:
-    """Time each pair, alternating, and write `OUT/peers.md` and `OUT/peers.json` after each line."""
+    """Time each pair, alternating, and write `OUT/peers.md` and `OUT/peers.json` after each line.
+
+    Raises:
+        InputError: an unknown peer, an impossible number, or images or weights that cannot be read.
+        PartialFailureError: comparisons failed.
+    """
     for name in config.peers:
         if name not in PEER_NAMES:
             raise InputError(
@@ -74,6 +78,7 @@ def measure(config: PeersBench) -> None:
             for peer in PEERS:
                 if peer.name in config.peers and not (peer.name == "loader" and (model, precision) != _first(config)):
                     _compare(peer, inputs, table, f"{model}, {precision}, {config.count} images")
+    table.finish()
 
 
 def _first(config: PeersBench) -> tuple[str, str]:
@@ -122,5 +127,4 @@ def _compare(peer: Peer, inputs: Inputs, table: Table, section: str) -> None:
         text = f"{ratio:.2f} x as fast ({own:.3f} s and {other:.3f} s); {count}{pair.computes}{compared}"
         table.add(section, label, text, ratio=ratio, ours=own, theirs=other, passes=passes)
     except Exception as error:  # another package may fail in its own ways, which must not end the comparison
-        traceback.print_exc()
-        table.add(section, label, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        table.add_failure(section, label, error)
