@@ -64,7 +64,8 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
     explainer, allowed = copies.explainer, chunk.allowed
     # Where a gradient is zero up to rounding, Adam's normalisation would turn it into a full step. A larger eps makes
     # an image's result independent of the batch.
-    optimiser = torch.optim.AdamW(list(copies.parameters.values()), lr=settings.lr, weight_decay=0.0, eps=1e-6)
+    # Fused, each parameter is read once per step instead of seven times.
+    optimiser = torch.optim.AdamW(copies.leaves(), lr=settings.lr, weight_decay=0.0, eps=1e-6, fused=True)
     generator = seeded(settings.seed)
     select: Selection | None = None
     if settings.select_by is not None:

@@ -19,10 +19,11 @@ from ltx.runtime.private_api import tree_map
 
 
 class Copies:
-    """Copies of an explainer's adapted parameters, one per image, stacked along a first axis.
+    """Copies of an explainer's adapted parameters, one per image.
 
-    A GPU runs all copies in one batched pass. A CPU runs them one after the other: a single image keeps it busy, and
-    convolutions with one set of weights take less than half the time of the batched products.
+    A GPU runs all copies, stacked along a first axis, in one batched pass. A CPU runs them one after the other: a
+    single image keeps it busy, and convolutions with one set of weights take less than half the time of the batched
+    products.
 
     Args:
         explainer: the network that is copied; it does not change.
@@ -35,7 +36,7 @@ class Copies:
         batched: whether all copies run in one pass; None = except on a CPU.
 
     Attributes:
-        parameters: adapted parameters by name, `[B, …]`.
+        parameters: adapted parameters by name: one set, stacked to `[B, …]`, if `batched`, otherwise one per image.
         fixed: the explainer's other parameters and buffers.
         constants: buffers that differ between `starts` and are not adapted, `[B, …]`.
     """
@@ -59,19 +60,27 @@ class Copies:
         every = {**dict(explainer.named_parameters()), **dict(explainer.named_buffers())}
         self.fixed = {name: value.detach().contiguous() for name, value in every.items() if name not in adapted}
         states = [{**dict(start.named_parameters()), **dict(start.named_buffers())} for start in starts or []]
-        self.parameters = {
+        stacked = {
             name: (
                 torch.stack([state[name].detach().contiguous() for state in states])
                 if states
                 else value.detach().contiguous().expand(count, *value.shape).clone()
-            ).requires_grad_()
+            )
             for name, value in every.items()
             if name in adapted
         }
+        # Separate leaves: gradients of views of a stack would be stacked, which copies them in every step.
+        self.parameters = [stacked] if self.batched else _rows(stacked, count)
+        for parameter in self.leaves():
+            parameter.requires_grad_()
         # The random Fourier features of an INR differ between networks but are not adapted.
         differ = [n for n, fixed in self.fixed.items() if any(not torch.equal(state[n], fixed) for state in states)]
         self.constants = {name: torch.stack([state[name].detach() for state in states]) for name in differ}
-        self.own_trunks = any(name.startswith("trunk") for name in (*self.parameters, *differ))
+        self.own_trunks = any(name.startswith("trunk") for name in (*adapted, *differ))
+
+    def leaves(self) -> list[Tensor]:
+        """The tensors that an optimiser adapts."""
+        return [parameter for named in self.parameters for parameter in named.values()]
 
     def scores(self, targets: Tensor, areas: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
         """Decode scores `[B, A, h, w]`, each image with its own copy of the parameters.
@@ -93,23 +102,27 @@ class Copies:
 
         source = self.images if self.own_trunks else self.features
         conditions = (targets,) if areas is None else (targets, areas)
-        stacked = {**self.parameters, **self.constants}
         if not self.batched:
-            rows = zip(*(value.unbind() for value in stacked.values()), strict=True)
-            copies = (dict(zip(stacked, row, strict=True)) for row in rows)
+            constants = _rows(self.constants, len(self.parameters))
+            copies = ({**named, **constant} for named, constant in zip(self.parameters, constants, strict=True))
             return torch.stack(
                 [one(copy, *tree_map(itemgetter(row), (source, *conditions))) for row, copy in enumerate(copies)]
             )
         # Fused attention has no batching rule: vmap would loop over the images.
         with sdpa_kernel(SDPBackend.MATH), _ConvolutionAsProduct():
-            batched: Tensor = vmap(one)(stacked, source, *conditions)
+            batched: Tensor = vmap(one)({**self.parameters[0], **self.constants}, source, *conditions)
             return batched
 
     def finish(self) -> None:
         """Release the gradients after the last step."""
-        for parameter in self.parameters.values():
+        for parameter in self.leaves():
             parameter.grad = None
             parameter.requires_grad_(False)
+
+
+def _rows(stacked: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """The tensors `[…]` of each of `count` images, from stacked ones `[B, …]`; they share their memory."""
+    return [{name: value[row] for name, value in stacked.items()} for row in range(count)]
 
 
 def _separate_modules(explainer: MaskNetwork) -> MaskNetwork:

@@ -16,7 +16,8 @@ def keep(images: Tensor, mask: Tensor, background: Tensor) -> Tensor:
 
     Args:
         images: `[B, C, H, W]`.
-        mask: `[B, 1, H, W]` in [0, 1]; 1 keeps the pixel.
+        mask: `[B, 1, H, W]` in [0, 1]; 1 keeps the pixel. Several masks per image, `[M, B, 1, H, W]`, give masked
+            images `[M, B, C, H, W]`.
         background: `[B, C, H, W]`, see `Fill`.
 
     Raises:

@@ -62,7 +62,7 @@ def classify(batch: MaskedBatch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """Classify the masked image of each mask `[B, 1, H, W]` in one batch: logits `[B, K]` by the mask's name."""
     if not masks:
         return {}
-    masked_images = torch.cat([keep(batch.images, mask, batch.background) for mask in masks.values()])
+    masked_images = keep(batch.images, torch.stack(list(masks.values())), batch.background).flatten(0, 1)
     if batch.jitter is not None:
         masked_images = batch.jitter(masked_images)
     rows = CPU_ROWS if masked_images.device.type == "cpu" else len(masked_images)

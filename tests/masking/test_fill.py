@@ -129,3 +129,11 @@ def test_different_seeds_give_different_row_generators() -> None:
     seeds = [row_generators(seed, position)[0].initial_seed() for seed in (0, 1, 2**23, 2**24, 2**63 - 1)]
     assert len(set(seeds)) == 5
     assert seeds[:2] == [3, 2**40 + 3]
+
+
+def test_several_masks_per_image_give_the_masked_images_of_each() -> None:
+    x, background = images(2, 6, 5), images(2, 6, 5).flip(3)
+    masks = torch.rand(3, 2, 1, 6, 5, generator=torch.Generator().manual_seed(1))
+    masked = keep(x, masks, background)
+    assert all(torch.equal(part, keep(x, mask, background)) for part, mask in zip(masked, masks, strict=True))
+    torch.testing.assert_close(masked[2], masks[2] * x + (1 - masks[2]) * background)
