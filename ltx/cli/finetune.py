@@ -43,7 +43,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
     settings = FinetuneSettings(
         scope=config.scope,
         lr=config.lr,
-        objective=Objective(trained_objective(explainer, config.area_weight)),
+        objective=Objective(trained_objective(explainer, config.area_weight, config.keep)),
         fill=Fill(config.fill),
         select_by=config.select_by,
         seed=config.seed,

@@ -91,7 +91,7 @@ def resolve(explainer: MaskNetwork, steps: int, settings: FinetuneSettings) -> L
             f"select_by={settings.select_by} selects one map; this explainer has one for every area: leave it out"
         )
     explainer.scope(settings.scope)
-    objective = Objective(trained_objective(explainer)) if settings.objective is None else settings.objective
+    objective = settings.objective or Objective(trained_objective(explainer, keep=settings.keep))
     weights = objective.weights(1.0)
     if steps and not any(weight for name, weight in weights.items() if not objective.terms[name].only_in_training):
         training_terms = ", ".join(name for name, term in objective.terms.items() if term.only_in_training)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ltx.finetuning.settings import SELECTIONS
 from ltx.masking.area_sampling import AreaSampling
 from ltx.masking.fill import Fill
+from ltx.objectives.keep import KEEP_KINDS
 from ltx.objectives.objective import Objective
 from ltx.runtime.errors import InputError, suggest
 from ltx.runtime.seeds import seeded
@@ -22,6 +23,8 @@ class FinetuneSettings:
         scope: adapted parameters: `head`, `decoder`, or `all` (including the explainer's own trunk).
         lr: learning rate of AdamW; None = 1e-3, or 3e-4 for a siren, or 1e-4 with `scope="all"` and an own trunk.
         objective: terms that say what a good mask is; None = the objective of the explainer's training.
+        keep: kind of the keep term, see `ltx.objectives.keep.Keep`; None = that of training. Not together
+            with `objective`. `kl` preserves the prediction; the others raise the class's probability where they can.
         fill: fill for removed pixels during finetuning. The reported probabilities use the first of several.
         select_by: None = the last step's mask; or the rule of the released LTX code: of the masks before each step
             (the unadapted one is the first, the last step's mask is not among them), keep the one that is best by the
@@ -42,6 +45,7 @@ class FinetuneSettings:
     scope: str = "decoder"
     lr: float | None = None
     objective: Objective | None = None
+    keep: str | None = None
     fill: Fill | str | list[str] = "black"
     select_by: str | None = None
     seed: int = 0
@@ -53,6 +57,12 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if self.max_batch < 1 or self.jitter < 0:
             raise InputError(f"max_batch={self.max_batch}, jitter={self.jitter}; need max_batch >= 1, jitter >= 0")
+        if self.keep is not None and self.keep not in KEEP_KINDS:
+            raise InputError(
+                f"keep={self.keep!r} is unknown; allowed: {', '.join(KEEP_KINDS)}{suggest(self.keep, KEEP_KINDS)}"
+            )
+        if self.keep is not None and self.objective is not None:
+            raise InputError(f"keep={self.keep} changes the objective of the training; set it in objective= instead")
         if self.select_by is not None and self.select_by not in SELECTIONS:
             raise InputError(
                 f"select_by={self.select_by!r} is unknown; allowed: {', '.join(SELECTIONS)}"

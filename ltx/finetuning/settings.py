@@ -8,6 +8,7 @@ from typing import Any
 
 from ltx.classifier.choices import HEADS
 from ltx.config.options import check_ranges, option
+from ltx.objectives.keep import KEEP_KINDS
 from ltx.results.settings import ExplainConfig
 from ltx.runtime.errors import InputError
 
@@ -52,6 +53,12 @@ class FinetuneConfig(ExplainConfig):
     )
     area_weight: float | None = option(
         None, help="weight of the objective's area term (not for an INR); null = as in training"
+    )
+    keep: str | None = option(
+        None,
+        help="kind of the objective's keep term: kl preserves a low probability instead of raising it; null = as in "
+        "training",
+        choices=[*KEEP_KINDS, None],
     )
     fill: Any = option(
         "black",

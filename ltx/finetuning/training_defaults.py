@@ -24,12 +24,15 @@ def learning_rate(explainer: MaskNetwork, scope: str) -> float:
     return TRUNK_LR if scope == "all" and explainer.trunk is not None else explainer.finetuning_lr
 
 
-def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) -> ObjectiveConfig:
+def trained_objective(
+    explainer: MaskNetwork, area_weight: float | None = None, keep: str | None = None
+) -> ObjectiveConfig:
     """The objective of the explainer's training, or the default one for a network without a checkpoint.
 
     Args:
         explainer: a mask network.
         area_weight: replaces the weight of the area term; None = that of training.
+        keep: replaces the kind of the keep term; None = that of training.
 
     Raises:
         InputError: the checkpoint's configuration contains an invalid objective, or `area_weight` is given for a
@@ -41,6 +44,8 @@ def trained_objective(explainer: MaskNetwork, area_weight: float | None = None) 
     if area_weight is not None:
         check_scheduled("area_weight", area_weight)
         config.area.weight = area_weight
+    if keep is not None:
+        config.keep.kind = keep
     return config
 
 

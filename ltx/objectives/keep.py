@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ltx.objectives.masked_batch import MaskedBatch
 
 
+KEEP_KINDS = ("cross_entropy", "lost_probability", "logit", "kl")
+
+
 @dataclass
 class Keep:
     """Loss of the target class under the kept pixels.
@@ -34,7 +37,7 @@ class Keep:
         "cross_entropy",
         help="cross_entropy of the class, lost_probability (1 - p), logit (unbounded), or kl from the full image's "
         "prediction",
-        choices=["cross_entropy", "lost_probability", "logit", "kl"],
+        choices=KEEP_KINDS,
     )
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from ltx import finetune
+from ltx import InputError, finetune
 from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.objectives.area import Area
+from ltx.objectives.keep import Keep
 from ltx.objectives.masked_batch import MaskedBatch
 from ltx.objectives.objective import Objective
 from ltx.objectives.ranking import Ranking
@@ -49,6 +50,19 @@ def test_steps_lower_the_loss():
         return -kept.log() - (1 - removed).log() + 4 * found.maps.mean((1, 2, 3))
 
     assert bool((loss(after) < loss(before)).all())
+
+
+def test_keep_replaces_the_kind_of_the_trained_keep_term():
+    explainer, images = small_explainer(), smooth_images(2)
+    objective = Objective(ObjectiveConfig(keep=Keep(kind="kl")))
+    settings = (FinetuneSettings(keep="kl"), FinetuneSettings(objective=objective), FinetuneSettings())
+    chosen, explicit, plain = (finetune(explainer, images, 0, 3, each).maps for each in settings)
+    assert torch.equal(chosen, explicit)
+    assert not torch.equal(chosen, plain)
+    with pytest.raises(InputError, match=r"keep='kk' is unknown; allowed: cross_entropy"):
+        FinetuneSettings(keep="kk")
+    with pytest.raises(InputError, match=r"set it in objective= instead"):
+        FinetuneSettings(keep="kl", objective=objective)
 
 
 def test_explain_takes_the_same_fills_as_finetune():
