@@ -58,6 +58,8 @@ def load(
         settings: ClassifierConfig = _settings(config, "classifier", ClassifierConfig, folder)
         classifier = rebuild(folder, settings, changes, trust)
     check_fit(folder, record, classifier)
+    # A checkpoint without this setting was trained before it existed.
+    config["explainer"] = {"values": False, **(config.get("explainer") or {})}
     explainer: MaskNetwork = _settings(config, "explainer", ExplainerConfig, folder).build(classifier)
     expected = explainer.state_dict()
     misfits = [

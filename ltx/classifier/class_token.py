@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,19 @@ def token_writing_block(model: nn.Module) -> nn.Module | None:
     return block if isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity) else None
 
 
-def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
+class Writing(NamedTuple):
+    """What each token writes into the class token in a block, `[B, N, D]` in float32.
+
+    Attributes:
+        attended: with the class token's attention as it is.
+        values: if the class token attended to each token fully, that is the token's value alone.
+    """
+
+    attended: Tensor
+    values: Tensor
+
+
+def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Writing:
     """What each token adds to the class token through a block's attention.
 
     Attention is a sum over tokens: with the projection's bias, the contributions of all tokens add up to the update of
@@ -38,19 +50,16 @@ def written_into_token(block: nn.Module, qkv: Tensor, read: int = 1) -> Tensor:
         block: a timm block.
         qkv: output of `block.attn.qkv`, `[B, N, 3 · heads · width]`.
         read: number of class tokens, the first ones; the two of a distilled model are averaged.
-
-    Returns:
-        `[B, N, D]`, in float32.
     """
     attention: Any = block.attn
     with torch.autocast(qkv.device.type, enabled=False):
         query, key, value = qkv.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = attention.q_norm(query[:, :, :read]), attention.k_norm(key)
         weights = (attention.scale * query @ key.mT).softmax(-1).mean(2)  # [B, heads, N]
-        parts = (weights.unsqueeze(-1) * value).transpose(1, 2).flatten(2)
         scale: Any = block.ls1
-        written: Tensor = scale(F.linear(parts, attention.proj.weight.float()))
-        return written
+        projection = attention.proj.weight.float()
+        heads = (weights.unsqueeze(-1) * value, value)
+        return Writing(*(scale(F.linear(parts.transpose(1, 2).flatten(2), projection)) for parts in heads))
 
 
 class TokenWriting(AttentionMode):
@@ -67,20 +76,20 @@ class TokenWriting(AttentionMode):
     def __init__(self, read: int) -> None:
         super().__init__()
         self.read = read
-        self.parts: Tensor | None = None
+        self.parts: tuple[Tensor, Tensor] | None = None
         self.weight: Tensor | None = None
         self.scale: Tensor | None = None
         self._attention: Tensor | None = None
         self._traced: Tensor | None = None
         self._finished = False
 
-    def written(self) -> Tensor | None:
-        """What each token adds to the class token, `[B, N, D]` in float32; None if no attention was recognised."""
+    def written(self) -> Writing | None:
+        """What each token adds to the class token; None if no attention was recognised."""
         if self.parts is None or self.weight is None:
             return None
-        with torch.autocast(self.parts.device.type, enabled=False):
-            written = F.linear(self.parts, self.weight.float())
-            return written if self.scale is None else written * self.scale.float()
+        with torch.autocast(self.weight.device.type, enabled=False):
+            projected = [F.linear(parts, self.weight.float()) for parts in self.parts]
+            return Writing(*(part if self.scale is None else part * self.scale.float() for part in projected))
 
     def operation(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         output = func(*args, **kwargs)
@@ -142,7 +151,8 @@ class TokenWriting(AttentionMode):
             self._weighted(weights, value)
 
     def _weighted(self, attention: Tensor, value: Tensor) -> None:
-        """Keep the products of the class token's attention `[B, heads, N, N]` and the values `[B, heads, N, d]`."""
+        """Keep values `[B, heads, N, d]`, and their products with the class token's attention `[B, heads, N, N]`."""
         with torch.autocast(value.device.type, enabled=False):
             weights = attention[:, :, : self.read].float().mean(2)
-            self.parts = (weights.unsqueeze(-1) * value.float()).transpose(1, 2).flatten(2)
+            heads = (weights.unsqueeze(-1) * value.float(), value.float())
+            self.parts = (heads[0].transpose(1, 2).flatten(2), heads[1].transpose(1, 2).flatten(2))

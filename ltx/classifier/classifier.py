@@ -19,6 +19,7 @@ from ltx.classifier.feature_maps import in_eval_mode
 from ltx.classifier.interface import Features, ImageModel
 from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
+from ltx.runtime.private_api import tree_map
 
 CPU_ROWS = 4
 """Batch size on a CPU: the activations of more images exceed its caches, which takes up to twice the time per image."""
@@ -137,8 +138,7 @@ class Classifier:
         """Logits and feature maps of one forward pass, float32; see `ImageModel.logits_and_features`."""
         with self._autocast():
             logits, maps = self._frozen_interface().logits_and_features(self._normalise(images), stages)
-        features = Features([stage.float() for stage in maps.stages], maps.final.float())
-        return heads.expand_logits(self.head, logits.float()), features
+        return heads.expand_logits(self.head, logits.float()), tree_map(Tensor.float, maps)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of `logits [..., K]`: softmax, or sigmoid for the heads `sigmoid` and `binary`."""

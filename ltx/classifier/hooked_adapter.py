@@ -97,8 +97,10 @@ class HookedModel:
             logits = self.logits(inputs)
         maps = [point.as_map(outputs[point.name, point.number]) for point in (*points, layout.final)]
         written = None if writing is None else writing.written()
-        final = maps[-1] if written is None else layout.stages[-1].as_map(written)
-        return logits, Features(maps[:-1], final)
+        if written is None:
+            return logits, Features(maps[:-1], maps[-1])
+        attended, values = (layout.stages[-1].as_map(tokens) for tokens in written)
+        return logits, Features(maps[:-1], attended, (values,))
 
     # -- the parts of the model ------------------------------------------------------------------------------------
 

@@ -18,10 +18,13 @@ class Features(NamedTuple):
         final: the last map before pooling, normalised as the classification head sees it. In a forward pass that also
             returns logits, and if the head reads a class token: what each patch writes into that token in the last
             block, see `ltx.classifier.class_token.written_into_token`.
+        values: in a forward pass whose `final` is what each patch writes into a class token: one map of what each
+            patch would write if the token attended to it fully, see `ltx.classifier.class_token.Writing`.
     """
 
     stages: list[Tensor]
     final: Tensor
+    values: tuple[Tensor, ...] = ()
 
 
 @runtime_checkable

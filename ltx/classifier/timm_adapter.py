@@ -69,8 +69,10 @@ class TimmModel:
             if hook is not None:
                 hook.remove()
         read = 2 if hasattr(model, "head_dist") else 1
-        tokens = final if block is None else written_into_token(block, projected[0], read)
-        return model.forward_head(final), Features(list(maps), as_map(tokens, maps[-1]))
+        if block is None:
+            return model.forward_head(final), Features(list(maps), as_map(final, maps[-1]))
+        attended, values = (as_map(tokens, maps[-1]) for tokens in written_into_token(block, projected[0], read))
+        return model.forward_head(final), Features(list(maps), attended, (values,))
 
     def feature_refusal(self) -> str:
         if supports_features(self.module):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.feature_maps import Features
 
 
 class ClassQuery(nn.Module):
@@ -46,10 +47,12 @@ class ClassEvidence(nn.Module):
     """Product of each cell of the final map with the class's head row, standardised over the image.
 
     For a pooled linear head this is Grad-CAM's map (CAM). For a head that reads a class token, the map contains what
-    each patch writes into that token (`ltx.classifier.class_token.written_into_token`). The evidence is zero if the
-    widths of the map and the head differ.
+    each patch writes into that token (`ltx.classifier.class_token.written_into_token`). `Features.values`, what it
+    would write without the weights of the attention, is evidence of its own, which varies less from patch to patch and
+    tells classes apart better. With it, there are two maps: the mean of both kinds of evidence, and that mean averaged
+    over neighbouring patches. The evidence is zero if the widths of the map and the head differ.
 
-    Shape: final map `[B, D, h, w]`, class indices `[B]` to `[B, 1, h, w]`.
+    Shape: features with maps `[B, D, h, w]`, class indices `[B]` to `[B, E, h, w]`, `E` = 2 with values, otherwise 1.
     """
 
     rows: Tensor | None
@@ -61,21 +64,42 @@ class ClassEvidence(nn.Module):
         used = distinctive_part(classifier, rows) if rows is not None and fits else None
         self.register_buffer("rows", used, persistent=False)
 
-    def forward(self, final: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, features: Features, targets: Tensor) -> Tensor:
+        maps = [features.final, *features.values]
         if self.rows is None:
-            return final.new_zeros(final.shape[0], 1, *final.shape[-2:])
-        evidence = torch.einsum("bchw,bc->bhw", final, self.rows[targets]).unsqueeze(1)
-        spread, centre = torch.std_mean(evidence, (2, 3), correction=min(1, evidence[0].numel() - 1), keepdim=True)
-        return (evidence - centre) / (spread + 1e-6)
+            return torch.cat([torch.zeros_like(each[:, :1]) for each in maps], 1)
+        rows = self.rows[targets]
+        products = [standardised(torch.einsum("bchw,bc->bhw", each, rows).unsqueeze(1)) for each in maps]
+        if len(products) == 1:
+            return products[0]
+        evidence = standardised(torch.stack(products).mean(0))
+        smooth = F.avg_pool2d(evidence, 3, stride=1, padding=1, count_include_pad=False)
+        return torch.cat([evidence, standardised(smooth)], 1)
 
 
-def evidence_skip(weight: float) -> nn.Conv2d:
-    """A skip connection from the evidence to the mask logits, both `[B, 1, h, w]`: training starts at the evidence."""
-    skip = nn.Conv2d(1, 1, kernel_size=1)
-    nn.init.constant_(skip.weight, weight)
+def standardised(maps: Tensor) -> Tensor:
+    """Maps `[B, 1, h, w]` with mean 0 and standard deviation 1 over the positions."""
+    spread, centre = torch.std_mean(maps, (2, 3), correction=min(1, maps[0].numel() - 1), keepdim=True)
+    return (maps - centre) / (spread + 1e-6)
+
+
+def evidence_skip(weight: float, maps: int = 1) -> nn.Conv2d:
+    """A skip connection from the evidence `[B, E, h, w]` to the mask logits `[B, 1, h, w]`: training starts there.
+
+    Args:
+        weight: weight of the evidence, of which all maps have equal shares at first.
+        maps: number `E` of maps.
+    """
+    skip = nn.Conv2d(maps, 1, kernel_size=1)
+    set_evidence_weight(skip, weight)
     assert skip.bias is not None
     nn.init.zeros_(skip.bias)
     return skip
+
+
+def set_evidence_weight(skip: nn.Conv2d, weight: float) -> None:
+    """Give all maps of evidence equal shares of a weight."""
+    nn.init.constant_(skip.weight, weight / skip.in_channels)
 
 
 class Modulation(nn.Module):

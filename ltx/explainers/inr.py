@@ -46,7 +46,7 @@ class INRExplainer(MaskNetwork):
     image: it is the published one, which `ltx.finetune` fits to one image.
 
     Args:
-        classifier, stages, conditioned: see `MaskNetwork`.
+        classifier, stages, conditioned, values: see `MaskNetwork`.
         trunk: see `MaskNetwork`; `"none"` = no image features.
         variant: `"siren"`, or `"fourier"` = random Fourier features (Tancik et al., NeurIPS 2020) with ReLU. None =
             siren without image features, and fourier in the amortised mode, where siren fits noise
@@ -83,6 +83,7 @@ class INRExplainer(MaskNetwork):
         points: int | None = 28,
         temperature: float = 0.05,
         evidence: float = 0.5,
+        values: bool = True,
     ) -> None:
         variant = ("siren" if trunk == "none" else "fourier") if variant is None else variant
         if variant not in ("siren", "fourier"):
@@ -93,7 +94,7 @@ class INRExplainer(MaskNetwork):
                 "need width >= 2, depth >= 1, points >= 2, temperature > 0"
             )
         self.variant = variant
-        super().__init__(classifier, trunk, stages, conditioned)
+        super().__init__(classifier, trunk, stages, conditioned, values)
         self.nested, self.points, self.temperature = nested, points, temperature
         # ω0 = 30 amplifies small steps of the parameters.
         self.finetuning_lr = 3e-4 if variant == "siren" else 1e-3
@@ -141,7 +142,7 @@ class INRExplainer(MaskNetwork):
         if self.variant == "fourier":
             nn.init.normal_(self.head.weight, std=0.002)
         if self.evidence is not None:
-            self.skip = evidence_skip(evidence)
+            self.skip = evidence_skip(evidence, self.evidence_maps)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """The last map of each resolution from stride 8 on; for a single resolution, four evenly spaced maps."""
@@ -175,7 +176,7 @@ class INRExplainer(MaskNetwork):
         rows = zip(torch.split(places, at_once, 2), chunks, strict=True)
         scores = torch.cat([self._scores(place, chunk) for place, chunk in rows], -1).float()
         if self.amortised and self.evidence is not None:
-            evidence = self.skip(self.evidence(features.final, targets))
+            evidence = self.skip(self.evidence(features, targets))
             scores = scores + F.interpolate(evidence, (height, width), mode="bilinear").flatten(2)
         spread, centre = torch.std_mean(scores, -1, keepdim=True)
         return torch.unflatten((scores - centre) / (spread + 1e-6), 2, (height, width))

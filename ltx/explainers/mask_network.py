@@ -38,8 +38,11 @@ class MaskNetwork(nn.Module):
             initialised with the classifier's weights wherever names and shapes agree.
         stages: indices, as timm counts them, of the feature maps that the decoder reads; None = the network's default.
         conditioned: whether the target class modulates the decoder.
+        values: whether the class's evidence also comes from the values of the class token's attention, without its
+            weights, if the classifier has them (`Features.values`).
 
     Attributes:
+        evidence_maps: number of maps of evidence of the class: 2 with `values` of a classifier that has them, else 1.
         takes_areas: whether the masks have a requested area.
         nested: whether the scores are the same for all areas; only for networks that take areas.
         method: name of the method in explanations.
@@ -58,7 +61,9 @@ class MaskNetwork(nn.Module):
     trunk_mean: Tensor
     trunk_std: Tensor
 
-    def __init__(self, classifier: Classifier, trunk: str, stages: list[int] | None, conditioned: bool) -> None:
+    def __init__(
+        self, classifier: Classifier, trunk: str, stages: list[int] | None, conditioned: bool, values: bool = True
+    ) -> None:
         super().__init__()
         self.classifier = classifier
         self.training_config: dict[str, Any] = {}
@@ -70,6 +75,7 @@ class MaskNetwork(nn.Module):
         # whose head reads a class token.
         pooled_copy = trunk == "copy" and classifier.num_prefix_tokens == 0
         self.starts_at_evidence = conditioned and (self.shares_trunk or pooled_copy)
+        self.evidence_maps = 1
         self.trunk: nn.Module | None = None
         self.never_trained: set[str] = set()
         if trunk == "none":
@@ -84,6 +90,10 @@ class MaskNetwork(nn.Module):
             self.register_buffer("trunk_mean", mean, persistent=False)
             self.register_buffer("trunk_std", std, persistent=False)
         self._read_stages(stages)
+        if values and conditioned and self.shares_trunk and classifier.interface.read_tokens:
+            with torch.no_grad():
+                _, features = classifier.logits_and_features(classifier.blank(), [0])
+            self.evidence_maps += len(features.values)
 
     def _read_stages(self, stages: list[int] | None) -> None:
         """Choose the feature maps to read, and freeze the parameters of the trunk that none of them depends on."""
@@ -154,7 +164,8 @@ class MaskNetwork(nn.Module):
                 return self.classifier(images), Features([], images[:, :0])
         if self.trunk is None:
             with torch.no_grad():
-                return self.classifier.logits_and_features(images, self.stages)
+                logits, features = self.classifier.logits_and_features(images, self.stages)
+            return logits, features if self.evidence_maps > 1 else features._replace(values=())
         with torch.no_grad():
             logits = self.classifier(images)
         return logits, self.encode(images)

@@ -58,6 +58,11 @@ class ExplainerConfig:
         help="initial weight of the class's evidence in the logits, also after init=; null = that of init=, "
         "otherwise 2 (inr: 0.5)",
     )
+    values: bool = option(
+        True,
+        help="for classifiers whose head reads a class token: evidence also from the values of its attention without "
+        "their weights, and averaged over neighbouring patches",
+    )
     nested: bool | None = option(None, help="inr: masks of smaller areas are subsets of larger ones; null = no")
     points: int | None = option(None, help="inr: points per side at which the network is evaluated; null = 28")
     temperature: float | None = option(

@@ -20,7 +20,7 @@ class UNetExplainer(MaskNetwork):
     """A U-Net decoder (Ronneberger et al. 2015) for any timm feature pyramid, with masks at stride 4.
 
     Args:
-        classifier, trunk, stages, conditioned: see `MaskNetwork`.
+        classifier, trunk, stages, conditioned, values: see `MaskNetwork`.
         variant: `"decoder"` = the U-Net, modulated by the class at its deepest level; `"released"` = the head of the
             released LTX code, a 1×1 convolution on the last map (stride 32).
         width: channels of the decoder at its finest level; they double with each coarser level.
@@ -41,11 +41,12 @@ class UNetExplainer(MaskNetwork):
         variant: Literal["decoder", "released"] = "decoder",
         width: int = 16,
         evidence: float = 2.0,
+        values: bool = True,
     ) -> None:
         if variant not in ("decoder", "released"):
             raise InputError(f"explainer.variant={variant!r} is unknown for unet; allowed: decoder, released")
         self.variant = variant
-        super().__init__(classifier, trunk, stages, conditioned)
+        super().__init__(classifier, trunk, stages, conditioned, values)
         *maps, final = self.feature_shapes
         if variant == "released":
             deepest = final[0]
@@ -61,7 +62,7 @@ class UNetExplainer(MaskNetwork):
             deepest = 2 * widths[0]
             self.norms = nn.ModuleList(nn.GroupNorm(1, shape[0]) for shape in (*maps, final))
             self.evidence = ClassEvidence(classifier, final[0]) if conditioned else None
-            self.project = nn.Conv2d(maps[-1][0] + final[0] + int(conditioned), deepest, kernel_size=1)
+            self.project = nn.Conv2d(maps[-1][0] + final[0] + conditioned * self.evidence_maps, deepest, kernel_size=1)
             # The first entry is the image, which this decoder does not read. With instance normalisation, an image's
             # result depends neither on its batch nor on the number of processes.
             pyramid = [0, *(shape[0] for shape in maps[:-1]), deepest]
@@ -72,7 +73,7 @@ class UNetExplainer(MaskNetwork):
                     self.decoder.set_submodule(name, groups)
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
             if self.starts_at_evidence:
-                self.skip = evidence_skip(evidence)
+                self.skip = evidence_skip(evidence, self.evidence_maps)
                 nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
         self.modulate = Modulation(64, deepest) if conditioned else None
@@ -97,7 +98,7 @@ class UNetExplainer(MaskNetwork):
         deep = [last, nn.functional.interpolate(final, last.shape[-2:])]
         if self.evidence is None:
             return self._head(self._decoded(deep, skips, targets))
-        evidence = self.evidence(features.final, targets)
+        evidence = self.evidence(features, targets)
         deep.append(nn.functional.interpolate(evidence, last.shape[-2:]))
         logits = self._head(self._decoded(deep, skips, targets))
         if not self.starts_at_evidence:

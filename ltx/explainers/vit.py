@@ -21,7 +21,7 @@ class ViTExplainer(MaskNetwork):
     """A token head for a trunk whose maps have one resolution: one mask value per patch.
 
     Args:
-        classifier, trunk, stages, conditioned: see `MaskNetwork`.
+        classifier, trunk, stages, conditioned, values: see `MaskNetwork`.
         variant: `"decoder"` = a small transformer, modulated by the class, on layer-normed tokens of several blocks and
             the class's evidence map; `"released"` = the head of the released LTX code on the last block's
             normalised tokens: Linear(d, d), tanh, Linear(d, 1).
@@ -45,11 +45,12 @@ class ViTExplainer(MaskNetwork):
         width: int = 192,
         depth: int = 2,
         evidence: float = 2.0,
+        values: bool = True,
     ) -> None:
         if variant not in ("decoder", "released"):
             raise InputError(f"explainer.variant={variant!r} is unknown for vit; allowed: decoder, released")
         self.variant = variant
-        super().__init__(classifier, trunk, stages, conditioned)
+        super().__init__(classifier, trunk, stages, conditioned, values and variant == "decoder")
         *maps, final = self.feature_shapes
         if any(shape[1:] != final[1:] for shape in maps):
             raise InputError(
@@ -64,7 +65,9 @@ class ViTExplainer(MaskNetwork):
             # Normalised over the whole map and not per token: the magnitude of a token's contribution is informative.
             self.final_norm = nn.GroupNorm(1, final[0])
             self.evidence = ClassEvidence(classifier, channels) if conditioned else None
-            self.project = nn.Linear(sum(shape[0] for shape in (*maps, final)) + int(conditioned), width)
+            self.project = nn.Linear(
+                sum(shape[0] for shape in (*maps, final)) + conditioned * self.evidence_maps, width
+            )
             if width < 1 or width % max(1, width // 64):
                 raise InputError(f"explainer.width={width}; give a multiple of 64, a number of channels for each head")
             self.blocks = nn.Sequential(*(Block(width, max(1, width // 64), mlp_ratio=2) for _ in range(depth)))
@@ -76,7 +79,7 @@ class ViTExplainer(MaskNetwork):
             last = nn.Linear(width, 1)
             self.head = nn.Sequential(nn.LayerNorm(width), last)
             if self.starts_at_evidence:
-                self.skip = evidence_skip(evidence)
+                self.skip = evidence_skip(evidence, self.evidence_maps)
                 nn.init.normal_(last.weight, std=0.01)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
@@ -95,7 +98,7 @@ class ViTExplainer(MaskNetwork):
             tokens = [norm(_tokens(feature)) for feature, norm in zip(features.stages, self.norms, strict=True)]
             tokens.append(_tokens(self.final_norm(features.final)))
             if self.evidence is not None:
-                evidence = self.evidence(features.final, targets)
+                evidence = self.evidence(features, targets)
                 tokens.append(_tokens(evidence))
             x = self.project(torch.cat(tokens, -1)).transpose(1, 2).unflatten(2, (height, width))
         if self.query is not None and self.modulate is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import nn
 
 from ltx.checkpoints.folder import CONFIG
 from ltx.checkpoints.loading import load
 from ltx.classifier.timm_models import timm_model
+from ltx.explainers.conditioning import set_evidence_weight
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
 
@@ -29,10 +29,13 @@ def load_initial_weights(explainer: MaskNetwork, folder: str, evidence: float | 
     weights = source.state_dict()
     shapes = {name: value.shape for name, value in explainer.state_dict().items()}
     if source.stages != explainer.stages or shapes != {name: value.shape for name, value in weights.items()}:
-        raise InputError(f"init={folder} contains another mask network; set explainer.* as in its {CONFIG}")
+        raise InputError(
+            f"init={folder} contains another mask network; set explainer.* as in its {CONFIG}, and "
+            "explainer.values=false if that is not in it"
+        )
     explainer.load_state_dict(weights)
     if evidence is not None:
-        nn.init.constant_(explainer.skip.weight, evidence)  # type: ignore[arg-type, union-attr] # of two networks
+        set_evidence_weight(explainer.skip, evidence)  # type: ignore[arg-type] # a module of any kind
 
 
 def load_pretrained_trunk(explainer: MaskNetwork, name: str) -> None:

@@ -41,6 +41,7 @@ class UnmaskedPasses:
         key = [classifier.fingerprint(), classifier.precision, list(classifier.input_size), rows, crops]
         # The last entry versions the meaning of `Features.final`; it is part of existing caches' keys.
         key += [explainer.stages, "what is written into class tokens"] if explainer.shares_trunk else [None]
+        key += ["values"] if explainer.evidence_maps > 1 else []
         self.folder = Path(folder) / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         # Two images: the strides of a single row do not determine the memory layout.
         sample = classifier.blank(2)
@@ -91,7 +92,8 @@ class UnmaskedPasses:
         ]
         logits, features = tensors[0], tensors[1:]
         if self.explainer.shares_trunk:
-            return logits, Features(features[:-1], features[-1])
+            count = len(features) - self.explainer.evidence_maps
+            return logits, Features(features[:count], features[count], tuple(features[count + 1 :]))
         return logits, self.explainer.encode(images)
 
     @torch.no_grad()
@@ -99,7 +101,7 @@ class UnmaskedPasses:
         if not self.explainer.shares_trunk:
             return [self.explainer.classifier(images)]
         logits, features = self.explainer.predict_and_encode(images)
-        return [logits, *features.stages, features.final]
+        return [logits, *features.stages, features.final, *features.values]
 
     def _digests(self, images: Tensor) -> list[int]:
         """32-bit digests: random weighted sums of the pixels, computed on the device (8 bytes an image leave it)."""

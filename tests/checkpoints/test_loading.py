@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 import yaml
 
 from ltx import InputError, load
+from ltx.checkpoints.folder import save_checkpoint
+from ltx.classifier.settings import ClassifierConfig
+from ltx.explainers.settings import ExplainerConfig
 from tests.support.small_checkpoints import small_checkpoint
 
 
@@ -20,6 +24,18 @@ def test_round_trip_is_exact(folder: Path, weights: Path):
         assert torch.equal(loaded(images), explainer(images))
     assert not loaded.training
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.yaml", "explainer.safetensors"]
+
+
+def test_a_checkpoint_from_before_there_were_values_keeps_its_one_map_of_evidence(folder: Path):
+    classifier = ClassifierConfig(name="vit_tiny_patch16_224", weights="random", num_classes=5, input_size=64)
+    explainer = ExplainerConfig(values=False).build(classifier.build()).eval()
+    settings = {key: value for key, value in asdict(ExplainerConfig()).items() if key != "values"}
+    save_checkpoint(folder, explainer, {"classifier": asdict(classifier), "explainer": settings})
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    loaded = load(folder, explainer.classifier)
+    assert loaded.evidence_maps == 1
+    with torch.no_grad():
+        assert torch.equal(loaded(images), explainer(images))
 
 
 def test_weights_that_were_moved_can_be_given(folder: Path, weights: Path, tmp_path: Path):

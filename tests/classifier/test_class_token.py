@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import transformers
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
-from ltx.classifier.class_token import TokenWriting, written_into_token
+from ltx.classifier.class_token import TokenWriting, Writing, written_into_token
 
 
 class Scaled(nn.Module):
@@ -84,7 +85,7 @@ def test_contributions_add_up_to_the_update_of_the_class_token(build: Callable[[
         update = block(tokens) - tokens if scaled else attention(tokens)
     written = writing.written()
     assert written is not None
-    assert written.shape == tokens.shape
+    assert written.attended.shape == tokens.shape
     with torch.no_grad():
         other = build().eval()
         other.load_state_dict(attention.state_dict())
@@ -92,7 +93,7 @@ def test_contributions_add_up_to_the_update_of_the_class_token(build: Callable[[
             if not name.endswith("proj.bias"):
                 parameter.zero_()
         bias = other(zeros)[:, 0] * (block.scale if scaled else 1)  # the projection's bias alone
-    torch.testing.assert_close(written.sum(1) + bias, update[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(written.attended.sum(1) + bias, update[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_generic_and_timm_contributions_agree() -> None:
@@ -107,6 +108,28 @@ def test_generic_and_timm_contributions_agree() -> None:
     written = writing.written()
     assert written is not None
     torch.testing.assert_close(written, written_into_token(block, outputs[0], 2))
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_values_are_what_full_attention_to_a_token_writes(generic: bool) -> None:
+    """If the class token attends to one token alone, it receives that token's value, and nothing from the others."""
+    torch.manual_seed(0)
+    block: Any = Block(16, num_heads=2, init_values=0.3, qkv_bias=True).eval()
+    qkv: list[Tensor] = []
+    block.attn.qkv.register_forward_hook(lambda *call: qkv.append(call[2]))
+
+    def written(tokens: Tensor) -> Writing:
+        with torch.no_grad(), TokenWriting(1) as writing:
+            block(tokens)
+        found = writing.written() if generic else written_into_token(block, qkv[-1])
+        assert found is not None
+        return found
+
+    tokens = torch.randn(1, 6, 16)
+    values = written(tokens).values
+    for attended in range(6):
+        alone = tokens[:, attended : attended + 1].expand(-1, 6, -1)  # all six are this token
+        torch.testing.assert_close(written(alone).attended.sum(1), values[:, attended], rtol=1e-4, atol=1e-5)
 
 
 def test_no_attention_writes_nothing() -> None:

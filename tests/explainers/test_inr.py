@@ -89,7 +89,7 @@ def test_the_amortised_network_starts_at_the_evidence_of_the_class(variant: str)
     with torch.no_grad():
         _, found = explainer.predict_and_encode(images)
         assert explainer.evidence is not None
-        evidence = explainer.evidence(found.final, targets)
+        evidence = explainer.evidence(found, targets)
         wanted = nn.functional.interpolate(evidence, (16, 16), mode="bilinear").flatten(1)
         scores = explainer.decode(found, targets).flatten(1)
     for row, other in zip(scores, wanted, strict=True):

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from ltx import Fill, finetune
-from ltx.classifier.feature_maps import Features
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.finetuning.parameter_copies import Copies
 from ltx.finetuning.per_image_settings import FinetuneSettings
@@ -20,6 +19,7 @@ from ltx.objectives.masked_batch import MaskedBatch
 from ltx.objectives.objective import Objective
 from ltx.objectives.ranking import Ranking
 from ltx.objectives.settings import ObjectiveConfig
+from ltx.runtime.private_api import tree_map
 from tests.support.small_explainers import small_explainer, smooth_images
 
 
@@ -83,7 +83,7 @@ def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[s
         return Objective()(batch).loss.sum()
 
     unmasked_logits, found = explainer.predict_and_encode(images)
-    found = Features([stage.detach() for stage in found.stages], found.final.detach())
+    found = tree_map(torch.Tensor.detach, found)
     copies = Copies(explainer, scope, 2, found, images, batched=batched)
     loss(copies.scores(targets), slice(None), unmasked_logits).backward()
     for index in range(2):

@@ -49,7 +49,8 @@ def test_stored_passes_have_the_values_and_layout_of_new_ones(tmp_path: Path, na
         for cache in (passes, passes, UnmaskedPasses(tmp_path, explainer, 9, "these")):
             logits, features = cache(images, keys)
             assert torch.equal(logits, expected_logits)
-            for stored, new in zip((*features.stages, features.final), (*expected.stages, expected.final), strict=True):
+            maps, expected_maps = ((*one.stages, one.final, *one.values) for one in (features, expected))
+            for stored, new in zip(maps, expected_maps, strict=True):
                 assert torch.equal(stored, new)
                 assert stored[0].stride() == new[0].stride()
     assert [count for count in rows if count == 4] == [4], "one pass for three calls"
