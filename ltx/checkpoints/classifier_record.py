@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ltx.classifier.classifier import Classifier
 from ltx.runtime.errors import InputError
+from ltx.runtime.json_text import parse_json
 
 ALIKE = 0.15
 """Largest relative difference of the logits at which two heads count as the same.
@@ -93,7 +94,9 @@ class ClassifierRecord:
         Raises:
             ValueError: the text is not a record.
         """
-        about = json.loads(text)
+        about = parse_json(text)
+        if not isinstance(about, dict):
+            raise ValueError(f"the record is a {type(about).__name__}, not a mapping")
         classes = about.get("num_classes")
         return cls(
             name=about.get("classifier", "an unnamed classifier"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,31 @@ def load_weights(model: nn.Module, file: Path, name: str, key: str | None = None
     if not fitting:
         raise InputError(_misfit(entries, wanted, file, name))
     chosen = _choose(list(fitting), file)
+    check_finite(fitting[chosen], f"classifier.weights={file}")
     model.load_state_dict(fitting[chosen])
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that contain NaN, or infinity anywhere but in a mask that some models store.
+
+    Args:
+        tensors: the weights by name.
+        source: setting, value and file in the message.
+
+    Raises:
+        InputError: naming the first three tensors.
+    """
+    bad = [name for name, value in tensors.items() if value.is_floating_point() and not bool(_usable(name, value))]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise InputError(
+            f"{source} contains NaN or infinity in {', '.join(bad[:3])}{more}; the file is damaged, or the training "
+            "diverged: give another one"
+        )
+
+
+def _usable(name: str, values: Tensor) -> Tensor:
+    return ~values.isnan().any() if "mask" in name.lower() else values.isfinite().all()
 
 
 def read_tensors(file: Path) -> Any:

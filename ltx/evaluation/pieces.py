@@ -15,6 +15,7 @@ import numpy as np
 from ltx.runtime.array_files import read_arrays
 from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.errors import InputError, first_line
+from ltx.runtime.json_text import parse_json
 
 ABOUT = "about"
 
@@ -79,7 +80,7 @@ class Store:
         """
         try:
             stored = read_arrays(path)
-            about = json.loads(stored[ABOUT].tobytes())
+            about = parse_json(stored[ABOUT].tobytes())
             return Piece(
                 names=about["names"],
                 targets=about["targets"],

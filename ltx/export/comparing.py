@@ -94,6 +94,9 @@ def compare(run: Run, graph: ExplainerGraph, reference: MaskNetwork) -> Comparis
         run: the exported graph.
         graph: what was exported.
         reference: the explainer as it was loaded, in eager PyTorch.
+
+    Raises:
+        InputError: the explainer's own answers are not finite.
     """
     images = photographs(reference)
     classes = reference.classifier.num_classes
@@ -104,6 +107,11 @@ def compare(run: Run, graph: ExplainerGraph, reference: MaskNetwork) -> Comparis
     ):
         logits, mask = run(*graph.arguments(part, targets))
         expected, expected_mask = eager(reference, part, targets)
+        if not bool(expected_mask.isfinite().all() & expected.isfinite().all()):
+            raise InputError(
+                "the explainer's own masks or logits of photographs are not finite; check the checkpoint and the "
+                "classifier's weights"
+            )
         probabilities = [reference.classifier.probabilities(values) for values in (logits, expected)]
         differences.append(
             (

@@ -142,9 +142,13 @@ def step_loss(
 
 def _refuse_nan(losses: list[Tensor], maps: Tensor, lr: float) -> None:
     """Check after the last step that all losses and maps are finite: a check after every step would stall a GPU."""
+    damage = "before the first update; check the checkpoint and the classifier's weights"
     if losses:
         finite = torch.stack(losses).isfinite().all(1).tolist()
         if not all(finite):
-            raise InputError(f"finetuning: the loss is not finite at step {finite.index(False)}; lower lr={lr}")
+            step = finite.index(False)
+            when = f"at step {step}; lower lr={lr}" if step else damage
+            raise InputError(f"finetuning: the loss is not finite {when}")
     if not bool(maps.isfinite().all()):
-        raise InputError(f"finetuning: the masks are not finite after {len(losses)} steps; lower lr={lr}")
+        when = f"after {len(losses)} steps; lower lr={lr}" if losses else damage
+        raise InputError(f"finetuning: the masks are not finite {when}")

@@ -25,6 +25,7 @@ from ltx.results.pictures import COLOURS, displayed, overlay
 from ltx.runtime.array_files import read_arrays
 from ltx.runtime.atomic_files import atomic_write
 from ltx.runtime.errors import InputError, first_line
+from ltx.runtime.json_text import parse_json
 from ltx.runtime.progress import progress_bar
 
 FOLDER = "report"
@@ -112,10 +113,10 @@ def _read_made(file: Path) -> dict[str, Pictures]:
                 record.write(b"\n")
         for line in content.decode(errors="replace").splitlines():
             try:
-                pictures = Pictures(**json.loads(line))
+                pictures = Pictures(**parse_json(line))
+                made[pictures.key] = pictures
             except (ValueError, TypeError):
                 continue
-            made[pictures.key] = pictures
     return made
 
 

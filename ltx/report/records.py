@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import RECORD, result_stems
+from ltx.runtime.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read_results(folder: Path) -> list[Result]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if not isinstance(record["image"], str):
                 raise TypeError
         except (ValueError, KeyError, TypeError) as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from ltx.report.page import write_page
 from ltx.runtime.errors import InputError
+from ltx.runtime.json_text import parse_json
 
 SCORES = "scores.json"
 FIGURES = (("curves.png", "Curves"), ("gallery.png", "Maps of the first images"))
@@ -23,7 +23,7 @@ def write_scores_page(folder: Path, file: Path) -> int:
         InputError: `scores.json` or `per_image.csv` cannot be read.
     """
     try:
-        scores = json.loads((folder / SCORES).read_text("utf-8"))
+        scores = parse_json((folder / SCORES).read_text("utf-8"))
         columns, lines = per_image(folder / "per_image.csv")
         data = {
             "title": f"{scores['classifier']}, {scores['protocol']} protocol",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx.runtime.errors import InputError
+from ltx.runtime.json_text import parse_json
 
 RECORD = "explanations.jsonl"
 MAX_STEM_BYTES = 225
@@ -102,8 +102,8 @@ def records(out: str | Path) -> Iterator[dict[str, Any]]:
 def parsed_record(line: bytes) -> dict[str, Any] | None:
     """The record in a line of JSON; None if it is not one of an image's results."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("image"), str):
         return None

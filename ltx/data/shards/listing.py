@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from ltx.data.image_batches import default_workers
 from ltx.data.shards.tar_reading import Content, Sample, inspect_shard, local_path, open_shard, read_shard
 from ltx.runtime.errors import InputError
+from ltx.runtime.json_text import parse_json
 from ltx.runtime.private_api import expand_urls
 
 MANIFEST = "manifest.json"
@@ -184,12 +184,12 @@ def _read_manifest(place: str, required: bool) -> dict[str, Content] | None:
         if place.startswith("pipe:"):
             return None
         with open_shard(place) as stream:
-            content: Any = json.loads(stream.read())
+            content: Any = parse_json(stream.read())
         return {
             os.fspath(entry["name"]): Content(_count(entry["samples"]), damage=str(entry.get("damage", "")))
             for entry in content["shards"]
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if path is None and not required:
             return None
         raise InputError(f"manifest={place} cannot be read: {' '.join(str(error).split())[:200]}") from error

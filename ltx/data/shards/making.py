@@ -26,8 +26,9 @@ from ltx.data.shards.listing import MANIFEST, search_shards
 from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.tar_reading import Sample, check_image, inspect_shard, local_path
 from ltx.runtime.atomic_files import PARTIAL, atomic_write, write_atomically
-from ltx.runtime.errors import InputError
+from ltx.runtime.errors import InputError, first_line
 from ltx.runtime.file_names import result_stems
+from ltx.runtime.json_text import parse_json
 
 PLAN = "making.json"
 
@@ -125,7 +126,10 @@ def _skipped_file(shard: Path) -> Path:
 def _skipped(shard: Path) -> list[tuple[str, str]]:
     """The files left out of a shard, each with the reason."""
     file = _skipped_file(shard)
-    return [(name, reason) for name, reason in json.loads(file.read_text())] if file.is_file() else []
+    try:
+        return [(name, reason) for name, reason in parse_json(file.read_text("utf-8"))] if file.is_file() else []
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file} is damaged ({first_line(error)}); remove it and {shard}, and run again") from error
 
 
 def _encoded(file: Path, side: int | None, quality: int) -> tuple[str, bytes]:
@@ -166,8 +170,8 @@ def _claim(out: Path, config: MakeConfig, entries: list[Entry]) -> None:
     settings = {name: asdict(config)[name] for name in ("per_shard", "side", "quality", "seed")} | {"files": digest}
     place = out / PLAN
     try:
-        previous = json.loads(place.read_text()) if place.is_file() else None
-    except (ValueError, RecursionError) as error:
+        previous = parse_json(place.read_text("utf-8")) if place.is_file() else None
+    except ValueError as error:
         raise InputError(f"{place} cannot be read; choose another out=…, or remove the folder") from error
     if previous is not None and previous != settings:
         raise InputError(f"out={out} contains shards of other images or settings; choose another out=…")
