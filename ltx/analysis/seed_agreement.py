@@ -14,6 +14,7 @@ from ltx.explainers.mask_network import MaskNetwork, checked_images
 from ltx.finetuning.finetune import finetune
 from ltx.finetuning.per_image_settings import FinetuneSettings
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Stability:
     agreement: Tensor
 
 
+@takes(allowed="real [B, 1, H, W]")
 def stability(
     starts: Sequence[MaskNetwork],
     images: Tensor,

@@ -24,6 +24,7 @@ from ltx.objectives.smoothness import Smoothness
 from ltx.results.explanation import Explanation
 from ltx.runtime.errors import InputError
 from ltx.runtime.seeds import seeded
+from ltx.runtime.tensor_arguments import takes
 
 Reward = Literal["logit", "log_probability"]
 Variant = Literal["preserve", "delete", "dual"]
@@ -75,6 +76,7 @@ def inr(
     return fit_inr(classifier, images, classes, INRFit(**options), max_batch=max_batch).maps
 
 
+@takes(allowed="real [B, 1, H, W]")
 def fit_inr(
     classifier: Classifier,
     images: Tensor,

@@ -46,6 +46,9 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = explainer.state_dict() if tensors is None else tensors
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"tensors[{name!r}] is of type {type(value).__name__}; give a tensor")
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if half:
         tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}

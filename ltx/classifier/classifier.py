@@ -20,6 +20,7 @@ from ltx.classifier.interface import Features, ImageModel
 from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
 from ltx.runtime.private_api import tree_map
+from ltx.runtime.tensor_arguments import takes
 
 CPU_ROWS = 4
 """Batch size on a CPU: the activations of more images exceed its caches, which takes up to twice the time per image."""
@@ -128,6 +129,7 @@ class Classifier:
         """Logits `[B, K]`, float32, of images `[B, C, H, W]` in [0, 1]. Differentiable in the images."""
         return self.logits(self._normalise(images))
 
+    @takes(inputs="float [B, .channels, H, W]")
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits `[B, K]`, float32, of normalised images `[B, C, H, W]`."""
         with self._autocast():
@@ -140,14 +142,17 @@ class Classifier:
             logits, maps = self._frozen_interface().logits_and_features(self._normalise(images), stages)
         return heads.expand_logits(self.head, logits.float()), tree_map(Tensor.float, maps)
 
+    @takes(logits="float [..., K]")
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of `logits [..., K]`: softmax, or sigmoid for the heads `sigmoid` and `binary`."""
         return heads.probabilities(self.head, logits)
 
+    @takes(logits="float [B, K]", targets="int64 [B]")
     def log_probability(self, logits: Tensor, targets: Tensor) -> Tensor:
         """`log p_y` `[B]` of logits `[B, K]` for targets `[B]`."""
         return heads.log_probability(self.head, logits, targets)
 
+    @takes(logits="float [B, K]", targets="int64 [B]")
     def log_complement(self, logits: Tensor, targets: Tensor) -> Tensor:
         """`log(1 - p_y)` `[B]`, computed without cancellation if `p_y` is near 1."""
         return heads.log_complement(self.head, logits, targets)
@@ -323,6 +328,7 @@ class Classifier:
         # Tensors from inference mode cannot take part in gradients, which finetuning and most methods need.
         return pixels.clone() if pixels.is_inference() else pixels
 
+    @takes(logits="float [B, .num_classes]")
     def targets(self, targets: Targets, logits: Tensor) -> Tensor:
         """Class indices `[B]` on the device of `logits [B, K]`.
 

@@ -21,6 +21,7 @@ from ltx.masking.fill import Fill
 from ltx.results.building import Provenance, build_explanation
 from ltx.results.explanation import Explanation
 from ltx.runtime.errors import InputError, suggest
+from ltx.runtime.tensor_arguments import takes
 
 SCOPES = ("head", "decoder", "all")
 
@@ -170,6 +171,7 @@ class MaskNetwork(nn.Module):
             logits = self.classifier(images)
         return logits, self.encode(images)
 
+    @takes(images="float [B, .classifier.channels, H, W]")
     def encode(self, images: Tensor) -> Features:
         """Features of the network's own trunk, for images `[B, 3, H, W]`.
 
@@ -185,6 +187,7 @@ class MaskNetwork(nn.Module):
         mask = logits.float().sigmoid()
         return F.interpolate(mask, self.classifier.input_size, mode="bilinear", align_corners=False)
 
+    @takes(scores="float [B, S, h, w]", areas="float [B, A]", allowed="real [B, 1, H, W]")
     def masks(
         self,
         scores: Tensor,

@@ -20,10 +20,12 @@ from ltx.objectives.objective import Objective
 from ltx.results.building import Provenance, build_explanation
 from ltx.results.explanation import Explanation
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
+@takes(allowed="real [B, 1, H, W]")
 def finetune(
     explainer: MaskNetwork,
     images: Tensor,

@@ -23,6 +23,7 @@ from ltx.classifier.classifier import Classifier
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, check_maps, predict, rank_pixels
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
+from ltx.runtime.tensor_arguments import takes
 
 # The thresholds of PAIR's example.
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.10, 0.13, 0.21, 0.34, 0.5, 0.75)
@@ -119,6 +120,7 @@ class SoftmaxInformationCurve(_InformationCurve):
     name = "SIC"
     meaning = "softmax information curve: area of relative p_y over relative WebP size, 0...1"
 
+    @takes(sizes="float [2, B]", step_sizes="float [B, T]")
     def update(
         self, sizes: Tensor, step_sizes: Tensor, seed: Prediction, full: Prediction, information: Prediction
     ) -> None:
@@ -132,6 +134,7 @@ class AccuracyInformationCurve(_InformationCurve):
     name = "AIC"
     meaning = "accuracy information curve: area of top-1 accuracy over relative WebP size, 0...1"
 
+    @takes(sizes="float [2, B]", step_sizes="float [B, T]")
     def update(
         self, sizes: Tensor, step_sizes: Tensor, seed: Prediction, full: Prediction, information: Prediction
     ) -> None:
@@ -206,6 +209,7 @@ def webp_size(pixels: np.ndarray) -> int:
     return buffer.tell()
 
 
+@takes(images="float [B, C, H, W]")
 def to_bytes(images: Tensor) -> np.ndarray:
     """Convert images `[B, 3, H, W]` in [0, 1] to uint8 `[B, H, W, 3]`."""
     return images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()

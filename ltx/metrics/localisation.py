@@ -10,6 +10,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps, min_max
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 CHEFER = "Chefer et al., Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 
@@ -43,12 +44,14 @@ class LocalisationProtocol(Protocol):
         }
 
 
+@takes(maps="float [B, 1, H, W]")
 def predicted_object(maps: Tensor) -> Tensor:
     """Pixels above the mean of their map, bool `[B, 1, H, W]`; none for a constant map."""
     stretched = min_max(maps).double()  # in float32 the mean of equal values may differ from the value
     return stretched > stretched.mean((2, 3), keepdim=True)
 
 
+@takes(predicted="bool [B, 1, H, W]", objects="real [B, 1, H, W]")
 def counts(predicted: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """True positives, false positives, false negatives and true negatives `[B]` of masks `[B, 1, H, W]`."""
     predicted, objects = predicted.flatten(1), objects.flatten(1).bool()
@@ -67,14 +70,17 @@ class PixelAccuracy(PerImageMetric):
     higher_is_better = True
     columns = 2
 
+    @takes(maps="float [B, 1, H, W]", objects="real [B, 1, H, W]")
     def update(self, maps: Tensor, objects: Tensor) -> None:
         """Add maps and object masks, both `[B, 1, H, W]`."""
         tp, _, _, tn = counts(predicted_object(maps), objects)
-        self.append(tp + tn, torch.full_like(tp, objects[0].numel()))
+        self.append(tp + tn, torch.full_like(tp, objects.shape[1:].numel()))
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         return 100 * rows[:, 0] / rows[:, 1]
 
+    @takes(rows="float64 [n, .columns]", weights="float64 [R, n]")
     def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
         correct, total = (weights @ rows).T
         ratio: Tensor = 100 * correct / total
@@ -91,14 +97,17 @@ class MeanIntersectionOverUnion(PerImageMetric):
     higher_is_better = True
     columns = 4
 
+    @takes(maps="float [B, 1, H, W]", objects="real [B, 1, H, W]")
     def update(self, maps: Tensor, objects: Tensor) -> None:
         """Add maps and object masks, both `[B, 1, H, W]`."""
         tp, fp, fn, tn = counts(predicted_object(maps), objects)
         self.append(tp, tp + fp + fn, tn, tn + fp + fn)
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         return _mean_iou(rows)
 
+    @takes(rows="float64 [n, .columns]", weights="float64 [R, n]")
     def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
         return _mean_iou(weights @ rows)
 
@@ -118,11 +127,13 @@ class AveragePrecision(PerImageMetric):
     citation = CHEFER
     higher_is_better = True
 
+    @takes(maps="float [B, 1, H, W]", objects="real [B, 1, H, W]")
     def update(self, maps: Tensor, objects: Tensor) -> None:
         """Add maps and object masks, both `[B, 1, H, W]`."""
         self.append(100 * average_precision(maps.flatten(1), objects.flatten(1)))
 
 
+@takes(scores="float [B, N]", positive="real [B, N]")
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     """Average precision `Σ (R_n - R_{n-1}) P_n` over distinct thresholds.
 
@@ -153,6 +164,7 @@ class F1(PerImageMetric):
     citation = CHEFER
     higher_is_better = True
 
+    @takes(maps="float [B, 1, H, W]", objects="real [B, 1, H, W]")
     def update(self, maps: Tensor, objects: Tensor) -> None:
         """Add maps and object masks, both `[B, 1, H, W]`."""
         tp, fp, fn, _ = counts(predicted_object(maps), objects)
@@ -173,6 +185,7 @@ class PointingGame(PerImageMetric):
     higher_is_better = True
     columns = 2
 
+    @takes(maps="float [B, 1, H, W]", near_objects="real [B, 1, H, W]", targets="real [B]")
     def update(self, maps: Tensor, near_objects: Tensor, targets: Tensor) -> None:
         """Add maps and masks with tolerance `[B, 1, H, W]`, and the class of each object `[B]`."""
         flat = maps.flatten(1)
@@ -180,6 +193,7 @@ class PointingGame(PerImageMetric):
         first = torch.where(flat == flat.amax(1, keepdim=True), places, flat.shape[1]).amin(1, keepdim=True)
         self.append(100.0 * near_objects.flatten(1).gather(1, first), targets)
 
+    @takes(rows="float64 [n, .columns]", weights="float64 [R, n]")
     def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
         classes, place = rows[:, 1].unique(return_inverse=True)
         members = torch.nn.functional.one_hot(place, len(classes)).to(rows.dtype)
@@ -198,11 +212,13 @@ class EnergyPointingGame(PerImageMetric):
     citation = "Wang et al., Score-CAM, CVPR Workshops 2020"
     higher_is_better = True
 
+    @takes(maps="float [B, 1, H, W]", objects="real [B, 1, H, W]")
     def update(self, maps: Tensor, objects: Tensor) -> None:
         """Add maps and object masks, both `[B, 1, H, W]`."""
         self.append(100 * positive_share(maps, objects))
 
 
+@takes(maps="float [B, 1, H, W]", inside="real [B, 1, H, W]")
 def positive_share(maps: Tensor, inside: Tensor) -> Tensor:
     """Share of `max(map, 0)` inside a mask `[B]`; a map without a positive part is treated as constant."""
     positive = maps.clamp_min(0).flatten(1).double()

@@ -16,6 +16,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, curves, min_max, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
 from ltx.metrics.relevance_gain import BLUECHER
+from ltx.runtime.tensor_arguments import takes
 
 FRACTIONS = [step / 10 for step in range(10)]
 
@@ -74,6 +75,7 @@ class CurveMetric(PerImageMetric):
     columns = len(FRACTIONS)
     steps = FRACTIONS
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         return 100 * torch.trapezoid(rows, dx=0.1, dim=1)
 
@@ -139,6 +141,7 @@ class _RelevanceGain(PerImageMetric):
     columns = 2 * len(FRACTIONS)
     summary = True
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         highest, lowest = rows.chunk(2, 1)
         return 100 * (torch.trapezoid(lowest, dx=0.1, dim=1) - torch.trapezoid(highest, dx=0.1, dim=1))

@@ -16,6 +16,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 CELLS = 4
 
@@ -58,6 +59,7 @@ def plan_mosaics(classes: Sequence[int], count: int, seed: int) -> list[Mosaic]:
     return mosaics
 
 
+@takes(photographs="float [B, 4, C, H, W]")
 def assemble(photographs: Tensor) -> Tensor:
     """Assemble photographs `[B, 4, 3, H, W]` into mosaics `[B, 3, H, W]`, each photograph resized to one quarter."""
     rows, _, channels, height, width = photographs.shape
@@ -71,6 +73,7 @@ def assemble(photographs: Tensor) -> Tensor:
     return result
 
 
+@takes(cells="int [B]")
 def cell_masks(cells: Tensor, height: int, width: int) -> Tensor:
     """Masks of the cells `[B]` of mosaics, bool `[B, 1, H, W]`."""
     down = (torch.arange(height, device=cells.device) >= height // 2).view(1, 1, -1, 1)
@@ -104,6 +107,7 @@ class GridPointing(PerImageMetric):
     citation = "Böhle et al., Convolutional Dynamic Alignment Networks, CVPR 2021; Rao et al., CVPR 2022"
     higher_is_better = True
 
+    @takes(maps="float [B, 1, H, W]", cells="int [B]")
     def update(self, maps: Tensor, cells: Tensor) -> None:
         """Add maps `[B, 1, H, W]` and the index of the target's cell `[B]`, in row-major order."""
         self.append(100 * positive_share(maps, cell_masks(cells, *maps.shape[-2:])))
@@ -122,6 +126,7 @@ class GridAveragePrecision(PerImageMetric):
     citation = "the average precision of segmentation on the grid of Böhle et al., CVPR 2021"
     higher_is_better = True
 
+    @takes(maps="float [B, 1, H, W]", cells="int [B]")
     def update(self, maps: Tensor, cells: Tensor) -> None:
         """Add maps `[B, 1, H, W]` and the index of the target's cell `[B]`, in row-major order."""
         inside = cell_masks(cells, *maps.shape[-2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from ltx.metrics.perturbation import Prediction
+from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 Inputs = Tensor | Prediction
 
@@ -59,8 +62,20 @@ class PerImageMetric(Metric):
         return "↑" if self.higher_is_better else "↓"
 
     def append(self, *columns: Tensor) -> None:
-        """Add `B` rows, passed as columns `[B]` or blocks of columns `[B, C]`."""
-        blocks = [column.detach().float().reshape(column.shape[0], -1) for column in columns]
+        """Add `B` rows, passed as columns `[B]` or blocks of columns `[B, C]`.
+
+        Raises:
+            InputError: the columns are not `columns` in all, or not of equal length.
+        """
+        shapes = [tuple(column.shape) for column in columns]
+        widths = [math.prod(shape[1:]) for shape in shapes]
+        if len({shape[:1] for shape in shapes} - {()}) != 1 or () in shapes or sum(widths) != self.columns:
+            given = ", ".join(str(list(shape)) for shape in shapes) or "nothing"
+            raise InputError(f"{self.name} was given columns {given}; give {self.columns} in all, of equal length [B]")
+        blocks = [
+            column.detach().float().reshape(column.shape[0], width)
+            for column, width in zip(columns, widths, strict=True)
+        ]
         self.rows.append(torch.cat(blocks, 1))
 
     def sync(self, *arguments: Any, **options: Any) -> None:
@@ -73,14 +88,17 @@ class PerImageMetric(Metric):
         """All rows so far `[n, C]`; after `sync`, the rows of all ranks."""
         return dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, self.columns, device=self.device)
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         """The score of each image `[n]`, from rows `[n, C]`; NaN if the metric's definition skips the image."""
         return rows[:, 0]
 
+    @takes(rows="float [n, .columns]")
     def curve(self, rows: Tensor) -> Tensor:
         """The curve of each image `[n, S]` over `steps`, for metrics that have one."""
         return rows[:, -len(self.steps or []) :]
 
+    @takes(rows="float64 [n, .columns]", weights="float64 [R, n]")
     def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Scores `[R]` of `R` weighted sets of images, from rows `[n, C]` and weights `[R, n]`, both float64."""
         values = self.scores(rows)

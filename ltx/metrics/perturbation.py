@@ -54,6 +54,9 @@ def check_maps(images: Tensor, maps: Tensor, names: Sequence[str] | None = None)
             names the images (`names`, otherwise their indices).
     """
     expected = (images.shape[0], 1, *images.shape[-2:])
+    if not isinstance(maps, Tensor) or not maps.is_floating_point():
+        kind = str(maps.dtype) if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"maps are of type {kind}; the images require a tensor of floats {expected}")
     if tuple(maps.shape) != expected:
         raise InputError(f"maps have shape {tuple(maps.shape)}; the images require {expected}")
     finite = maps.isfinite().flatten(1).all(1).tolist()  # one transfer from the device

@@ -16,12 +16,23 @@ from torchmetrics import MetricCollection
 from ltx.classifier.classifier import Classifier
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction
+from ltx.runtime.errors import InputError
 from ltx.runtime.private_api import accepted_arguments
+from ltx.runtime.tensor_arguments import Expected, check_tensors
 
 Explain = Callable[[Classifier, Tensor, Tensor], Tensor]
 """`(classifier, images [B, 3, H, W], targets [B]) -> maps [B, 1, H, W]`: one method; sanity checks call it again."""
 
 Measured = dict[str, Any]
+
+
+TENSORS = {
+    "images": Expected.parsed("float [B, C, H, W]"),
+    "targets": Expected.parsed("int64 [B]"),
+    "objects": Expected.parsed("real [B, 1, H, W]"),
+    "near_objects": Expected.parsed("real [B, 1, H, W]"),
+    "cells": Expected.parsed("int [B]"),
+}
 
 
 @dataclass
@@ -45,6 +56,11 @@ class Batch:
     objects: Tensor | None = None
     near_objects: Tensor | None = None
     cells: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_tensors(TENSORS, vars(self))
+        if len(self.names) != len(self.images):
+            raise InputError(f"{len(self.names)} names for {len(self.images)} images; give one each")
 
     @property
     def seed_names(self) -> list[str]:

@@ -18,6 +18,7 @@ from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
 from ltx.metrics.rank_correlation import rank_correlation
 from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 STAGES = 4
 
@@ -79,6 +80,7 @@ def shuffle(module: nn.Module, name: str, seed: int) -> None:
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
+@takes(targets="int64 [B]")
 def other_classes(targets: Tensor, count: int, seed: int, names: list[str]) -> Tensor:
     """Draw a random class `[B]` other than the target for each image; the draw depends on the image's name.
 
@@ -102,10 +104,12 @@ class CascadingRandomisation(PerImageMetric):
     higher_is_better = False
     columns = STAGES
 
+    @takes(cascade="float [B, .columns]")
     def update(self, cascade: Tensor) -> None:
         """Add rank correlations `[B, 4]`; the number of randomised layers grows from column to column."""
         self.append(cascade)
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         return rows.mean(1)
 
@@ -120,6 +124,7 @@ class RandomLogit(PerImageMetric):
     citation = "Sixt et al., When Explanations Lie, ICML 2020"
     higher_is_better = False
 
+    @takes(random_logit="float [B]")
     def update(self, random_logit: Tensor) -> None:
         """Add rank correlations `[B]`."""
         self.append(random_logit)

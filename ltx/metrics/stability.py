@@ -10,6 +10,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import check_maps
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
 from ltx.metrics.rank_correlation import rank_correlation
+from ltx.runtime.tensor_arguments import takes
 
 NOISE = 0.02  # standard deviation for pixels in [0, 1]: five grey levels, barely visible
 DRAWS = 2
@@ -58,9 +59,11 @@ class NoiseStability(PerImageMetric):
     higher_is_better = True
     columns = DRAWS
 
+    @takes(stability="float [B, .columns]")
     def update(self, stability: Tensor) -> None:
         """Add rank correlations `[B, 2]`, one column for each noisy copy."""
         self.append(stability)
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         return rows.mean(1)

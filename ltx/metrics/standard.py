@@ -15,6 +15,7 @@ from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings, g
 from ltx.metrics.relevance_gain import BLUECHER
 from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 FRACTIONS = [step / 20 for step in range(21)]
 
@@ -98,6 +99,7 @@ class _NormalisedCurve(_FillMetric):
         self.append(area(probability, pixels), probability)
 
 
+@takes(probability="float [B, 21]")
 def area(probability: Tensor, pixels: int) -> Tensor:
     """Area `[B]` under curves `[B, 21]` over the fraction removed from images with `pixels` pixels."""
     # 5 % of the pixels is rarely a whole number. Integrate over the fraction that was actually removed.
@@ -152,5 +154,6 @@ class NormalisedGain(_FillMetric):
         highest, lowest = (by_fill[self.fill][order].probability for order in ("highest", "lowest"))
         self.append(area(highest, pixels), area(lowest, pixels))
 
+    @takes(rows="float [n, .columns]")
     def scores(self, rows: Tensor) -> Tensor:
         return rows[:, 1] - rows[:, 0]

@@ -13,7 +13,7 @@ from ltx.classifier.classifier import Classifier
 from ltx.masking.fill import Fill, keep
 from ltx.metrics.ltx_protocol import FRACTIONS, CurveMetric
 from ltx.metrics.per_image import PerImageMetric
-from ltx.metrics.perturbation import Prediction, curves, min_max, predict
+from ltx.metrics.perturbation import Prediction, check_maps, curves, min_max, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings
 from ltx.runtime.errors import InputError
 
@@ -47,6 +47,7 @@ class TransferProtocol(Protocol):
     def measure(
         self, classifier: Classifier, batch: Batch, maps: Tensor, prepared: Measured, explain: Explain
     ) -> Measured:
+        check_maps(batch.images, maps, batch.names)
         images, maps = prepared["images"], self._resize(maps)
         background = Fill(self.fill)(images)
         size = self.settings.max_batch

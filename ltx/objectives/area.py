@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
 from ltx.config.schedules import has_schedules
+from ltx.objectives.terms import checks_logits
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import torch
 
@@ -54,6 +55,7 @@ class Area:
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {}
 
+    @checks_logits
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         mask = batch.mask.flatten(1).float()
         if self.kind == "l1":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
+from ltx.objectives.terms import checks_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,7 @@ class Elsewhere:
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {}
 
+    @checks_logits
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         kept = batch.mask.float()
         return (kept * (0 if batch.elsewhere is None else batch.elsewhere)).mean((1, 2, 3))

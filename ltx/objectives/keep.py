@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
+from ltx.objectives.terms import checks_logits
 from ltx.runtime.lazy import F
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Keep:
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {"kept": batch.mask}
 
+    @checks_logits
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         kept = logits["kept"]
         if self.kind == "logit":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ltx.config.options import option
 from ltx.config.schedules import has_schedules
 from ltx.masking.area_threshold import masks_of_area
+from ltx.objectives.terms import checks_logits
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import F, torch
 
@@ -84,6 +85,7 @@ class Ranking:
             named[f"ranking removed {index}"] = 1 - mask
         return named
 
+    @checks_logits
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         classifier, total = batch.classifier, torch.zeros_like(batch.targets, dtype=torch.float32)
         for index in range(self.areas):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import option
+from ltx.objectives.terms import checks_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class Remove:
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {"removed": 1 - batch.mask}
 
+    @checks_logits
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         if self.kind == "logit":
             return logits["removed"].gather(1, batch.targets[:, None]).squeeze(1)

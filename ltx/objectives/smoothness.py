@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.config.options import check_ranges, option
 from ltx.config.schedules import has_schedules
+from ltx.objectives.terms import checks_logits
 from ltx.runtime.lazy import torch
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Smoothness:
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:
         return {}
 
+    @checks_logits
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         mask = batch.scores.float().sigmoid()
         across, down = mask.diff(dim=3), mask.diff(dim=2)

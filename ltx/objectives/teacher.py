@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ltx.config.options import option
 from ltx.config.schedules import has_schedules
 from ltx.metrics.rank_correlation import average_ranks
+from ltx.objectives.terms import checks_logits
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import F, torch
 
@@ -55,6 +56,7 @@ class Teacher:
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
         return None if batch.teacher is None else {}
 
+    @checks_logits
     def __call__(self, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
         assert batch.teacher is not None  # otherwise `masks` has left the term out
         scores = batch.scores.float().flatten(1)

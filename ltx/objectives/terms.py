@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import Expected, check_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ltx.objectives.masked_batch import MaskedBatch
+
+
+AnyTerm = TypeVar("AnyTerm")
+Call = Callable[[AnyTerm, "MaskedBatch", "dict[str, Tensor]"], "Tensor"]
+
+
+def checks_logits(call: Call[AnyTerm]) -> Call[AnyTerm]:
+    """Decorator of a term's `__call__` that checks the logits of each mask."""
+
+    @functools.wraps(call)
+    def checked(self: AnyTerm, batch: MaskedBatch, logits: dict[str, Tensor]) -> Tensor:
+        sizes = tuple(map(str, batch.unmasked_logits.shape))
+        named = {f"logits[{name!r}]": values for name, values in logits.items()}
+        check_tensors(dict.fromkeys(named, Expected("float", sizes)), named)
+        try:
+            return call(self, batch, logits)
+        except KeyError as error:
+            raise InputError(f"logits lacks {error}; give those of each mask that `masks` returns") from error
+
+    return checked
 
 
 class Term(Protocol):

@@ -20,6 +20,15 @@ from ltx.results.pictures import overlay_row, panels, pixels_of, plane_of
 from ltx.runtime.atomic_files import atomic_write
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import RECORD, TEXT, result_stems, truncate_partial_line
+from ltx.runtime.tensor_arguments import Expected, check_tensors
+
+TENSORS = {
+    "images": Expected.parsed("float [B, C, H, W]"),
+    "targets": Expected.parsed("real [B]"),
+    "probability": Expected.parsed("float [B]"),
+    "maps": Expected.parsed("float [B, 1, H, W]"),
+    "mask": Expected.parsed("float [B, 1, H, W]"),
+}
 
 
 @dataclass
@@ -63,13 +72,11 @@ class Explanation:
     by_area: AreaMasks | None = None
 
     def __post_init__(self) -> None:
-        count, size = len(self.images), self.images.shape[-2:]
+        check_tensors(TENSORS, vars(self))
+        count = len(self.images)
         if self.names is None:
             self.names = [f"image_{index:03d}" for index in range(count)]
-        for name, tensor in (("maps", self.maps), ("mask", self.mask)):
-            if tensor is not None and tensor.shape != (count, 1, *size):
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {(count, 1, *size)}")
-        for name, values in (("labels", self.labels), ("names", self.names), ("targets", self.targets)):
+        for name, values in (("labels", self.labels), ("names", self.names)):
             if len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} images")
 

@@ -14,6 +14,7 @@ from ltx.masking.area_sampling import SWEEP
 from ltx.masking.fill import keep
 from ltx.runtime.devices import tensor_on
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 Ask = Callable[[Tensor, tuple[int, int] | None], Tensor]
 """Maps areas `[B, A]`, and a height and width, to masks `[B, A, H, W]`. With None instead of a size, the network
@@ -51,6 +52,7 @@ class Sweep(NamedTuple):
 
 
 @torch.no_grad()
+@takes(images="float [B, C, H, W]", masks="float [B, A, H, W]", background="float [B, C, H, W]", targets="int64 [B]")
 def probability_kept(
     classifier: Classifier, images: Tensor, masks: Tensor, background: Tensor, targets: Tensor, max_batch: int = 64
 ) -> Tensor:
@@ -88,8 +90,12 @@ class AreaMasks:
         probability: probability of the target class for the full images, `[B]`.
         ask: computes the masks.
         max_batch: maximum number of masked images per forward pass of the classifier.
+
+    Raises:
+        InputError: the tensors do not fit each other.
     """
 
+    @takes(images="float [B, C, H, W]", background="float [B, C, H, W]", targets="int64 [B]", probability="float [B]")
     def __init__(
         self,
         classifier: Classifier,

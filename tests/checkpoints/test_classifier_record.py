@@ -16,6 +16,7 @@ from torch import nn
 
 import ltx
 from ltx import Classifier, InputError, load
+from ltx.checkpoints.classifier_record import ClassifierRecord
 from tests.support.small_checkpoints import small_checkpoint
 
 
@@ -157,3 +158,9 @@ def test_the_shipped_explainer_explains_a_new_head(tmp_path: Path):
     save_file({name: value.contiguous() for name, value in random.state_dict().items()}, file)
     with pytest.raises(InputError, match=r"1000 classes, not for tf_efficientnet_lite0 with 10"):
         ltx.load("tf_efficientnet_lite0", weights=str(file), num_classes=10)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", "{", "[" * 100_000])
+def test_text_that_is_not_a_record_is_a_value_error(text: str):
+    with pytest.raises(ValueError, match=r"Expecting|the record is|nested"):
+        ClassifierRecord.from_json(text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ltx import InputError, load
 from ltx.checkpoints.folder import save_checkpoint
@@ -72,3 +75,14 @@ def test_a_checkpoint_of_a_stranger_imports_no_module_and_shows_no_file(
     with pytest.raises(InputError, match=reason):
         load(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def test_tensors_that_are_not_finite_are_refused(folder: Path, weights: Path):
+    small_checkpoint(folder, weights)
+    stored = load_file(folder / "explainer.safetensors")
+    name = next(iter(stored))
+    stored[name].view(-1)[0] = math.nan
+    with safe_open(folder / "explainer.safetensors", "pt") as file:
+        save_file(stored, folder / "explainer.safetensors", file.metadata())
+    with pytest.raises(InputError, match=rf"checkpoint=.*explainer.safetensors contains NaN or infinity in {name}"):
+        load(folder)

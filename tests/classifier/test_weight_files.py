@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltx.classifier.weight_files import load_weights
+from ltx.classifier.weight_files import check_finite, load_weights
 from ltx.runtime.errors import InputError
 
 
@@ -90,3 +91,17 @@ def test_files_that_do_not_fit_say_what_they_contain(content: Any, key: str | No
     with pytest.raises(InputError, match=text) as caught:
         loaded(content, tmp_path, key)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    damaged = {name: tensor.clone() for name, tensor in RAW.items()}
+    damaged["0.weight"][0, 0, 0, 0] = damaged["1.running_var"][1] = value
+    with pytest.raises(InputError, match=r"weights\.pth contains NaN or infinity in 0\.weight, 1\.running_var"):
+        loaded(damaged, tmp_path)
+
+
+def test_a_stored_attention_mask_may_be_infinite() -> None:
+    check_finite({"attn_mask": torch.tensor([0.0, -math.inf])}, "weights")
+    with pytest.raises(InputError):
+        check_finite({"attn_mask": torch.tensor([0.0, math.nan])}, "weights")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ltx.explainers.inr import INRExplainer
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.unet import UNetExplainer
 from ltx.explainers.vit import ViTExplainer
-from ltx.export.comparing import Comparison, eager
+from ltx.export.comparing import Comparison, compare, eager
 from ltx.export.exporting import opened_onnx, opened_pt2, write_onnx, write_pt2
 from ltx.export.graph import ExplainerGraph
 from tests.export.test_graph import images, small
@@ -103,3 +104,13 @@ def test_a_graph_that_answers_differently_is_refused() -> None:
         Comparison(mask=0.02, probability=0.0, logits=0.0, exported_ms=1, eager_ms=1).check("fp16")
     with pytest.raises(InputError, match="differs"):
         Comparison(mask=float("nan"), probability=0.0, logits=0.0, exported_ms=1, eager_ms=1).check("fp32")
+
+
+def test_an_explainer_whose_own_masks_are_not_finite_is_refused() -> None:
+    reference = small()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.fill_(math.inf)
+    graph = ExplainerGraph(small())
+    with pytest.raises(InputError, match=r"the explainer's own masks .* are not finite; check the checkpoint"):
+        compare(graph, graph, reference)

@@ -101,3 +101,13 @@ def test_an_error_restores_the_training_mode():
         with pytest.raises(InputError, match="target='nosuch'"):
             way(explainer, smooth_images(1), "nosuch")
         assert explainer.training
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_masks_that_are_not_finite_at_once_point_to_the_checkpoint(steps: int):
+    explainer = small_explainer()
+    with torch.no_grad():
+        for parameter in explainer.parameters():
+            parameter.fill_(1e38)
+    with pytest.raises(InputError, match="not finite before the first update; check the checkpoint and the classifier"):
+        finetune(explainer, smooth_images(1), steps=steps)

@@ -97,3 +97,12 @@ def test_maps_of_any_range_are_stretched() -> None:
     assert stretched(np.array([[-3.0, 1.0]])).tolist() == [[0, 1]]
     assert stretched(np.array([[2.0, 2.0]])).tolist() == [[1, 1]]
     assert stretched(np.array([[np.nan, 0.0, 4.0]])).tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("line", ["[" * 5000, "{", "[]", '{"key": "a"}', '{"key": [], "source": [0, 0]}', "\u2028"])
+def test_a_damaged_line_about_pictures_makes_them_again(tmp_path: Path, line: str) -> None:
+    write_results(tmp_path, ["a.jpg"])
+    first = make_pictures(tmp_path, read_results(tmp_path))
+    file = tmp_path / "report" / pictures.MADE
+    file.write_text(line + "\n")
+    assert make_pictures(tmp_path, read_results(tmp_path)) == first

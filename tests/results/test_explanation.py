@@ -297,8 +297,8 @@ def test_a_grid_repeats_the_picture_of_a_single_pair() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"maps": torch.zeros(2, 12, 16)}, r"maps has shape \(2, 12, 16\)"),
-        ({"mask": torch.zeros(1, 1, 12, 16)}, "mask has shape"),
+        ({"maps": torch.zeros(2, 12, 16)}, r"maps is float32 \[2, 12, 16\]; give float \[2, 1, 12, 16\]"),
+        ({"mask": torch.zeros(1, 1, 12, 16)}, "mask is float32"),
         ({"labels": ["cat"]}, "1 labels for 2 images"),
     ],
 )

@@ -60,3 +60,15 @@ def test_images_are_shrunk_to_a_shorter_side(photos: Path, tmp_path: Path) -> No
 def test_images_or_shards_but_not_both(options: dict[str, str]) -> None:
     with pytest.raises(InputError, match="either images=… to pack or shards=… to count"):
         make(MakeConfig(**options))
+
+
+@pytest.mark.parametrize("content", ["[", "[3]", "[" * 100_000, '[["a.jpg"]]'])
+def test_a_damaged_record_of_skipped_files_is_one_line(photos: Path, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "class.0" / "broken.jpg").write_bytes(b"no picture")
+    config = MakeConfig(images=str(folder), out=str(tmp_path / "out"), per_shard=100)
+    make(config)
+    (tmp_path / "out" / ".000000.skipped.json").write_text(content)
+    with pytest.raises(InputError, match=r"\.000000\.skipped\.json is damaged \(.*remove it and .*000000\.tar"):
+        make(config)
