@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltx.checkpoints.classifier_record import ClassifierRecord
 from ltx.checkpoints.wandb_artifacts import SCHEME, fetch
+from ltx.classifier.weight_files import check_finite
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.atomic_files import write_all_atomically
 from ltx.runtime.errors import InputError, first_line
@@ -75,13 +76,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint folder.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: they cannot be read, or are not finite.
     """
     try:
         with safe_open(folder / TENSORS, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise _unreadable(folder, error) from error
+    check_finite(tensors, f"checkpoint={folder}: {TENSORS}")
+    return tensors
 
 
 def read_record(folder: Path) -> ClassifierRecord:

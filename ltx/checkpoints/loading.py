@@ -14,7 +14,6 @@ from ltx.checkpoints.classifier_settings import rebuild
 from ltx.checkpoints.folder import CONFIG, TENSORS, located, read_config, read_record, read_tensors
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.settings import ClassifierConfig
-from ltx.classifier.weight_files import check_finite
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import ExplainerConfig
 from ltx.runtime.devices import pick_device
@@ -76,7 +75,6 @@ def load(
         )
     if misfits:
         raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(misfits[:3])}")
-    check_finite(tensors, f"checkpoint={folder}: {TENSORS}")
     explainer.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
     explainer.training_config = config
     place = pick_device("auto") if device == "auto" else device

@@ -47,7 +47,10 @@ class Expected:
         return bool(value.dtype == getattr(torch, self.kind))
 
     def accepts_shape(self, shape: tuple[int, ...], known: dict[str, int], owner: object) -> bool:
-        """Whether the shape fits; letters get their sizes in `known`. Only the first size, and its letter in other tensors, may be 0."""
+        """Whether the shape fits; letters get their sizes in `known`.
+
+        Only the first size may be 0, and others with its letter.
+        """
         sizes = self.sizes
         if sizes[0] == "...":
             sizes = sizes[1:]
