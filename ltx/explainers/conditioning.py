@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,6 +43,19 @@ def distinctive_part(classifier: Classifier, rows: Tensor) -> Tensor:
     The classes of a sigmoid head are independent: their rows are returned unchanged.
     """
     return rows - rows.mean(0) if classifier.head == "softmax" else rows
+
+
+@dataclass(frozen=True)
+class EvidenceStart:
+    """The class's evidence at which training starts.
+
+    Attributes:
+        weight: its initial weight in the logits; None = the network's default.
+        values: whether it also comes from the values of the class token's attention, see `ClassEvidence`.
+    """
+
+    weight: float | None = None
+    values: bool = True
 
 
 class ClassEvidence(nn.Module):
@@ -83,15 +98,16 @@ def standardised(maps: Tensor) -> Tensor:
     return (maps - centre) / (spread + 1e-6)
 
 
-def evidence_skip(weight: float, maps: int = 1) -> nn.Conv2d:
+def evidence_skip(weight: float | None, default: float, maps: int) -> nn.Conv2d:
     """A skip connection from the evidence `[B, E, h, w]` to the mask logits `[B, 1, h, w]`: training starts there.
 
     Args:
-        weight: weight of the evidence, of which all maps have equal shares at first.
+        weight: weight of the evidence, of which all maps have equal shares at first; None = `default`.
+        default: the network's default.
         maps: number `E` of maps.
     """
     skip = nn.Conv2d(maps, 1, kernel_size=1)
-    set_evidence_weight(skip, weight)
+    set_evidence_weight(skip, default if weight is None else weight)
     assert skip.bias is not None
     nn.init.zeros_(skip.bias)
     return skip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.feature_maps import Features
-from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
+from ltx.explainers.conditioning import ClassEvidence, ClassQuery, EvidenceStart, Modulation, evidence_skip
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.masking.area_threshold import masks_of_area
 from ltx.runtime.devices import tensor_on
@@ -46,7 +46,7 @@ class INRExplainer(MaskNetwork):
     image: it is the published one, which `ltx.finetune` fits to one image.
 
     Args:
-        classifier, stages, conditioned, values: see `MaskNetwork`.
+        classifier, stages, conditioned: see `MaskNetwork`.
         trunk: see `MaskNetwork`; `"none"` = no image features.
         variant: `"siren"`, or `"fourier"` = random Fourier features (Tancik et al., NeurIPS 2020) with ReLU. None =
             siren without image features, and fourier in the amortised mode, where siren fits noise
@@ -58,8 +58,8 @@ class INRExplainer(MaskNetwork):
         points: points per side at which the network is evaluated, with bilinear interpolation between them; None =
             every pixel. It may be changed at any time, as no parameter depends on it.
         temperature: softness of the mask's border, in standard deviations of the scores.
-        evidence: initial weight of the class's evidence in the scores of the amortised mode. The sum is standardised,
-            so a smaller weight lets the learned scores outweigh it sooner.
+        evidence: the class's evidence at which training of the amortised mode starts, of weight 0.5 by default. The sum
+            is standardised, so a smaller weight lets the learned scores outweigh it sooner.
 
     Raises:
         InputError: the variant is unknown, or a setting is out of range.
@@ -82,8 +82,7 @@ class INRExplainer(MaskNetwork):
         depth: int = 5,
         points: int | None = 28,
         temperature: float = 0.05,
-        evidence: float = 0.5,
-        values: bool = True,
+        evidence: EvidenceStart | None = None,
     ) -> None:
         variant = ("siren" if trunk == "none" else "fourier") if variant is None else variant
         if variant not in ("siren", "fourier"):
@@ -94,7 +93,8 @@ class INRExplainer(MaskNetwork):
                 "need width >= 2, depth >= 1, points >= 2, temperature > 0"
             )
         self.variant = variant
-        super().__init__(classifier, trunk, stages, conditioned, values)
+        evidence = evidence or EvidenceStart()
+        super().__init__(classifier, trunk, stages, conditioned, evidence.values)
         self.nested, self.points, self.temperature = nested, points, temperature
         # ω0 = 30 amplifies small steps of the parameters.
         self.finetuning_lr = 3e-4 if variant == "siren" else 1e-3
@@ -118,7 +118,7 @@ class INRExplainer(MaskNetwork):
             bound = 1 / layer.in_features if index == 0 else math.sqrt(6 / layer.in_features) / OMEGA
             nn.init.uniform_(layer.weight, -bound, bound)
 
-    def _build_conditioning(self, width: int, depth: int, evidence: float) -> None:
+    def _build_conditioning(self, width: int, depth: int, evidence: EvidenceStart) -> None:
         code = 64
         channels = [shape[0] for shape in self.feature_shapes]
         self.norms = nn.ModuleList(nn.GroupNorm(1, count) for count in channels)
@@ -142,7 +142,7 @@ class INRExplainer(MaskNetwork):
         if self.variant == "fourier":
             nn.init.normal_(self.head.weight, std=0.002)
         if self.evidence is not None:
-            self.skip = evidence_skip(evidence, self.evidence_maps)
+            self.skip = evidence_skip(evidence.weight, 0.5, self.evidence_maps)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
         """The last map of each resolution from stride 8 on; for a single resolution, four evenly spaced maps."""

@@ -82,6 +82,7 @@ class ExplainerConfig:
         Raises:
             InputError: the name is unknown, or a setting does not apply to the network.
         """
+        from ltx.explainers.conditioning import EvidenceStart
         from ltx.explainers.trunks import trunk_shapes
         from ltx.explainers.vit import is_single_resolution
 
@@ -90,6 +91,7 @@ class ExplainerConfig:
         if self.name not in EXPLAINERS:
             raise InputError(f"explainer.name={self.name!r} is unknown{suggest(self.name, EXPLAINERS)}")
         options = {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
+        options["evidence"] = EvidenceStart(options.pop("evidence", None), options.pop("values"))
         for key, value in options.items():
             takers = [name for name in EXPLAINERS if key in inspect.signature(network_class(name)).parameters]
             if self.name not in takers:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.feature_maps import Features
-from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
+from ltx.explainers.conditioning import ClassEvidence, ClassQuery, EvidenceStart, Modulation, evidence_skip
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
 from ltx.runtime.private_api import unet_decoder
@@ -20,11 +20,11 @@ class UNetExplainer(MaskNetwork):
     """A U-Net decoder (Ronneberger et al. 2015) for any timm feature pyramid, with masks at stride 4.
 
     Args:
-        classifier, trunk, stages, conditioned, values: see `MaskNetwork`.
+        classifier, trunk, stages, conditioned: see `MaskNetwork`.
         variant: `"decoder"` = the U-Net, modulated by the class at its deepest level; `"released"` = the head of the
             released LTX code, a 1×1 convolution on the last map (stride 32).
         width: channels of the decoder at its finest level; they double with each coarser level.
-        evidence: initial weight of the class's evidence in the logits; see `evidence_skip`.
+        evidence: the class's evidence at which training starts, of weight 2 by default; see `evidence_skip`.
 
     Raises:
         InputError: the variant is unknown, or the trunk has no feature pyramid.
@@ -40,13 +40,13 @@ class UNetExplainer(MaskNetwork):
         conditioned: bool = True,
         variant: Literal["decoder", "released"] = "decoder",
         width: int = 16,
-        evidence: float = 2.0,
-        values: bool = True,
+        evidence: EvidenceStart | None = None,
     ) -> None:
         if variant not in ("decoder", "released"):
             raise InputError(f"explainer.variant={variant!r} is unknown for unet; allowed: decoder, released")
         self.variant = variant
-        super().__init__(classifier, trunk, stages, conditioned, values)
+        evidence = evidence or EvidenceStart()
+        super().__init__(classifier, trunk, stages, conditioned, evidence.values)
         *maps, final = self.feature_shapes
         if variant == "released":
             deepest = final[0]
@@ -73,7 +73,7 @@ class UNetExplainer(MaskNetwork):
                     self.decoder.set_submodule(name, groups)
             self.head = nn.Conv2d(widths[-1], 1, kernel_size=3, padding=1)
             if self.starts_at_evidence:
-                self.skip = evidence_skip(evidence, self.evidence_maps)
+                self.skip = evidence_skip(evidence.weight, 2.0, self.evidence_maps)
                 nn.init.normal_(self.head.weight, std=0.01)
         self.query = ClassQuery(classifier, 64) if conditioned else None
         self.modulate = Modulation(64, deepest) if conditioned else None

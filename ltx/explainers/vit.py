@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.feature_maps import Features
-from ltx.explainers.conditioning import ClassEvidence, ClassQuery, Modulation, evidence_skip
+from ltx.explainers.conditioning import ClassEvidence, ClassQuery, EvidenceStart, Modulation, evidence_skip
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
 
@@ -21,13 +21,13 @@ class ViTExplainer(MaskNetwork):
     """A token head for a trunk whose maps have one resolution: one mask value per patch.
 
     Args:
-        classifier, trunk, stages, conditioned, values: see `MaskNetwork`.
+        classifier, trunk, stages, conditioned: see `MaskNetwork`.
         variant: `"decoder"` = a small transformer, modulated by the class, on layer-normed tokens of several blocks and
             the class's evidence map; `"released"` = the head of the released LTX code on the last block's
             normalised tokens: Linear(d, d), tanh, Linear(d, 1).
         width: token width of the decoder, a multiple of 64 (or any width below 128).
         depth: number of transformer blocks of the decoder.
-        evidence: initial weight of the class's evidence in the logits; see `evidence_skip`.
+        evidence: the class's evidence at which training starts, of weight 2 by default; see `evidence_skip`.
 
     Raises:
         InputError: the variant is unknown, the trunk has several resolutions, or the width does not fit the heads.
@@ -44,13 +44,13 @@ class ViTExplainer(MaskNetwork):
         variant: Literal["decoder", "released"] = "decoder",
         width: int = 192,
         depth: int = 2,
-        evidence: float = 2.0,
-        values: bool = True,
+        evidence: EvidenceStart | None = None,
     ) -> None:
         if variant not in ("decoder", "released"):
             raise InputError(f"explainer.variant={variant!r} is unknown for vit; allowed: decoder, released")
         self.variant = variant
-        super().__init__(classifier, trunk, stages, conditioned, values and variant == "decoder")
+        evidence = evidence or EvidenceStart()
+        super().__init__(classifier, trunk, stages, conditioned, evidence.values and variant == "decoder")
         *maps, final = self.feature_shapes
         if any(shape[1:] != final[1:] for shape in maps):
             raise InputError(
@@ -79,7 +79,7 @@ class ViTExplainer(MaskNetwork):
             last = nn.Linear(width, 1)
             self.head = nn.Sequential(nn.LayerNorm(width), last)
             if self.starts_at_evidence:
-                self.skip = evidence_skip(evidence, self.evidence_maps)
+                self.skip = evidence_skip(evidence.weight, 2.0, self.evidence_maps)
                 nn.init.normal_(last.weight, std=0.01)
 
     def choose_stages(self, shapes: Sequence[torch.Size]) -> list[int]:
