@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import reprlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,8 @@ def class_index(target: Target, names: Sequence[str], model: str) -> int:
     Raises:
         InputError: the target is not a class, or several classes have this name.
     """
+    if isinstance(target, (list, tuple, dict)):
+        raise InputError(f"target={reprlib.repr(target)} is not a valid class; give an index or a name, one per image")
     if not isinstance(target, str) or re.fullmatch(r"-?[0-9]+", target.strip()):
         try:
             index = int(target) if isinstance(target, str) else operator.index(target)

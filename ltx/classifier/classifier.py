@@ -132,14 +132,15 @@ class Classifier:
     @takes(inputs="float [B, .channels, H, W]")
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits `[B, K]`, float32, of normalised images `[B, C, H, W]`."""
-        with self._autocast():
+        with self._autocast(), self._same_type(inputs):
             logits = self._frozen_interface().logits(inputs)
         return heads.expand_logits(self.head, logits.float())
 
     def logits_and_features(self, images: Tensor, stages: list[int] | None = None) -> tuple[Tensor, Features]:
         """Logits and feature maps of one forward pass, float32; see `ImageModel.logits_and_features`."""
-        with self._autocast():
-            logits, maps = self._frozen_interface().logits_and_features(self._normalise(images), stages)
+        inputs = self._normalise(images)
+        with self._autocast(), self._same_type(inputs):
+            logits, maps = self._frozen_interface().logits_and_features(inputs, stages)
         return heads.expand_logits(self.head, logits.float()), tree_map(Tensor.float, maps)
 
     @takes(logits="float [..., K]")
@@ -164,6 +165,20 @@ class Classifier:
         if not images.is_floating_point() or 0 in images.shape[2:]:
             raise InputError(f"images are {tuple(images.shape)} of {images.dtype}; give floats in [0, 1]")
         return ((images - self._mean) / self._std).contiguous(memory_format=self._memory_format)
+
+    @contextmanager
+    def _same_type(self, inputs: Tensor) -> Iterator[None]:
+        """Name the types of inputs and weights in the error if they differ."""
+        try:
+            yield
+        except RuntimeError as error:
+            weights = next(self.model.parameters(), inputs).dtype
+            if inputs.dtype == weights:
+                raise
+            raise InputError(
+                f"inputs or images are {inputs.dtype} and the weights of {self.name} are {weights}; give images of "
+                f"{weights}"
+            ) from error
 
     def _frozen(self) -> nn.Module:
         """The module that forward passes run: the model, or its copy with fused normalisation."""

@@ -51,13 +51,29 @@ def probabilities(head: HeadName, logits: Tensor) -> Tensor:
 def log_probability(head: HeadName, logits: Tensor, targets: Tensor) -> Tensor:
     """`log p_y` `[B]` of logits `[B, K]` for targets `[B]`."""
     if head == "softmax":
-        return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
-    return F.logsigmoid(logits.gather(1, targets[:, None]).squeeze(1))
+        return of_targets(logits.log_softmax(-1), targets)
+    return F.logsigmoid(of_targets(logits, targets))
+
+
+def of_targets(values: Tensor, targets: Tensor) -> Tensor:
+    """The entries `[B]` of values `[B, K]` for targets `[B]`.
+
+    Raises:
+        InputError: a target is not a class. On a GPU, CUDA ends the process instead: a check would stall it.
+    """
+    try:
+        return values.gather(1, targets[:, None]).squeeze(1)
+    except RuntimeError as error:
+        if values.device.type != "cpu" or not targets.numel():
+            raise
+        low, high = (int(end) for end in targets.aminmax())
+        raise InputError(f"targets from {low} to {high}; give classes from 0 to {values.shape[1] - 1}") from error
 
 
 def log_complement(head: HeadName, logits: Tensor, targets: Tensor) -> Tensor:
     """`log(1 - p_y)` `[B]` of logits `[B, K]` for targets `[B]`, without cancellation if `p_y` is near 1."""
     if head != "softmax":
-        return F.logsigmoid(-logits.gather(1, targets[:, None]).squeeze(1))
+        return F.logsigmoid(-of_targets(logits, targets))
+    of_targets(logits, targets)  # checks them
     others = logits.scatter(1, targets[:, None], float("-inf"))
     return others.logsumexp(1) - logits.logsumexp(1)

@@ -27,9 +27,11 @@ def keep(images: Tensor, mask: Tensor, background: Tensor) -> Tensor:
         return torch.lerp(background, images, mask)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         given = ", ".join(
             f"{name} of {value.dtype}, {tuple(value.shape)}"
+            if isinstance(value, Tensor)
+            else f"{name} of type {type(value).__name__}"
             for name, value in (("images", images), ("mask", mask), ("background", background))
         )
         raise InputError(f"{given}; give floats of one type, [B, C, H, W], [B, 1, H, W] and [B, C, H, W]") from error

@@ -120,7 +120,7 @@ class SoftmaxInformationCurve(_InformationCurve):
     name = "SIC"
     meaning = "softmax information curve: area of relative p_y over relative WebP size, 0...1"
 
-    @takes(sizes="float [2, B]", step_sizes="float [B, T]")
+    @takes(sizes="float [2, B]", step_sizes="float [B, T]", seed="real [B]", full="real [B]", information="real [B, T]")
     def update(
         self, sizes: Tensor, step_sizes: Tensor, seed: Prediction, full: Prediction, information: Prediction
     ) -> None:
@@ -134,7 +134,7 @@ class AccuracyInformationCurve(_InformationCurve):
     name = "AIC"
     meaning = "accuracy information curve: area of top-1 accuracy over relative WebP size, 0...1"
 
-    @takes(sizes="float [2, B]", step_sizes="float [B, T]")
+    @takes(sizes="float [2, B]", step_sizes="float [B, T]", seed="real [B]", full="real [B]", information="real [B, T]")
     def update(
         self, sizes: Tensor, step_sizes: Tensor, seed: Prediction, full: Prediction, information: Prediction
     ) -> None:

@@ -88,6 +88,7 @@ class PositivePerturbation(CurveMetric):
     citation = CHEFER
     higher_is_better = False
 
+    @takes(highest="real [B, .columns]")
     def update(self, highest: Prediction) -> None:
         """Add the predictions `[B, 10]` with the highest pixels removed first."""
         self.append(highest.correct)
@@ -101,6 +102,7 @@ class NegativePerturbation(CurveMetric):
     citation = CHEFER
     higher_is_better = True
 
+    @takes(lowest="real [B, .columns]")
     def update(self, lowest: Prediction) -> None:
         """Add the predictions `[B, 10]` with the lowest pixels removed first."""
         self.append(lowest.correct)
@@ -114,6 +116,7 @@ class Deletion(CurveMetric):
     citation = PETSIUK
     higher_is_better = False
 
+    @takes(highest="real [B, .columns]")
     def update(self, highest: Prediction) -> None:
         """Add the predictions `[B, 10]` with the highest pixels removed first."""
         self.append(highest.probability)
@@ -127,6 +130,7 @@ class Insertion(CurveMetric):
     citation = PETSIUK
     higher_is_better = True
 
+    @takes(lowest="real [B, .columns]")
     def update(self, lowest: Prediction) -> None:
         """Add the predictions `[B, 10]` with the lowest pixels removed first."""
         self.append(lowest.probability)
@@ -153,6 +157,7 @@ class AccuracyGain(_RelevanceGain):
     name = "NEG-POS"
     meaning = "NEG minus POS, -90...90; about 0 for random maps"
 
+    @takes(highest="real [B, S]", lowest="real [B, S]")
     def update(self, highest: Prediction, lowest: Prediction) -> None:
         """Add the predictions `[B, 10]` with the highest and with the lowest pixels removed first."""
         self.append(highest.correct, lowest.correct)
@@ -164,6 +169,7 @@ class ProbabilityGain(_RelevanceGain):
     name = "INS-DEL"
     meaning = "INS minus DEL, -90...90; about 0 for random maps"
 
+    @takes(highest="real [B, S]", lowest="real [B, S]")
     def update(self, highest: Prediction, lowest: Prediction) -> None:
         """Add the predictions `[B, 10]` with the highest and with the lowest pixels removed first."""
         self.append(highest.probability, lowest.probability)
@@ -178,6 +184,7 @@ class AverageDropPercentage(PerImageMetric):
     citation = CHATTOPADHAY
     higher_is_better = False
 
+    @takes(unmasked="real [B]", masked="real [B]")
     def update(self, unmasked: Prediction, masked: Prediction) -> None:
         """Add the predictions `[B]` for the full images and for the images multiplied by their maps."""
         drop = (unmasked.probability - masked.probability).clamp_min(0)
@@ -193,6 +200,7 @@ class PercentageIncreaseConfidence(PerImageMetric):
     citation = CHATTOPADHAY
     higher_is_better = True
 
+    @takes(unmasked="real [B]", masked="real [B]")
     def update(self, unmasked: Prediction, masked: Prediction) -> None:
         """Add the predictions `[B]` for the full images and for the images multiplied by their maps."""
         self.append(100.0 * (masked.probability > unmasked.probability))

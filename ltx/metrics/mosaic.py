@@ -59,7 +59,7 @@ def plan_mosaics(classes: Sequence[int], count: int, seed: int) -> list[Mosaic]:
     return mosaics
 
 
-@takes(photographs="float [B, 4, C, H, W]")
+@takes(photographs="float32 [B, 4, C, H, W]")
 def assemble(photographs: Tensor) -> Tensor:
     """Assemble photographs `[B, 4, 3, H, W]` into mosaics `[B, 3, H, W]`, each photograph resized to one quarter."""
     rows, _, channels, height, width = photographs.shape

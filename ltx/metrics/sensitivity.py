@@ -85,8 +85,10 @@ def other_classes(targets: Tensor, count: int, seed: int, names: list[str]) -> T
     """Draw a random class `[B]` other than the target for each image; the draw depends on the image's name.
 
     Raises:
-        InputError: the classifier has only one class.
+        InputError: the classifier has only one class, or there is not one name for each target.
     """
+    if len(names) != len(targets):
+        raise InputError(f"{len(targets)} targets for {len(names)} names; give one for each image")
     if count < 2:
         raise InputError("protocol=sensitivity explains a second class, but the classifier has one; leave it out")
     draws = [int(torch.randint(count - 1, (1,), generator=generator(seed, "logit", name))) for name in names]

@@ -16,6 +16,7 @@ from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, check_maps, curves, min_max, predict
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, Settings
 from ltx.runtime.errors import InputError
+from ltx.runtime.tensor_arguments import takes
 
 TRANSFER = "defined in ltx/metrics/transfer.py; no paper"
 
@@ -81,6 +82,7 @@ class TransferKept(PerImageMetric):
     citation = TRANSFER
     higher_is_better = True
 
+    @takes(transfer_kept="real [B]")
     def update(self, transfer_kept: Prediction) -> None:
         """Add the second classifier's predictions `[B]` for the images multiplied by their maps."""
         self.append(100 * transfer_kept.probability)
@@ -95,6 +97,7 @@ class TransferInsertion(CurveMetric):
     citation = TRANSFER
     higher_is_better = True
 
+    @takes(transfer_lowest="real [B, .columns]")
     def update(self, transfer_lowest: Prediction) -> None:
         """Add the second classifier's predictions `[B, 10]` with the lowest pixels removed first."""
         self.append(transfer_lowest.probability)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -129,7 +130,8 @@ class AreaMasks:
         if not rows.numel() or rows.ndim > 2 or len(rows) not in (1, len(self.images)):
             raise InputError(f"areas of shape {tuple(rows.shape)} for {len(self.images)} images; give [A] or [B, A]")
         if not bool(((rows > 0) & (rows < 1)).all()):
-            raise InputError(f"area={areas}; give shares of the image between 0 and 1")
+            given = areas.tolist() if isinstance(areas, Tensor) else areas
+            raise InputError(f"area={reprlib.repr(given)}; give shares of the image between 0 and 1")
         return self.ask(rows.expand(len(self.images), -1), size)
 
     def kept(self, masks: Tensor) -> Tensor:

@@ -79,24 +79,37 @@ def check_tensors(expected: Mapping[str, Expected], values: Mapping[str, Any], o
 
     Args:
         expected: type and shape by name.
-        values: the tensors by name.
+        values: the tensors by name; of a named tuple, such as a `Prediction`, every field is checked.
         owner: the object whose attributes the shapes name.
 
     Raises:
         InputError: a value is not a tensor of that type and shape; names the argument, what it is, and what to give.
     """
     known: dict[str, int] = {}
+    first: dict[str, str] = {}
     for name, wanted in expected.items():
         value = values.get(name)
         if value is None:
             continue
-        if not isinstance(value, torch.Tensor):
-            raise InputError(f"{name} is of type {type(value).__name__}; give a tensor {wanted.describe(known)}")
-        before = dict(known)
-        if not wanted.accepts_shape(tuple(value.shape), known, owner) or not wanted.accepts_type(value):
-            fixed = {size: _fixed(size, owner, 0) for size in wanted.sizes if size[:1] == "." and size != "..."}
-            kind = str(value.dtype).removeprefix("torch.")
-            raise InputError(f"{name} is {kind} {list(value.shape)}; give {wanted.describe(before | fixed)}")
+        fields = value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else {"": value}
+        for field, part in fields.items():
+            _check(f"{name}.{field}" if field else name, part, wanted, known, first, owner)
+
+
+def _check(
+    name: str, value: Any, wanted: Expected, known: dict[str, int], first: dict[str, str], owner: object
+) -> None:
+    """Check one tensor; `known` has the size of each letter, and `first` the tensor that it was read from."""
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{name} is of type {type(value).__name__}; give a tensor {wanted.describe(known)}")
+    before = dict(known)
+    if not wanted.accepts_shape(tuple(value.shape), known, owner) or not wanted.accepts_type(value):
+        fixed = {size: _fixed(size, owner, 0) for size in wanted.sizes if size[:1] == "." and size != "..."}
+        others = list(dict.fromkeys(first[size] for size in wanted.sizes if size in first))
+        kind = str(value.dtype).removeprefix("torch.")
+        reason = f", to fit {' and '.join(others)}" if others else ""
+        raise InputError(f"{name} is {kind} {list(value.shape)}; give {wanted.describe(before | fixed)}{reason}")
+    first.update({size: name for size in wanted.sizes if size.isalpha() and size not in first})
 
 
 def takes(**shapes: str) -> Callable[[Function], Function]:

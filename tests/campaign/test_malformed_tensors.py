@@ -1,7 +1,9 @@
-"""Part 1, continued: wrong shapes, types and values given to public functions from Python."""
+"""Part 1, continued: tensors of wrong types, shapes and values given to every public function."""
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +13,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import ltx
-from ltx.attribution.attribute import attribute
-from ltx.masking.fill import Fill, keep
-from ltx.metrics.perturbation import curves
-from ltx.results.explanation import Explanation
-from tests.campaign.arena import SEED, Arena
+from ltx.metrics.perturbation import Prediction
+from tests.campaign.arena import SEED
 from tests.campaign.oracle import limited
+from tests.campaign.public_functions import PublicFunction, ValidCalls, public_functions
 
-pytestmark = pytest.mark.campaign
+FUNCTIONS = public_functions()
 
 SHAPES = [(), (0,), (3,), (32, 32), (3, 32, 32), (1, 3, 32, 32), (2, 3, 32, 32), (2, 1, 32, 32), (2, 3, 31, 33)]
 SHAPES += [(0, 3, 32, 32), (2, 4, 32, 32), (1, 2, 3, 32, 32), (2, 3, 0, 32), (2, 3, 1, 1)]
@@ -31,80 +30,120 @@ def tensor(shape: tuple[int, ...], kind: torch.dtype, value: float) -> Tensor:
     return torch.full(shape, value).to(kind) if kind.is_floating_point else torch.zeros(shape, dtype=kind)
 
 
-tensors = st.builds(tensor, st.sampled_from(SHAPES), st.sampled_from(TYPES), st.sampled_from(VALUES))
+CHANGES: list[Callable[[Tensor], Any]] = [
+    *(lambda valid, kind=kind: valid.to(kind) for kind in TYPES),
+    *(lambda valid, value=value: torch.full_like(valid, value) for value in VALUES if value == value // 1),
+    lambda valid: valid[:0],
+    lambda valid: valid[:1],
+    lambda valid: valid[..., :0],
+    lambda valid: valid[..., :-1],
+    lambda valid: valid[..., 0],
+    lambda valid: valid[0],
+    lambda valid: valid[None],
+    lambda valid: valid.mT if valid.ndim > 1 else valid[:, None],
+    lambda valid: torch.cat([valid, valid]),
+    lambda valid: torch.cat([valid, valid], -1),
+    lambda valid: valid.float() * torch.nan,
+    lambda valid: valid.tolist(),
+    lambda valid: valid.numpy(),
+    lambda valid: "predicted",
+]
+"""Wrong values that are almost right; some of them are right for some functions."""
+
+changes = st.one_of(
+    st.sampled_from(CHANGES),
+    st.builds(
+        lambda *how: lambda valid: tensor(*how),
+        st.sampled_from(SHAPES),
+        st.sampled_from(TYPES),
+        st.sampled_from(VALUES),
+    ),
+)
 targets = st.one_of(
     st.none(),
     st.integers(-5, 9),
     st.sampled_from(["cat", "cta", "", "predicted"]),
     st.lists(st.integers(-2, 6), max_size=3),
-    tensors,
+    st.builds(tensor, st.sampled_from(SHAPES), st.sampled_from(TYPES), st.sampled_from(VALUES)),
     st.floats(),
     st.booleans(),
 )
 
 
 @pytest.fixture(scope="module")
-def functions(arena: Arena) -> dict[str, Callable[[Any, Any], Any]]:
-    """Public functions of images and targets."""
-    classifier = ltx.Classifier(
-        "resnet10t",
-        weights=arena.root / "weights.safetensors",
-        num_classes=4,
-        input_size=32,
-        class_names=["cat", "b", "c", "d"],
-    )
-    explainer = ltx.load(arena.root / "checkpoint", weights=str(arena.root / "weights.safetensors"))
-    zeros = torch.zeros(2, 3, 32, 32)
-    return {
-        "Classifier": lambda images, target: classifier(images),
-        "attribute gradcam": lambda images, target: attribute("gradcam", classifier, images, target),
-        "attribute integrated_gradients": lambda images, target: attribute(
-            "integrated_gradients", classifier, images, target, steps=2
-        ),
-        "explain": lambda images, target: explainer.explain(images, target),
-        "finetune": lambda images, target: ltx.finetune(explainer, images, target, steps=1),
-        "keep": lambda images, target: keep(images, zeros[:, :1], zeros),
-        "Fill": lambda images, target: Fill("blur")(images),
-        "Explanation": lambda images, target: Explanation(
-            images=images,
-            maps=images[:, :1],
-            targets=torch.as_tensor(target),
-            labels=["cat"] * len(images),
-            probability=torch.ones(len(images)),
-            method="toy",
-        ).plot(0),
-        "curves": lambda images, target: curves(classifier, zeros, images, torch.zeros(2, dtype=torch.long)),
-    }
+def valid(tmp_path_factory: pytest.TempPathFactory) -> ValidCalls:
+    return ValidCalls(tmp_path_factory.mktemp("checkpoint"))
 
 
-NAMES = ["Classifier", "attribute gradcam", "attribute integrated_gradients", "explain", "finetune", "keep", "Fill"]
+def call(function: PublicFunction, owner: Any, arguments: dict[str, Any]) -> Any:
+    target = function.owner if function.name.endswith(".__init__") else function.function
+    several = [arguments.pop(each.name) for each in function.parameters if each.kind is each.VAR_POSITIONAL]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return (target if owner is None else functools.partial(target, owner))(*several, **arguments)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_wrong_tensors(functions: dict[str, Callable[[Any, Any], Any]], name: str) -> None:
-    found: list[str] = []
+def changed(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A wrong value: of one of several tensors, where the argument has several."""
+    if isinstance(value, Prediction):
+        return value._replace(probability=change(value.probability))
+    if isinstance(value, dict):
+        first = next(iter(value), "absent")
+        return value | {first: change(value.get(first, torch.rand(2, 4)))}
+    return change(value)
+
+
+def faults(error: Exception, function: PublicFunction, name: str, owner: Any) -> str:
+    """What is wrong with an error: its type, its length, or that it does not name the argument."""
+    text = str(error)
+    if not isinstance(error, (ValueError, TypeError)):
+        return f"{type(error).__name__}: {text[:200]}"
+    if "\n" in text or len(text) > 1000:
+        return f"a long error: {text[:200]!r}"
+    stems = [name.rstrip("s").replace("_", " "), name.rstrip("s"), getattr(owner, "name", name), "background"]
+    return "" if any(stem in text for stem in stems) else f"the error does not name {name}: {text[:200]}"
+
+
+def result_fault(result: Any, name: str, given: Any) -> str:
+    values = result if isinstance(result, Tensor) else getattr(result, "maps", None)
+    if name not in ("images", "inputs") or not isinstance(values, Tensor) or not values.numel():
+        return ""
+    return f"result of shape {tuple(values.shape)}" if len(values) != len(given) else ""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_public_function_has_a_valid_call(valid: ValidCalls, name: str) -> None:
+    owner = valid.owner(FUNCTIONS[name])
+    call(FUNCTIONS[name], owner, valid.arguments(FUNCTIONS[name], owner))
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_wrong_tensors(valid: ValidCalls, name: str) -> None:
+    function, found = FUNCTIONS[name], set()
 
     @seed(SEED)
     @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(tensors, targets)
-    def check(images: Tensor, target: Any) -> None:
+    @given(st.sampled_from(function.tensors), changes, targets)
+    def check(argument: str, change: Callable[[Tensor], Any], target: Any) -> None:
+        owner = valid.owner(function)
+        arguments = valid.arguments(function, owner)
+        loose = "Targets" in str(next(each.annotation for each in function.parameters if each.name == argument))
+        try:
+            given = target if loose else changed(arguments[argument], change)
+        except (RuntimeError, IndexError):  # the change does not apply to this tensor
+            return
+        arguments[argument] = given
+        about = f"{tuple(given.shape)} {given.dtype}" if isinstance(given, Tensor) else repr(given)[:80]
         try:
             with limited(60):
-                result = functions[name](images, target)
-        except (ValueError, TypeError) as error:
-            if "\n" in str(error) or len(str(error)) > 1000:
-                found.append(f"{tuple(images.shape)} {images.dtype} {target!r}: long error {error!r}")
-        except RuntimeError as error:
-            # torch names the two types; a float64 classifier may be given float64 images.
-            if not (images.dtype == torch.float64 and "type" in str(error)):
-                found.append(f"{tuple(images.shape)} {images.dtype} {type(target).__name__}: {error}"[:300])
+                result = call(function, owner, arguments)
         except Exception as error:
-            kind = f"{images.dtype} {str(target)[:40]!r}: {type(error).__name__}"
-            found.append(f"{tuple(images.shape)} {kind}: {error}"[:300])
+            fault = faults(error, function, argument, owner)
         else:
-            values = result if isinstance(result, Tensor) else getattr(result, "maps", None)
-            if isinstance(values, Tensor) and values.numel() and images.ndim and len(values) != len(images):
-                found.append(f"{tuple(images.shape)} {images.dtype} {target!r}: result of shape {tuple(values.shape)}")
+            fault = result_fault(result, argument, given)
+        if fault:
+            found.add(f"{argument} = {about}: {fault}")
 
     check()
-    assert not found, f"{len(found)} faults:\n" + "\n".join(found[:8])
+    assert not found, f"{len(found)} faults:\n" + "\n".join(sorted(found)[:12])

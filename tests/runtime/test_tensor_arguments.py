@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ltx.metrics.perturbation import Prediction
 from ltx.runtime.errors import InputError
 from ltx.runtime.tensor_arguments import takes
 
@@ -46,7 +47,10 @@ def test_tensors_that_fit_are_passed_on() -> None:
         ({"maps": torch.zeros(2, 2, 3, 5)}, "maps is float32 [2, 2, 3, 5]; give float [B, 1, H, W]"),
         ({"maps": torch.zeros(2, 1, 0, 5)}, "maps is float32 [2, 1, 0, 5]; give float [B, 1, H, W]"),
         ({"maps": torch.zeros(2, 1, 3, 5).long()}, "maps is int64 [2, 1, 3, 5]; give float [B, 1, H, W]"),
-        ({"inside": torch.zeros(2, 1, 3, 4)}, "inside is float32 [2, 1, 3, 4]; give real [2, 1, 3, 5]"),
+        (
+            {"inside": torch.zeros(2, 1, 3, 4)},
+            "inside is float32 [2, 1, 3, 4]; give real [2, 1, 3, 5], to fit maps",
+        ),
         ({"inside": torch.zeros(2, 1, 3, 5).to(torch.complex64)}, "inside is complex64 [2, 1, 3, 5]; give real"),
         ({"targets": torch.zeros(3).long()}, "targets is int64 [3]; give int64 [2]"),
         ({"targets": torch.zeros(2).int()}, "targets is int32 [2]; give int64 [2]"),
@@ -56,6 +60,15 @@ def test_others_are_refused_in_one_line(arguments: dict[str, Any], message: str)
     with pytest.raises(InputError) as raised:
         function(**{"maps": torch.zeros(2, 1, 3, 5), **arguments})
     assert str(raised.value).startswith(message)
+
+
+def test_every_field_of_a_named_tuple_is_checked() -> None:
+    @takes(one="float [B]", other="real [B]")
+    def compare(one: Tensor, other: Prediction) -> None: ...
+
+    compare(torch.zeros(2), Prediction(torch.zeros(2), torch.zeros(2) > 0))
+    with pytest.raises(InputError, match=r"other\.correct is bool \[3\]; give real \[2\], to fit one"):
+        compare(torch.zeros(2), Prediction(torch.zeros(2), torch.zeros(3) > 0))
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 3)])
