@@ -81,9 +81,12 @@ def _functions(item: Any, members: str = "") -> Iterator[PublicFunction]:
 def _object(path: str) -> Any:
     parts = path.split(".")
     for count in range(len(parts), 0, -1):
+        module = ".".join(parts[:count])
         try:
-            place = importlib.import_module(".".join(parts[:count]))
-        except ImportError:
+            place = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise
             continue
         return functools.reduce(getattr, parts[count:], place)
     raise ImportError(path)

@@ -1,11 +1,19 @@
-"""Part 2: commands killed at random moments, then run again: the end equals the uninterrupted one."""
+"""Part 2: commands killed at random moments, then run again: the end equals the uninterrupted one.
+
+`train`, `finetune`, `attribute` and `evaluate` are killed as one process and as two that share the work. `shards` and
+`report` do not share work among processes: they use threads, and a second process with the same folder is a second
+command, which part 5 starts. The processes are forked, so that a start costs little; three cases start torchrun.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from collections import Counter
@@ -20,6 +28,7 @@ import pytest
 from tests.campaign.arena import Arena
 from tests.campaign.forked import Job
 from tests.campaign.oracle import partial_files
+from tests.support.processes import ROOT, environment, torchrun
 
 pytestmark = pytest.mark.campaign
 
@@ -157,4 +166,48 @@ def test_killed_and_run_again(
         assert not partial_files(out)
     status, err = start(arena, command, out).end(limit)
     assert status == 0, err[-2000:]
+    assert same(contents(command, out), expected.contents)
+
+
+UNDER_TORCHRUN = [
+    ("train on two processes", signal.SIGTERM),
+    ("finetune on two processes", signal.SIGKILL),
+    ("attribute on two processes", signal.SIGINT),
+]
+
+
+def torchrun_of(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *torchrun(2, "-m"), "ltx", *words],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(("command", "signum"), UNDER_TORCHRUN, ids=lambda value: str(getattr(value, "name", value)))
+def test_killed_under_torchrun(
+    arena: Arena, tmp_path: Path, rng: random.Random, command: str, signum: signal.Signals
+) -> None:
+    """As a person or a cluster does: torchrun is told to end, the terminal sends Ctrl-C, or one rank is killed."""
+    out = tmp_path / "out"
+    expected = whole(arena, command, tmp_path / "whole")
+    job = torchrun_of(words(arena, command, out))
+    while not (out / ".lock").exists() and job.poll() is None:
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.5 * expected.seconds))
+    if job.poll() is None:
+        ranks = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        if signum == signal.SIGINT:
+            os.killpg(job.pid, signum)
+        else:
+            os.kill(int(rng.choice(ranks)) if signum == signal.SIGKILL else job.pid, signum)
+    job.communicate(timeout=300)
+    assert not partial_files(out)
+    again = torchrun_of(words(arena, command, out))
+    _, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err[-2000:]
     assert same(contents(command, out), expected.contents)

@@ -199,8 +199,8 @@ def test_an_image_that_would_fill_the_memory_is_refused_by_its_header(tmp_path: 
     with (tmp_path / "bomb.npy").open("wb") as file:
         about = {"descr": "|u1", "fortran_order": False, "shape": (1 << 20, 1 << 20, 3)}
         np.lib.format.write_array_header_1_0(file, about)
-    for name in ("bomb.png", "bomb.npy"):
-        with pytest.raises(InputError, match=name):
+    for name, reason in (("bomb.png", "3600000000 pixels"), ("bomb.npy", "is too large, or the file is truncated")):
+        with pytest.raises(InputError, match=f"{name}.*{reason}"):
             read_image(tmp_path / name)
 
 
