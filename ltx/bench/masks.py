@@ -24,7 +24,10 @@ def measure(config: MasksBench) -> None:
     explainer = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
     classifier = explainer.classifier
     files = find_images(config.images)[: config.limit]
-    batches = [pixels for _, pixels in ImageBatches(files, classifier.input_size, config.batch_size)]
+    source = ImageBatches(files, classifier.input_size, config.batch_size, channels=classifier.channels)
+    batches = [pixels for _, pixels in source]
+    if source.skipped:
+        print(source.skipped.summary())
     count = sum(map(len, batches))
     settings = FinetuneSettings(
         scope=config.scope,

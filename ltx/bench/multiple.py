@@ -97,10 +97,13 @@ def sufficient_pairs(classifier: Classifier, config: MultipleBench) -> tuple[Ten
     height, width = classifier.input_size
     halves: list[Tensor] = []
     by_class: dict[int, list[int]] = {}
-    for _, pixels in ImageBatches(find_images(config.images), classifier.input_size, 16):
+    batches = ImageBatches(find_images(config.images), classifier.input_size, 16, channels=classifier.channels)
+    for _, pixels in batches:
         for label in classifier(pixels.to(classifier.device)).argmax(1).tolist():
             by_class.setdefault(label, []).append(sum(map(len, by_class.values())))
         halves += F.interpolate(pixels, (height, width // 2), mode="bilinear", antialias=True).clamp(0, 1)
+    if batches.skipped:
+        print(batches.skipped.summary())
     pairs = [(label, *pair) for label, members in by_class.items() for pair in combinations(members, 2)]
     random.Random(config.seed).shuffle(pairs)
     blur = Fill("blur")

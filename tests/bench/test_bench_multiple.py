@@ -37,17 +37,19 @@ class Contrast(nn.Module):
         return torch.stack([160 * contrast - 10, torch.zeros_like(contrast)], 1)
 
 
-def test_each_half_of_a_pair_is_sufficient(tmp_path: Path) -> None:
+def test_each_half_of_a_pair_is_sufficient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of three striped photographs is faint: class 0, but with less than 0.9 of the others' probability."""
     for name, depth in (("one", 127), ("two", 127), ("faint", 65)):
         pixels = np.full((32, 32, 3), 127, np.int16)
         pixels[::2] += depth
         pixels[1::2] -= depth
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
     config = parse(MultipleBench, ["share=0.9", "mosaics=3", f"images={tmp_path}"], "bench", "")
     classifier = Classifier(Contrast(), input_size=32)
     images, targets, tried = sufficient_pairs(classifier, config)
     assert tried == 3, "all three pairs have class 0"
+    assert "damaged.png is not an image" in capsys.readouterr().out
     assert targets.tolist() == [0]
     assert float((images - 0.5).abs().min()) > 0.45, "the two photographs with high contrast"
     config.share = 0.5

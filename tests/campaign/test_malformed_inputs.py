@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from ltx.cli.main import BENCHMARKS, COMMANDS
+from ltx.data.reading import read_image
+from ltx.runtime.errors import InputError
 from tests.campaign.arena import KINDS, TEXTS, Arena, explained
 from tests.campaign.invocations import INVOCATIONS
 from tests.campaign.mutations import mutated, mutated_text
@@ -115,6 +117,17 @@ def test_every_command_is_invoked() -> None:
     assert names == {*COMMANDS, *(f"bench {name}" for name in BENCHMARKS)}
 
 
+def readable(file: Path) -> bool:
+    """Whether a photograph or an object mask can be read; true for other files."""
+    if file.parent.name not in ("photos", "train", "masks"):
+        return True
+    try:
+        read_image(file)
+    except InputError:
+        return False
+    return True
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize(("name", "number"), CASES, ids=str)
 def test_malformed_file(arena: Arena, place: Path, rng: random.Random, name: str, number: int) -> None:
@@ -129,6 +142,8 @@ def test_malformed_file(arena: Arena, place: Path, rng: random.Random, name: str
         found = faults(outcome, names_of(file, INVOCATIONS[name].words(case, out)))
         if out.exists() and not INVOCATIONS[name].again:
             found += partial_files(out)
+        if outcome.status in (0, 3) and not readable(file) and file.name not in outcome.out + outcome.err:
+            found.append(f"lost in silence: {file.name}")
         if INVOCATIONS[name].explains and outcome.status in (0, 3):
             images = [str(case.root / "photos" / photo) for photo in [*KINDS, "f.npy"]]
             found += unaccounted(images, explained(out), outcome)
