@@ -239,6 +239,7 @@ class _Files(Dataset[dict[str, Any]]):
 
     def _first_readable(self, index: int, read: Callable[[str], Item]) -> tuple[int, Item]:
         """The first file from `index` on that `read` can read: its index, and what `read` returned."""
+        reason = f"{self._names[index]} was refused before"
         for offset in range(len(self)):
             chosen = (index + offset) % len(self)
             if self._broken[chosen]:
@@ -247,8 +248,9 @@ class _Files(Dataset[dict[str, Any]]):
                 return chosen, read(str(self._names[chosen]))
             except InputError as error:
                 self._broken[chosen] = 1
+                reason = str(error)
                 warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
-        raise InputError(f"none of the {len(self)} images can be read")
+        raise InputError(f"none of the {len(self)} images can be read; {reason}")
 
 
 class Crops(_Files):

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ltx.export.graph import ExplainerGraph
-from ltx.runtime.atomic_files import atomic_write
+from ltx.runtime.atomic_files import PARTIAL, atomic_write
 from ltx.runtime.errors import InputError
 
 LARGEST_BATCH = 4096
 OPSET = 18
+
+Checked = TypeVar("Checked")
 
 Run = Callable[..., tuple[Tensor, Tensor]]
 """The inputs of the graph to its logits and mask."""
@@ -35,6 +39,22 @@ def traced(graph: ExplainerGraph) -> torch.export.ExportedProgram:
     shapes = tuple({0: batch} for _ in graph.inputs)
     with _explained(graph, "torch.export"), _quiet():
         return torch.export.export(graph, graph.example(), dynamic_shapes=shapes)
+
+
+def write_checked(file: Path, write: Callable[[Path], None], check: Callable[[Path], Checked]) -> Checked:
+    """Write a file under a hidden name, check it, and rename it: a refused one leaves an earlier file as it is.
+
+    Args:
+        file: the destination; its folder exists.
+        write: writes the given file.
+        check: reads the given file and raises if it is not right; its result is returned.
+    """
+    with tempfile.TemporaryDirectory(prefix=".", suffix=PARTIAL, dir=file.parent) as folder:
+        hidden = Path(folder) / file.name
+        write(hidden)
+        checked = check(hidden)
+        os.replace(hidden, file)
+    return checked
 
 
 def write_onnx(graph: ExplainerGraph, file: Path) -> None:

@@ -6,20 +6,18 @@ import gzip
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
 
 from ltx.data.finding import find_images
 from ltx.data.reading import read_image
-from ltx.export.exporting import metadata, write_onnx
+from ltx.export.exporting import Checked, metadata, write_checked, write_onnx
 from ltx.export.graph import ExplainerGraph
 from ltx.export.npm_package import PACKAGE, VERSION, package_file, read_members
 from ltx.runtime.atomic_files import write_atomically
 from ltx.runtime.errors import InputError
-
-Checked = TypeVar("Checked")
 
 PAGE = Path(__file__).parent / "page"
 MODEL = "explainer.onnx"
@@ -55,8 +53,7 @@ def write_site(graph: ExplainerGraph, folder: Path, runtime: str | None, check: 
         )
     package = package_file(runtime)
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(graph, folder / MODEL)
-    checked = check(folder / MODEL)
+    checked = write_checked(folder / MODEL, partial(write_onnx, graph), check)
     (folder / "runtime").mkdir(exist_ok=True)
     backends = {kind: files for kind, files in RUNTIME.items() if kind == "wasm" or graph.weights != "int16"}
     names = [name for files in backends.values() for name in files]

@@ -86,6 +86,8 @@ def build_trainer(config: TrainConfig, parts: RunParts) -> lightning.Trainer:
             logger=parts.logger if parts.logger is not None else False,
             default_root_dir=config.out,
         )
+    except InputError:
+        raise
     except (MisconfigurationException, TypeError, ValueError) as error:  # each for other values of these settings
         raise InputError(
             f"trainer.accelerator={run.accelerator}, trainer.devices={run.devices}, trainer.nodes={run.nodes}: "

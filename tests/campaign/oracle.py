@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import signal
 import tarfile
 import traceback
@@ -92,7 +93,7 @@ def faults(outcome: Outcome, names: list[str]) -> list[str]:
         line = (outcome.err.strip().splitlines() or [""])[-1]
         if not line.startswith(("error: ", "partly failed: ")):
             found.append(f"status {outcome.status} without an error line: {line!r}")
-        elif not any(name in line for name in names):
+        elif not any(re.search(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", line) for name in names):
             found.append(f"the error names none of {names}: {line!r}")
         if len(line) > 3000:
             found.append("an error of more than 3000 characters")

@@ -14,7 +14,7 @@ from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.unet import UNetExplainer
 from ltx.explainers.vit import ViTExplainer
 from ltx.export.comparing import Comparison, compare, eager
-from ltx.export.exporting import opened_onnx, opened_pt2, write_onnx, write_pt2
+from ltx.export.exporting import opened_onnx, opened_pt2, write_checked, write_onnx, write_pt2
 from ltx.export.graph import ExplainerGraph
 from tests.export.test_graph import images, small
 
@@ -114,3 +114,21 @@ def test_an_explainer_whose_own_masks_are_not_finite_is_refused() -> None:
     graph = ExplainerGraph(small())
     with pytest.raises(InputError, match=r"the explainer's own masks .* are not finite; check the checkpoint"):
         compare(graph, graph, reference)
+
+
+def test_a_refused_file_leaves_the_earlier_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.onnx"
+    file.write_bytes(b"earlier")
+
+    def refuse(written: Path) -> None:
+        assert written.read_bytes() == b"new"
+        assert file.read_bytes() == b"earlier"
+        raise InputError("it differs")
+
+    with pytest.raises(InputError, match="it differs"):
+        write_checked(file, lambda path: path.write_bytes(b"new"), refuse)  # type: ignore[arg-type,return-value]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+    assert file.read_bytes() == b"earlier"
+    assert write_checked(file, lambda path: path.write_bytes(b"new"), lambda path: path.suffix) == ".onnx"  # type: ignore[arg-type,return-value]
+    assert file.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from ltx import Classifier, InputError, load
 from ltx.objectives.objective import Objective
 from ltx.pretraining.run import run_pretraining
-from tests.support.small_inputs import taught_by_gradcam
+from tests.support.small_inputs import taught_by_gradcam, write_photographs
 from tests.support.small_trainings import assert_same_weights, metric_rows
 
 
@@ -115,6 +115,14 @@ def test_an_objective_without_weights_for_a_while_is_refused(config_for: Any):
 def test_the_elsewhere_term_without_mosaics_is_refused(config_for: Any, word: str):
     with pytest.raises(InputError, match=r"objective\.elsewhere\.weight above 0 needs mosaics"):
         run_pretraining(config_for("run", "data.mosaic=0.5", "objective.elsewhere.weight=1", word))
+
+
+def test_the_overlays_of_an_unreadable_image_name_it(config_for: Any, tmp_path: Path) -> None:
+    """The error is not taken for one of the settings of devices."""
+    val = write_photographs(tmp_path / "val", ["a.jpg"], (40, 40))
+    (val / "a.jpg").write_bytes((val / "a.jpg").read_bytes()[:600])
+    with pytest.raises(InputError, match=r"^none of the 1 images can be read; .*a\.jpg cannot be read"):
+        run_pretraining(config_for("run", f"data.val_images={val}", "trainer.overlays=1"))
 
 
 def test_unreadable_validation_images_are_an_error(config_for: Any, shards: Path, tmp_path: Path) -> None:
