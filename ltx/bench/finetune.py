@@ -30,7 +30,7 @@ def measure(config: FinetuneBench) -> None:
         torch.manual_seed(0)
         explainer = config.explainer.build(config.classifier.build().to(device)).to(device).eval()
     else:
-        explainer = load(config.checkpoint, device=device, weights=config.weights)
+        explainer = load(config.checkpoint, device=device, weights=config.weights, precision=config.precision)
     classifier = explainer.classifier.fold_norms()  # as `ltx finetune` does
     files = find_images(config.images)
     files = (files * (1 + config.count // len(files)))[: config.count]
@@ -49,7 +49,7 @@ def measure(config: FinetuneBench) -> None:
     step = [(a - b) / config.steps for a, b in zip(total, rest, strict=True)]
     difference = (masks["at once"] - masks["one by one"]).abs()
     setting = f"{len(images)} images, {config.steps} steps, scope {config.scope}, {device}"
-    print(f"{classifier.name}, {type(explainer).__name__}, {setting}")
+    print(f"{classifier.name} in {classifier.precision}, {type(explainer).__name__}, {setting}")
     ratio = median_ratio(seconds["explain"], seconds["predict"])
     print(f"  {1000 * median['predict']:8.1f} ms the classifier's prediction")
     print(f"  {1000 * median['explain']:8.1f} ms prediction and mask = {ratio:.2f} x")

@@ -104,6 +104,9 @@ class FinetuneBench:
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model, if checkpoint is null")
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network, if checkpoint is null")
     weights: str | None = option(None, help="weights of the classifier, if they have moved since training", path=True)
+    precision: str = option(
+        "fp32", help="precision of the classifier's forward pass, if there is a checkpoint", choices=["fp32", "bf16"]
+    )
     images: Any = option(
         "scikit-image", help="images; the first `count` are used, repeated if there are fewer", path=True
     )

@@ -33,9 +33,17 @@ def test_masked_images_of_a_step_are_counted(
         "objective": {"ranking": {"weight": ranking}},
     }
     save_checkpoint(tmp_path / "explainer", UNetExplainer(Classifier(**settings)), config, "")
-    options = [f"checkpoint={tmp_path / 'explainer'}", "count=2", "steps=2", "repeats=1", "device=cpu"]
+    options = [
+        f"checkpoint={tmp_path / 'explainer'}",
+        "count=2",
+        "steps=2",
+        "repeats=1",
+        "device=cpu",
+        "precision=bf16",
+    ]
     measure(parse(FinetuneBench, options, "bench", ""))
     printed = capsys.readouterr().out
+    assert "resnet10t in bf16," in printed
     assert "finetune" in BENCHMARKS
     assert not {"passes", "timing"} & set(BENCHMARKS), "these modules are not benchmarks"
     with pytest.raises(InputError, match="must be positive"):

@@ -32,6 +32,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainingImage
     return sources
 
 
+def test_every_data_module_is_tested(sources: dict[str, TrainingImages]) -> None:
+    modules = [module for module in TrainingImages.__subclasses__() if module.__module__.startswith("ltx.")]
+    assert {type(source) for source in sources.values()} == {*modules}
+
+
 @pytest.mark.parametrize("stage", ["train", "val"])
 @pytest.mark.parametrize("name", ["files", "shards"])
 def test_batches_become_floats_on_the_device(sources: dict[str, TrainingImages], name: str, stage: str) -> None:

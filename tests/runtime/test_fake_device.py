@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from ltx import Classifier
 from ltx.data.folder import FolderData
 from ltx.data.training_images import StreamSettings
 from ltx.explainers.mask_network import MaskNetwork
-from ltx.explainers.settings import ExplainerConfig
+from ltx.explainers.settings import EXPLAINERS, ExplainerConfig, network_class
 from ltx.finetuning.finetune import finetune, resolve
 from ltx.finetuning.loop import Chunk, draw_scores, step_loss
 from ltx.finetuning.parameter_copies import Copies
@@ -70,6 +70,16 @@ def test_a_mixture_of_devices_raises_and_synchronisations_are_counted() -> None:
         assert device.synchronisations.total() == 6
 
 
+def test_every_network_and_training_step_is_tested() -> None:
+    """A network of the registry, a variant of one or a LightningModule that is missing from this file."""
+    networks = [network(name) for name in NETWORKS]
+    assert {type(tested) for tested in networks} == {network_class(name) for name in EXPLAINERS}
+    variants = next(field.metadata["choices"] for field in fields(ExplainerConfig) if field.name == "variant")
+    assert {tested.variant for tested in networks} == {*variants} - {None}
+    modules = [LTXPretraining, *LTXPretraining.__subclasses__()]
+    assert {module for module in modules if module.__module__.startswith("ltx.")} == {LTXPretraining, INRPretraining}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_forward_pass_never_waits(name: str, precision: str) -> None:
@@ -103,17 +113,15 @@ def batch_on(device: FakeCuda, classifier: Classifier, count: int = 2) -> Masked
     )
 
 
-def kinds(term: str) -> list[dict[str, Any]]:
-    """The variants of a term: one for each choice, and one for each switch."""
-    term_settings = getattr(ObjectiveConfig(), term)
-    choices = {
-        "keep": [{"kind": kind} for kind in ("cross_entropy", "lost_probability", "logit", "kl")],
-        "remove": [{"kind": kind} for kind in ("probability", "logit")],
-        "area": [{"kind": kind} for kind in ("l1", "bce", "released", "entropy", "band", "sorted")],
-        "ranking": [{"kind": kind, "areas": 2, "noise": 0.1} for kind in ("log", "probability")] + [{"hard": True}],
-    }.get(term, [{}])
-    assert all(hasattr(term_settings, key) for choice in choices for key in choice)
-    return choices
+def variants(term: str) -> list[dict[str, Any]]:
+    """The settings of a term that are tested: the defaults, every choice of every field, and every switch."""
+    settings = getattr(ObjectiveConfig(), term)
+    values = {
+        field.name: (field.metadata["choices"] or (), getattr(settings, field.name)) for field in fields(settings)
+    }
+    choices = [{name: choice} for name, (allowed, _) in values.items() for choice in allowed]
+    switches = [{name: not default} for name, (_, default) in values.items() if isinstance(default, bool)]
+    return [{}, *choices, *switches, *{"ranking": [{"areas": 2, "noise": 0.1}]}.get(term, [])]
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -121,7 +129,7 @@ def kinds(term: str) -> list[dict[str, Any]]:
 def test_every_term_stays_on_the_device(term: str, head: str) -> None:
     classifier = Classifier("resnet10t", weights="random", num_classes=5, input_size=64, head=head)  # type: ignore[arg-type]
     nothing = ObjectiveConfig(**{name: replace(getattr(ObjectiveConfig(), name), weight=0.0) for name in TERMS})
-    for settings in kinds(term):
+    for settings in variants(term):
         config = replace(nothing, **{term: replace(getattr(nothing, term), weight=1.0, **settings)})
         with fake_cuda() as device:
             verdict = Objective(config)(batch_on(device, classifier))
