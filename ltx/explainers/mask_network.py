@@ -171,7 +171,7 @@ class MaskNetwork(nn.Module):
             logits = self.classifier(images)
         return logits, self.encode(images)
 
-    @takes(images="float [B, .classifier.channels, H, W]")
+    @takes(images="float32 [B, .classifier.channels, H, W]")
     def encode(self, images: Tensor) -> Features:
         """Features of the network's own trunk, for images `[B, 3, H, W]`.
 

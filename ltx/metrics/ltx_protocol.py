@@ -187,7 +187,7 @@ class AverageDropPercentage(PerImageMetric):
     @takes(unmasked="real [B]", masked="real [B]")
     def update(self, unmasked: Prediction, masked: Prediction) -> None:
         """Add the predictions `[B]` for the full images and for the images multiplied by their maps."""
-        drop = (unmasked.probability - masked.probability).clamp_min(0)
+        drop = (unmasked.probability.float() - masked.probability.float()).clamp_min(0)
         self.append(100 * drop / unmasked.probability.clamp_min(torch.finfo(torch.float32).tiny))
 
 

@@ -173,7 +173,6 @@ class ValidCalls:
             "ltx.metrics.standard.area": {"probability": torch.rand(2, 21)},
             "ltx.metrics.sensitivity.other_classes": {"seed": 0},
             "ltx.metrics.information.to_images": {"pixels": self.images.permute(0, 2, 3, 1).byte().numpy()},
-            "ltx.explainers.mask_network.MaskNetwork.masks": {"areas": None},
             "ltx.attribution.inr.fit_inr": {"fit": _one_step()},
         }.get(function.name, {})
         every = self.pool | special

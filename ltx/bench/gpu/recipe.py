@@ -51,6 +51,8 @@ def train_recipe(session: Session) -> None:
         )
     )
     assert scores is not None
+    for skipped in scores["skipped_images"]:
+        session.table.add(SECTION, f"skipped {skipped['image']}", skipped["reason"])
     for label, values in scores["methods"].items():
         text = ", ".join(f"{key} {values[key]['mean']:.1f}" for key in SCORES)
         session.table.add(SECTION, f"scores of {label}, {scores['n']} images", text, **values)
