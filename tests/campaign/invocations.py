@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,19 @@ class Invocation:
         again: whether it runs twice, so that the second one reads what the first one wrote.
         explains: whether each of the arena's photographs must be among the results or named by the command.
         cases: number of damaged files that are tried; fewer for commands that take seconds.
+        needs: optional packages.
     """
 
     words: Callable[[Arena, Path], list[str]]
     again: bool = False
     explains: bool = False
     cases: int = 12
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """The optional packages that are not installed."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
 def _from(arena: Arena, checkpoint: str, prefix: str = "classifier.") -> list[str]:
@@ -74,9 +82,15 @@ INVOCATIONS: dict[str, Invocation] = {
     "report": Invocation(lambda a, out: ["report", f"{a.root}/maps"]),
     "report scores": Invocation(lambda a, out: ["report", f"{a.root}/scores"]),
     "report two": Invocation(lambda a, out: ["report", f"{a.root}/maps", f"{a.root}/refined", f"out={out}.html"]),
-    "export onnx": Invocation(lambda a, out: ["export", *_from(a, "checkpoint"), f"out={out}/explainer.onnx"], cases=6),
+    "export onnx": Invocation(
+        lambda a, out: ["export", *_from(a, "checkpoint"), f"out={out}/explainer.onnx"],
+        cases=6,
+        needs=("onnx", "onnxscript", "onnxruntime"),
+    ),
     "export pt2": Invocation(lambda a, out: ["export", *_from(a, "inr"), f"out={out}/explainer.pt2"], cases=6),
-    "demo": Invocation(lambda a, out: ["demo", *_from(a, "checkpoint"), "port=0", "device=cpu"], explains=True),
+    "demo": Invocation(
+        lambda a, out: ["demo", *_from(a, "checkpoint"), "port=0", "device=cpu"], explains=True, needs=("gradio",)
+    ),
     "bench attribute": Invocation(
         lambda a, out: [
             *("bench", "attribute", "classifier.name=test_vit", f"classifier.weights={a.root}/vit.safetensors", SIZE),

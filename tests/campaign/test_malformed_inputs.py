@@ -63,7 +63,8 @@ def kind(file: str) -> str:
 @functools.cache
 def readers(root: Path) -> Counter[str]:
     """How many of the commands read a kind of file."""
-    return Counter(name for each in INVOCATIONS for name in {kind(file) for file in files_read(root, each)})
+    found = [files_read(root, name) for name, each in INVOCATIONS.items() if not each.missing]
+    return Counter(name for files in found for name in {kind(file) for file in files})
 
 
 def chosen(root: Path, name: str, case: Arena, rng: random.Random) -> Path:
@@ -131,8 +132,8 @@ def readable(file: Path) -> bool:
 @pytest.mark.campaign
 @pytest.mark.parametrize(("name", "number"), CASES, ids=str)
 def test_malformed_file(arena: Arena, place: Path, rng: random.Random, name: str, number: int) -> None:
-    if name == "demo":
-        pytest.importorskip("gradio", reason="the extra [demo] is not installed")
+    if missing := INVOCATIONS[name].missing:
+        pytest.skip(f"{', '.join(missing)} is not installed")
     if not files_read(arena.root, name):
         pytest.skip("reads no files")
     with prepared(arena, name, place) as case:
