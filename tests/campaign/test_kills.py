@@ -205,9 +205,9 @@ def test_killed_under_torchrun(
             os.killpg(job.pid, signum)
         else:
             os.kill(int(rng.choice(ranks)) if signum == signal.SIGKILL else job.pid, signum)
-    job.communicate(timeout=300)
+    job.communicate(timeout=900)
     assert not partial_files(out)
     again = torchrun_of(words(arena, command, out))
-    _, err = again.communicate(timeout=300)
+    _, err = again.communicate(timeout=900)
     assert again.returncode == 0, err[-2000:]
     assert same(contents(command, out), expected.contents)
