@@ -79,5 +79,7 @@ def rebuild(folder: Path, settings: ClassifierConfig, changes: dict[str, Any], t
         )
     try:
         return replace(settings, **{"precision": "fp32", **changed}).build()
+    except InputError as error:  # the stored settings may be the wrong ones, and not those that the user gave
+        raise InputError(f"checkpoint={folder}: its classifier cannot be built: {error}") from error
     except TypeError as error:
         raise InputError(f"ltx.load({str(folder)!r}): {error}; changes are settings of ltx.Classifier") from error

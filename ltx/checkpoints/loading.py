@@ -60,7 +60,11 @@ def load(
     check_fit(folder, record, classifier)
     # A checkpoint without this setting was trained before it existed.
     config["explainer"] = {"values": False, **(config.get("explainer") or {})}
-    explainer: MaskNetwork = _settings(config, "explainer", ExplainerConfig, folder).build(classifier)
+    network: ExplainerConfig = _settings(config, "explainer", ExplainerConfig, folder)
+    try:
+        explainer: MaskNetwork = network.build(classifier)
+    except InputError as error:
+        raise InputError(f"checkpoint={folder}: {CONFIG}: {error}") from error
     expected = explainer.state_dict()
     misfits = [
         f"{name} {tuple(tensors[name].shape) if name in tensors else 'absent'} in the file, "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -59,10 +62,20 @@ def of_targets(values: Tensor, targets: Tensor) -> Tensor:
     """The entries `[B]` of values `[B, K]` for targets `[B]`.
 
     Raises:
-        InputError: a target is not a class. On a GPU, CUDA ends the process instead: a check would stall it.
+        InputError: a target is not a class.
+    """
+    with _naming_targets(values, targets):
+        return values.gather(1, targets[:, None]).squeeze(1)
+
+
+@contextmanager
+def _naming_targets(values: Tensor, targets: Tensor) -> Iterator[None]:
+    """Name the targets in the error if one is not a class of `values [B, K]`.
+
+    On a GPU, CUDA ends the process instead: a check would stall it.
     """
     try:
-        return values.gather(1, targets[:, None]).squeeze(1)
+        yield
     except RuntimeError as error:
         if values.device.type != "cpu" or not targets.numel():
             raise
@@ -74,6 +87,6 @@ def log_complement(head: HeadName, logits: Tensor, targets: Tensor) -> Tensor:
     """`log(1 - p_y)` `[B]` of logits `[B, K]` for targets `[B]`, without cancellation if `p_y` is near 1."""
     if head != "softmax":
         return F.logsigmoid(-of_targets(logits, targets))
-    of_targets(logits, targets)  # checks them
-    others = logits.scatter(1, targets[:, None], float("-inf"))
+    with _naming_targets(logits, targets):
+        others = logits.scatter(1, targets[:, None], float("-inf"))
     return others.logsumexp(1) - logits.logsumexp(1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ltx import InputError
-from ltx.bench.gpu import run
+from ltx.bench.gpu import recipe, run
 from ltx.bench.gpu.processes import training_words as process_words
 from ltx.bench.gpu.recipe import training_words as recipe_words
 from ltx.bench.gpu.run import measure
@@ -134,12 +134,23 @@ def test_the_commands_of_the_trainings_are_valid(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Session, "on_gpu", on_gpu)
     config = parse(GPUBench, ["recipe=configs/train/lite0.yaml", "train_images=photographs", "images=a,b"], "bench", "")
     session = Session(config, torch.device("cpu"), Table(tmp_path, "gpu", {}))
-    recipe = parse(TrainConfig, recipe_words(session, tmp_path, 30), "ltx train", "")
-    assert (recipe.trainer.precision, recipe.trainer.max_steps) == ("bf16" if on_gpu else "fp32", 30)
+    last = parse(TrainConfig, recipe_words(session, tmp_path, 30), "ltx train", "")
+    assert (last.trainer.precision, last.trainer.max_steps) == ("bf16" if on_gpu else "fp32", 30)
     for processes in (1, 2):
         training = parse(TrainConfig, process_words(session, processes, tmp_path), "ltx train", "")
         assert training.trainer.nodes * training.data.batch_size == 8
         assert training.trainer.accelerator == ("gpu" if on_gpu else "cpu")
+
+
+def test_the_recipe_names_the_images_that_its_evaluation_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skipped = {"image": "cut.jpg", "reason": "cannot be read"}
+    monkeypatch.setattr(recipe, "_train", lambda session, out, steps: out)
+    monkeypatch.setattr(recipe, "evaluate", lambda config: {"skipped_images": [skipped], "methods": {}, "n": 1})
+    table = Table(tmp_path, "gpu", {})
+    recipe.train_recipe(Session(parse(GPUBench, [*TINY, f"out={tmp_path}"], "bench", ""), torch.device("cpu"), table))
+    assert [(line.what, line.result) for line in table.lines][1:] == [("skipped cut.jpg", "cannot be read")]
 
 
 def test_each_item_has_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

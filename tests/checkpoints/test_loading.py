@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,6 +40,22 @@ def test_a_checkpoint_from_before_there_were_values_keeps_its_one_map_of_evidenc
     assert loaded.evidence_maps == 1
     with torch.no_grad():
         assert torch.equal(loaded(images), explainer(images))
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [("explainer", "trunk", "shatrue"), ("classifier", "name", "resnet10x"), ("classifier", "num_classes", 7)],
+)
+def test_a_setting_that_does_not_fit_is_found_in_the_checkpoint(
+    folder: Path, weights: Path, group: str, key: str, value: object
+):
+    small_checkpoint(folder, weights)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config[group][key] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=f"^checkpoint={re.escape(str(folder))}: ") as error:
+        load(folder)
+    assert f"{group}." in str(error.value)
 
 
 def test_weights_that_were_moved_can_be_given(folder: Path, weights: Path, tmp_path: Path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ltx.attribution.attribute import attribute
+from ltx.classifier.choices import HeadName
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.heads import log_complement, log_probability
 from ltx.runtime.errors import InputError
 
 
@@ -86,3 +90,12 @@ def test_binary_head_of_several_logits_is_refused() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     with pytest.raises(InputError, match="head=binary is for one logit, and Sequential returns 3"):
         Classifier(module, head="binary", input_size=8)
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("function", [log_probability, log_complement])
+def test_a_target_that_is_no_class_is_named(
+    head: HeadName, function: Callable[[HeadName, Tensor, Tensor], Tensor]
+) -> None:
+    with pytest.raises(InputError, match="targets from 1 to 3; give classes from 0 to 2"):
+        function(head, torch.zeros(2, 3), torch.tensor([1, 3]))
