@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
-from ltx.checkpoints.classifier_record import check_fit
+from ltx.checkpoints.classifier_record import ClassifierRecord, check_fit
 from ltx.checkpoints.classifier_settings import rebuild
 from ltx.checkpoints.folder import CONFIG, TENSORS, located, read_config, read_record, read_tensors
 from ltx.classifier.classifier import Classifier
@@ -65,6 +66,20 @@ def load(
         explainer: MaskNetwork = network.build(classifier)
     except InputError as error:
         raise InputError(f"checkpoint={folder}: {CONFIG}: {error}") from error
+    _fill(explainer, tensors, folder, record)
+    explainer.training_config = config
+    place = pick_device("auto") if device == "auto" else device
+    classifier.to(place)
+    return explainer.to(place).eval()
+
+
+def _fill(explainer: MaskNetwork, tensors: dict[str, Tensor], folder: Path, record: ClassifierRecord) -> None:
+    """Copy a checkpoint's tensors into its network.
+
+    Raises:
+        InputError: their names or shapes are not those of the network.
+    """
+    classifier = explainer.classifier
     expected = explainer.state_dict()
     misfits = [
         f"{name} {tuple(tensors[name].shape) if name in tensors else 'absent'} in the file, "
@@ -80,10 +95,6 @@ def load(
     if misfits:
         raise InputError(f"checkpoint={folder} does not fit its own {CONFIG}: {'; '.join(misfits[:3])}")
     explainer.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
-    explainer.training_config = config
-    place = pick_device("auto") if device == "auto" else device
-    classifier.to(place)
-    return explainer.to(place).eval()
 
 
 def _settings(config: dict[str, Any], group: str, schema: type[Any], folder: Path) -> Any:
