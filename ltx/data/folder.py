@@ -72,9 +72,12 @@ class FolderData(TrainingImages):
         else:
             names = names_below(image_root(self.images), train)
             train, val = hold_out(train, names, self.val_share, self.seed, "image file")
-        _check_readable(train, self.images, self.channels)
-        self.train_files, self.val_files = train, val
         self._train = Crops(train, self.cropping, self.maps)
+        try:
+            self._train.first_readable(0, lambda file: read_resized(file, 8, channels=self.channels))
+        except InputError as error:
+            raise InputError(f"images={self.images}: {error}") from error
+        self.train_files, self.val_files = train, val
         self._val = WholeImages(val, self.size, self.channels)
 
     @property
@@ -165,17 +168,6 @@ def _check_disjoint(train: Sequence[Path], val: Sequence[Path]) -> None:
             raise InputError(f"{file} is in both images and val_images; an image may only be in one")
 
 
-def _check_readable(files: Sequence[Path], spec: Spec, channels: int) -> None:
-    first = ""
-    for file in files:
-        try:
-            read_resized(file, 8, channels=channels)
-            return
-        except InputError as error:
-            first = first or str(error)
-    raise InputError(f"images={spec}: none of the {len(files)} files can be read; {first}")
-
-
 # -- the stream ----------------------------------------------------------------------------------------------------
 
 
@@ -237,20 +229,30 @@ class _Files(Dataset[dict[str, Any]]):
         """Number of files that could not be read so far, by any worker."""
         return int(self._broken.sum())
 
-    def _first_readable(self, index: int, read: Callable[[str], Item]) -> tuple[int, Item]:
-        """The first file from `index` on that `read` can read: its index, and what `read` returned."""
-        reason = f"{self._names[index]} was refused before"
+    def first_readable(self, index: int, read: Callable[[str], Item]) -> tuple[int, Item]:
+        """The first file from `index` on that `read` can read: its index, and what `read` returned.
+
+        Files before it that cannot be read are named once, and not tried again.
+
+        Raises:
+            InputError: no file can be read; this line names one, and warnings for each would hide it.
+        """
+        refused: dict[int, str] = {}
         for offset in range(len(self)):
             chosen = (index + offset) % len(self)
             if self._broken[chosen]:
                 continue
             try:
-                return chosen, read(str(self._names[chosen]))
+                item = read(str(self._names[chosen]))
             except InputError as error:
-                self._broken[chosen] = 1
-                reason = str(error)
-                warnings.warn(f"{error}; the next image takes its place", stacklevel=2)
-        raise InputError(f"none of the {len(self)} images can be read; {reason}")
+                refused[chosen] = str(error)
+                continue
+            for place, reason in refused.items():
+                self._broken[place] = 1
+                warnings.warn(f"{reason}; the next image takes its place", stacklevel=2)
+            return chosen, item
+        first = next(iter(refused.values()), f"{self._names[index]} was refused before")
+        raise InputError(f"none of the {len(self)} images can be read; {first}")
 
 
 class Crops(_Files):
@@ -264,7 +266,7 @@ class Crops(_Files):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, position = draw
         number = self.cropping.number(index, position, len(self))
-        chosen, crop = self._first_readable(index, lambda file: self._crop(file, number))
+        chosen, crop = self.first_readable(index, lambda file: self._crop(file, number))
         name = str(self._names[chosen])
         item = {"image": crop.pixels, "index": chosen, "name": name, "position": position}
         if self.cropping.crops_per_image is not None:
@@ -287,5 +289,5 @@ class WholeImages(_Files):
         self.channels = channels
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        chosen, pixels = self._first_readable(index, lambda file: read_resized(file, self.size, channels=self.channels))
+        chosen, pixels = self.first_readable(index, lambda file: read_resized(file, self.size, channels=self.channels))
         return {"image": pixels, "index": chosen, "name": str(self._names[chosen])}

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import signal
+import sys
 import tarfile
 import traceback
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -67,6 +69,7 @@ def call(words: list[str], seconds: int = LIMIT) -> Outcome:
     status, trace = 0, ""
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("always")
+        warnings.showwarning = _print_warning
         try:
             with limited(seconds):
                 main(words)
@@ -75,6 +78,13 @@ def call(words: list[str], seconds: int = LIMIT) -> Outcome:
         except BaseException:
             status, trace = -1, traceback.format_exc()
     return Outcome(status, out.getvalue(), err.getvalue(), trace)
+
+
+def _print_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Print a warning as a terminal shows it; pytest would keep it for its own summary."""
+    print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
 
 
 def faults(outcome: Outcome, names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import functools
 import random
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from ltx.cli.main import BENCHMARKS, COMMANDS
 from ltx.data.reading import read_image
 from ltx.runtime.errors import InputError
+from tests.campaign import oracle
 from tests.campaign.arena import KINDS, TEXTS, Arena, explained
 from tests.campaign.invocations import INVOCATIONS
 from tests.campaign.mutations import mutated, mutated_text
@@ -116,6 +118,11 @@ def test_every_command_is_invoked() -> None:
     invoked = [each.words(Arena(place), place / "out") for each in INVOCATIONS.values()]
     names = {" ".join(words[: 1 + (words[0] == "bench")]) for words in invoked}
     assert names == {*COMMANDS, *(f"bench {name}" for name in BENCHMARKS)}
+
+
+def test_the_oracle_sees_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "main", lambda words: warnings.warn(f"{words[0]} cannot be read", stacklevel=2))
+    assert "UserWarning: a.jpg cannot be read" in call(["a.jpg"]).err
 
 
 def readable(file: Path) -> bool:
