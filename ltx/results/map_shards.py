@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from ltx.runtime.file_names import TEXT, parsed_record
 
 FOLDER = "maps"
 
+END = bytes(2 * tarfile.BLOCKSIZE)
+"""The end of a tar; alone, a tar without members."""
+
 
 class MapShards:
     """Write maps and records of a data set.
@@ -29,8 +32,8 @@ class MapShards:
     `OUT/maps/RANK-NUMBER.tar` contains a member `<stem>.npy`, float16 `[H, W]`, for each image. The `.jsonl` next to
     each tar describes its i-th member in its i-th line.
 
-    A member is written before its line. So a kill never leaves a line without a map, and a map without a complete line
-    is cut off when the same rank, or the one that takes over its series, starts again.
+    A kill at any moment leaves a tar of complete members, and no line without a map. A map without a complete line is
+    cut off when the same rank, or the one that takes over its series, starts again.
 
     Args:
         out: folder of the results.
@@ -55,7 +58,7 @@ class MapShards:
                 numbers.append(number)
         self._number = max(numbers)
         self._count = per_shard  # so that the first map opens a new tar
-        self._tar: tarfile.TarFile | None = None
+        self._tar: BinaryIO | None = None
 
     def append(
         self, explanation: Explanation, stems: Sequence[str], extra: Sequence[dict[str, Any]] | None = None
@@ -71,15 +74,11 @@ class MapShards:
         for index, stem in enumerate(stems):
             if self._count >= self.per_shard:
                 self._open_next()
-            assert self._tar is not None
             buffer = io.BytesIO()
             np.save(buffer, cpu.arrays(index)["map"].astype(np.float16), allow_pickle=False)
-            member = tarfile.TarInfo(f"{stem}.npy")
-            member.size = buffer.tell()
-            buffer.seek(0)
-            self._tar.addfile(member, buffer)
-            self._stream.flush()
-            record = cpu.record(index) | {"map": member.name} | (extra[index] if extra else {})
+            name = f"{stem}.npy"
+            self._append_member(name, buffer.getvalue())
+            record = cpu.record(index) | {"map": name} | (extra[index] if extra else {})
             self._record.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._record.flush()
             self._count += 1
@@ -87,8 +86,7 @@ class MapShards:
     def close(self) -> None:
         """Finish the open tar."""
         if self._tar is not None:
-            self._tar.close()
-            for stream in (self._stream, self._record):
+            for stream in (self._tar, self._record):
                 stream.flush()
                 os.fsync(stream.fileno())
                 stream.close()
@@ -99,9 +97,23 @@ class MapShards:
         self._number += 1
         self._count = 0
         place = self.folder / f"{self.rank:05d}-{self._number:06d}.tar"
-        self._stream = place.open("wb")
-        self._record = place.with_suffix(".jsonl").open("w", **TEXT)
-        self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
+        self._record = place.with_suffix(".jsonl").open("w", **TEXT)  # first: the next run looks for tars
+        write_atomically(place, END)
+        self._tar = place.open("rb+")
+        self._end = 0
+
+    def _append_member(self, name: str, content: bytes) -> None:
+        """Write a member over the end of the tar, its first block last: until then, the tar ends before it."""
+        assert self._tar is not None
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+        blocks = member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + content + padding
+        for place, part in ((tarfile.BLOCKSIZE, blocks[tarfile.BLOCKSIZE :] + END), (0, blocks[: tarfile.BLOCKSIZE])):
+            self._tar.seek(self._end + place)
+            self._tar.write(part)
+            self._tar.flush()
+        self._end += len(blocks)
 
     def __enter__(self) -> MapShards:
         return self
@@ -147,7 +159,7 @@ def _repair(place: Path) -> None:
         with tarfile.open(place) as archive:
             members = archive.getmembers()
             end = _end(members[-1]) if members else 0
-            closed = place.stat().st_size >= end + 2 * tarfile.BLOCKSIZE
+            closed = place.stat().st_size >= end + len(END)
             if closed and len(members) == len(complete) == len(lines):
                 return
     except tarfile.TarError:
@@ -167,9 +179,9 @@ def _repair(place: Path) -> None:
                     f"{place} is damaged; remove it and its .jsonl; its images will be explained again"
                 ) from None
     with place.open("rb+") as stream:
-        stream.truncate(end)
         stream.seek(end)
-        stream.write(bytes(tarfile.RECORDSIZE - end % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
+        stream.write(END)
+        stream.truncate()
     write_atomically(record, b"".join(complete))
 
 

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -71,6 +72,24 @@ def test_maps_and_lines_are_written_in_tars_of_a_given_size(tmp_path: Path) -> N
     found = stored(tmp_path)
     assert finished_maps(tmp_path) == set(found) == {"0.png", "1.png", "2.png"}
     assert all(found[f"{i}.png"].dtype == np.float16 and (found[f"{i}.png"] == i).all() for i in range(3))
+
+
+def test_the_tar_has_complete_members_at_every_moment(tmp_path: Path) -> None:
+    maps, counts = MapShards(tmp_path), []
+
+    def look(frame: FrameType, event: str, arg: object) -> None:
+        for place in maps.folder.glob("*.tar"):
+            with tarfile.open(place) as archive:
+                counts.append(len(archive.getmembers()))
+
+    sys.setprofile(look)  # called before and after each call
+    try:
+        maps.append(explanation(range(3)), ["0", "long " * 40, "2"])
+        maps.close()
+    finally:
+        sys.setprofile(None)
+    assert counts == sorted(counts)
+    assert set(counts) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("seed", range(8))
