@@ -110,6 +110,7 @@ def resolve(explainer: MaskNetwork, steps: int, settings: FinetuneSettings) -> L
         select_by=settings.select_by,
         seed=settings.seed,
         jitter=settings.jitter,
+        alternate=settings.alternate,
         on_step=settings.on_step,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class LoopSettings:
     select_by: str | None
     seed: int
     jitter: int
+    alternate: bool = False
     on_step: Callable[[int], bool] | None = None
 
 
@@ -70,6 +71,9 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
     select: Selection | None = None
     if settings.select_by is not None:
         select = Selection(settings.select_by, explainer, chunk.images, chunk.targets, chunk.unmasked_logits)
+    turns = [settings]
+    if settings.alternate:
+        turns = [replace(settings, objective=turn) for turn in settings.objective.turns()]
     losses: list[Tensor] = []
     for step in range(settings.steps):
         if settings.on_step is not None and not settings.on_step(step):
@@ -81,7 +85,7 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
             if select.finished:
                 _refuse_nan(losses, select.masks, settings.lr)
                 return select.masks
-        loss = step_loss(copies, chunk, scores, areas, settings, generator)
+        loss = step_loss(copies, chunk, scores, areas, turns[step % len(turns)], generator)
         losses.append(loss.detach())
         optimiser.zero_grad()
         loss.sum().backward()

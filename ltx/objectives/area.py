@@ -36,6 +36,7 @@ class Area:
     """
 
     only_in_training: ClassVar[bool] = False
+    turn: ClassVar[str | None] = None
     weight: Any = option(4.0, help="weight", scheduled=(0, math.inf))
     kind: str = option("l1", help="kind of penalty", choices=["l1", "bce", "released", "entropy", "band", "sorted"])
     low: Any = option(0.05, help="band: lower end of the mean without penalty", scheduled=(0, 1))

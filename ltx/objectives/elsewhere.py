@@ -25,6 +25,7 @@ class Elsewhere:
     """
 
     only_in_training: ClassVar[bool] = True
+    turn: ClassVar[str | None] = None
     weight: Any = option(0.0, help="weight; needs data.mosaic above 0", scheduled=(0, math.inf))
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor]:

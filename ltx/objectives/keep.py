@@ -33,6 +33,7 @@ class Keep:
     """
 
     only_in_training: ClassVar[bool] = False
+    turn: ClassVar[str | None] = "mask"
     weight: Any = option(1.0, help="weight", scheduled=(0, math.inf))
     kind: str = option(
         "cross_entropy",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +52,29 @@ class Objective:
     def weights(self, progress: float) -> dict[str, float]:
         """Weight of each term at a progress of training in [0, 1]."""
         return {name: value_at(term.weight, progress) for name, term in self.terms.items()}
+
+    def turns(self, progress: float = 1.0) -> list[Objective]:
+        """Objectives that take turns, step by step, so that each step classifies a part of the masked images.
+
+        `keep` and `remove` share a turn because both need the mask itself; `ranking` has its own. A term of a turn has its
+        weight times the number of turns, so that the mean over the turns is this objective. Terms without masked images
+        are part of each turn.
+
+        Args:
+            progress: progress of training in [0, 1] at which the schedules are read.
+        """
+        terms = {name: at(term, progress) for name, term in self.terms.items()}
+        turns = list(dict.fromkeys(term.turn for term in terms.values() if term.turn is not None and term.weight > 0))
+        if len(turns) < 2:
+            return [self]
+
+        def scaled(term: Any, turn: str) -> Any:
+            factor = 1 if term.turn is None else len(turns) * (term.turn == turn)
+            return replace(term, weight=factor * term.weight)
+
+        return [
+            Objective(ObjectiveConfig(**{name: scaled(term, turn) for name, term in terms.items()})) for turn in turns
+        ]
 
     def __call__(self, batch: MaskedBatch, progress: float = 0.0) -> Verdict:
         """Evaluate the terms whose weight is not zero.

@@ -35,6 +35,7 @@ class Ranking:
     """
 
     only_in_training: ClassVar[bool] = False
+    turn: ClassVar[str | None] = "order"
     weight: Any = option(0.0, help="weight", scheduled=(0, math.inf))
     areas: int = option(1, help="random areas per image and step; each costs two masked images")
     low: Any = option(0.05, help="smallest area", scheduled=(0, 1))

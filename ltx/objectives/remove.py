@@ -24,6 +24,7 @@ class Remove:
     """
 
     only_in_training: ClassVar[bool] = False
+    turn: ClassVar[str | None] = "mask"
     weight: Any = option(1.0, help="weight", scheduled=(0, math.inf))
     kind: str = option(
         "probability",

@@ -25,6 +25,7 @@ class Smoothness:
     """
 
     only_in_training: ClassVar[bool] = False
+    turn: ClassVar[str | None] = None
     weight: Any = option(0.1, help="weight", scheduled=(0, math.inf))
     power: Any = option(
         2.0,

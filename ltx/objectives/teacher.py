@@ -38,6 +38,7 @@ class Teacher:
     """
 
     only_in_training: ClassVar[bool] = True
+    turn: ClassVar[str | None] = None
     weight: Any = option(0.0, help="weight; [[0, 1], [0.5, 0]] leaves the second half to LTX", scheduled=(0, math.inf))
     pairs: int = option(8, help="random cells that each cell is compared with, per image and step")
     temperature: Any = option(

@@ -43,10 +43,13 @@ class Term(Protocol):
     Attributes:
         weight: a number, or a schedule (see `ltx.config.schedules`).
         only_in_training: whether the term needs data that only training has, so that finetuning leaves it out.
+        turn: terms with the same name here take turns with the others, see `Objective.turns`; None = the term needs no
+            masked images and is always computed.
     """
 
     weight: Any
     only_in_training: ClassVar[bool]
+    turn: ClassVar[str | None]
 
     def masks(self, batch: MaskedBatch) -> dict[str, Tensor] | None:
         """Masks `[B, 1, H, W]` by name, whose masked images the term needs classified.
