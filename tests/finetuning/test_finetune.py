@@ -52,6 +52,21 @@ def test_steps_lower_the_loss():
     assert bool((loss(after) < loss(before)).all())
 
 
+def test_alternating_terms_classify_half_of_the_masked_images():
+    explainer, images = small_explainer(), smooth_images(2)
+    objective = Objective(ObjectiveConfig(ranking=Ranking(weight=4.0)))
+    classified: list[int] = []
+    explainer.classifier.model.register_forward_hook(lambda module, args, out: classified.append(len(out)))
+    counts, maps = [], []
+    for alternate in (False, True):
+        classified.clear()
+        settings = FinetuneSettings(objective=objective, alternate=alternate)
+        maps.append(finetune(explainer, images, 0, 4, settings).maps)
+        counts.append(sum(classified))
+    assert counts == [4 * 4 * 2, 4 * 2 * 2]
+    assert not torch.equal(*maps)
+
+
 def test_keep_replaces_the_kind_of_the_trained_keep_term():
     explainer, images = small_explainer(), smooth_images(2)
     objective = Objective(ObjectiveConfig(keep=Keep(kind="kl")))

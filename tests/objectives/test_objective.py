@@ -40,3 +40,28 @@ def test_terms_of_weight_zero_are_not_computed():
     batch = batch_for(left_half())
     config = ObjectiveConfig(remove=Remove(weight=0.0))
     assert "removed" not in Objective(config)(batch).logits
+
+
+def test_turns_classify_a_part_of_the_masked_images_and_their_mean_is_the_objective():
+    batch = batch_for(left_half())
+    whole = Objective(ObjectiveConfig(keep=Keep(weight=0.8), ranking=Ranking(weight=4.0)))
+    first, second = whole.turns()
+    verdicts = []
+    for objective in (whole, first, second):
+        batch.generator = torch.Generator().manual_seed(0)
+        verdicts.append(objective(batch))
+    assert [list(verdict.logits) for verdict in verdicts[1:]] == [
+        ["kept", "removed"],
+        ["ranking kept 0", "ranking removed 0"],
+    ]
+    assert [list(verdict.terms) for verdict in verdicts[1:]] == [
+        ["keep", "remove", "area", "smoothness"],
+        ["area", "smoothness", "ranking"],
+    ]
+    assert torch.allclose(verdicts[0].loss, (verdicts[1].loss + verdicts[2].loss) / 2)
+
+
+def test_an_objective_whose_masked_images_belong_to_one_turn_has_no_others():
+    plain = Objective(ObjectiveConfig(ranking=Ranking(weight=[[0.0, 4.0], [0.9, 0.0]])))
+    assert plain.turns() == [plain]
+    assert len(plain.turns(progress=0.0)) == 2, "schedules are read at the progress"
