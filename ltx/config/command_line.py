@@ -42,7 +42,8 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
 
     Args:
         schema: a settings dataclass; words that set no key become the value of the key that its class attribute
-            `POSITIONAL` names, where it has one.
+            `POSITIONAL` names, where it has one. Its class attribute `IMPLIED` has, for a key and its value, other
+            defaults of other keys: `{("explainer.name", "inr"): {"fill": "blur"}}`.
         argv: `key=value` words.
         prog: name of the program, for `--help`.
         description: first lines of `--help`.
@@ -63,15 +64,20 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
     if positional is not None and bare:
         OmegaConf.update(config, positional, bare, merge=False)
     overridden = {name for name, _ in words}
+    given = overridden - {"config"}
     for name, text in words:
         if name == "config":
             for key, value in _read_yaml(Path(text), known):
                 if key not in overridden:
                     _refuse_code(known.get(key), key, value, source=f" in {text}")
                 _set(config, known, key, value, source=f" in {text}")
+                given.add(key)
     for name, text in words:
         if name != "config":
             _set(config, known, name, parse_value(text, known.get(name)), source="")
+    for key, default in implied_defaults(schema, config):
+        if key not in given:
+            OmegaConf.update(config, key, default, merge=False)
     missing = [name for name in known if OmegaConf.is_missing(*_parent(config, name))]
     if missing:
         raise InputError(f"{missing[0]} is required ({known[missing[0]].help}); write {missing[0]}=VALUE")
@@ -79,6 +85,13 @@ def parse(schema: type[Schema], argv: Sequence[str], prog: str, description: str
         return typing.cast(Schema, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:  # an interpolation ${...} of a key that does not exist
         raise InputError(f"{error.full_key or 'config'}: {one_line(error)}") from error
+
+
+def implied_defaults(schema: type, config: Any) -> Iterator[tuple[str, Any]]:
+    """Keys whose defaults follow from the value of another key, with these defaults."""
+    for (name, value), implied in getattr(schema, "IMPLIED", {}).items():
+        if OmegaConf.select(config, name) == value:
+            yield from implied.items()
 
 
 def run(

@@ -59,11 +59,25 @@ def help_text(schema: type, prog: str, description: str) -> str:
             "keys, defaults and meanings:",
             *(SCHEDULES if any(key.scheduled for key in keys(schema)) else ()),
             *lines,
+            *_implied(schema, width),
             "",
             "exit status:",
             *(f"  {status:<5}{meaning}" for status, meaning in STATUSES.items()),
         ]
     )
+
+
+def _implied(schema: type, width: int) -> Iterator[str]:
+    """What other defaults follow from the values of some keys."""
+    for (name, value), implied in getattr(schema, "IMPLIED", {}).items():
+        yield ""
+        yield f"defaults with {name}={value}:"
+        yield from textwrap.wrap(
+            ", ".join(f"{key}={shown(default)}" for key, default in implied.items()),
+            width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+        )
 
 
 def _rows(schema: type) -> Iterator[tuple[str, str, str]]:

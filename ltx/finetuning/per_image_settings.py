@@ -35,9 +35,9 @@ class FinetuneSettings:
         max_batch: images adapted at once; bounds memory and does not change results.
         areas: distribution of the areas requested in each step, for networks that take areas; None = that of training.
         jitter: masked images are flipped at random and shifted by up to this many pixels; 0 = neither.
-        alternate: steps take turns: one with the terms of the mask itself (`keep`, `remove`), one with those of its order
-            (`ranking`), each at twice its weight. A step then costs half of the masked images of an objective that has
-            both. See `ltx.objectives.objective.Objective.turns`.
+        alternate: steps take turns: one with the terms of the mask itself (`keep`, `remove`), one with those of its
+            order (`ranking`), each at twice its weight. A step then costs half of the masked images of an objective
+            that has both. See `ltx.objectives.objective.Objective.turns`.
         on_step: called before each step with the number of finished steps; the loop ends early, with the maps it has,
             when it returns False. `Explanation.steps` stays the number of steps that were requested.
 

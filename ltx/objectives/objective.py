@@ -56,9 +56,9 @@ class Objective:
     def turns(self, progress: float = 1.0) -> list[Objective]:
         """Objectives that take turns, step by step, so that each step classifies a part of the masked images.
 
-        `keep` and `remove` share a turn because both need the mask itself; `ranking` has its own. A term of a turn has its
-        weight times the number of turns, so that the mean over the turns is this objective. Terms without masked images
-        are part of each turn.
+        `keep` and `remove` share a turn because both need the mask itself; `ranking` has its own. A term of a turn has
+        its weight times the number of turns, so that the mean over the turns is this objective. Terms without masked
+        images are part of each turn.
 
         Args:
             progress: progress of training in [0, 1] at which the schedules are read.

@@ -6,6 +6,8 @@ present none is: of those that were tried, none was better. `docs/ablations.md` 
 
 from __future__ import annotations
 
+from typing import Any
+
 from ltx.config.schedules import Scheduled
 from ltx.objectives.area import Area
 from ltx.objectives.keep import Keep
@@ -28,3 +30,21 @@ def recipe_objective() -> ObjectiveConfig:
         area=Area(weight=2.0),
         ranking=Ranking(weight=4.0, kind="probability", temperature=0.1, low=0.05, high=0.7),
     )
+
+
+INR: dict[str, Any] = {
+    "explainer.variant": "fourier",  # a siren learns noise when it is amortised
+    "explainer.nested": True,  # one pass serves every area
+    "objective.keep.kind": "lost_probability",  # the smallest masks preserve nothing, and would rule a logarithm
+    "objective.keep.weight": 4.0,
+    "objective.remove.weight": 1.0,
+    "objective.area.kind": "sorted",
+    "objective.area.weight": 1.0,
+    "objective.ranking.weight": 0.0,  # a mask of each area is what the network already writes
+    "areas.count": 2,
+    "areas.low": 0.04,
+    "areas.high": 0.6,
+    "fill": "blur",
+    "optimiser.lr": 1e-3,
+}
+"""The recipe of a coordinate network that takes the area as an input, where it differs."""

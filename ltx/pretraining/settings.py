@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltx.attribution.registry import METHODS
 from ltx.classifier.settings import ClassifierConfig
@@ -13,7 +13,7 @@ from ltx.config.schedules import check_schedules
 from ltx.explainers.settings import ExplainerConfig
 from ltx.masking.area_sampling import AreaSampling
 from ltx.objectives.settings import ObjectiveConfig
-from ltx.pretraining.recipe import LR, MOSAIC, recipe_objective
+from ltx.pretraining.recipe import INR, LR, MOSAIC, recipe_objective
 from ltx.runtime.errors import InputError
 from ltx.runtime.lazy import torch
 
@@ -186,6 +186,8 @@ class WandbConfig:
 @dataclass
 class TrainConfig:
     """Pretrain an explainer."""
+
+    IMPLIED: ClassVar[dict[tuple[str, Any], dict[str, Any]]] = {("explainer.name", "inr"): INR}
 
     classifier: ClassifierConfig = option(ClassifierConfig, help="the explained model")
     explainer: ExplainerConfig = option(ExplainerConfig, help="the mask network")

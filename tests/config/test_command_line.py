@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -59,6 +59,33 @@ def test_words_override_files_override_defaults(tmp_path: Path) -> None:
     config = settings("data.batch_size=2", f"config={tmp_path}/a.yaml")
     assert (config.lr, config.data.batch_size, config.data.crop) == (3e-4, 2, [0.5, 1.0])
     assert config.classifier == ClassifierConfig()
+
+
+@dataclass
+class Implying(Settings):
+    IMPLIED: ClassVar[dict[tuple[str, Any], dict[str, Any]]] = {
+        ("choose", "negative"): {"lr": 0.5, "data.batch_size": 1, "flip": False}
+    }
+
+
+def test_defaults_that_follow_from_another_key_give_way_to_what_is_set(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("lr: 3e-4\n")
+    (tmp_path / "b.yaml").write_text("choose: negative\n")
+
+    def chosen(*words: str) -> tuple[float, int, bool]:
+        config = parse(Implying, words, "train", "Trains.")
+        return config.lr, config.data.batch_size, config.flip
+
+    assert chosen("choose=negative") == (0.5, 1, False)
+    assert chosen(f"config={tmp_path}/b.yaml") == (0.5, 1, False)
+    assert chosen("choose=negative", f"config={tmp_path}/a.yaml", "flip=true") == (3e-4, 1, True)
+    assert chosen("choose=positive") == (1e-4, 8, True)
+
+
+def test_the_help_names_defaults_that_follow_from_another_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Implying, ["--help"], "train", "Trains.")
+    assert "defaults with choose=negative:\n  lr=0.5, data.batch_size=1, flip=false" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

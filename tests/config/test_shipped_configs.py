@@ -62,6 +62,15 @@ def test_default_configs_equal_the_defaults():
     assert written_too == parse(EvaluationConfig, [], "", "")
 
 
+def test_a_coordinate_network_has_the_defaults_of_its_config():
+    written = parse(TrainConfig, [f"config={CONFIGS / 'train' / 'inr.yaml'}"], "ltx train", "")
+    default = parse(TrainConfig, ["explainer.name=inr"], "ltx train", "")
+    assert written.trainer.max_steps == 60
+    for each in (written, default):
+        each.out, each.trainer.validate_every = "", 0
+    assert written == default
+
+
 def test_misspelt_key_in_a_config_is_named(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("objective: {aera: {weight: 2}}\n")

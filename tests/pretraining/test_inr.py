@@ -25,12 +25,8 @@ from tests.support.small_trainings import metric_rows
 
 SMALL_INR = [
     "explainer.name=inr",
-    "explainer.nested=true",
     "explainer.width=32",
     "explainer.points=16",
-    "areas.count=2",
-    "areas.high=0.6",
-    "fill=blur",
     "data.batch_size=2",
     "trainer.max_steps=2",
     "trainer.validate_every=2",
@@ -62,7 +58,7 @@ def test_a_run_writes_an_explainer_that_can_be_finetuned(
     assert float(validated["val/mask_mean"]) == pytest.approx((0.05 + 0.1 + 0.2 + 0.5) / 4, abs=1e-3)
     explainer = load(out)
     assert isinstance(explainer, INRExplainer)
-    assert trained_areas(explainer) == AreaSampling(2, 0.02, 0.6)
+    assert trained_areas(explainer) == AreaSampling(2, 0.04, 0.6)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     explanation = finetune(explainer, images, steps=1)
     assert explanation.method == "inr"
