@@ -64,7 +64,9 @@ def class_index(target: Target, names: Sequence[str], model: str) -> int:
         InputError: the target is not a class, or several classes have this name.
     """
     if isinstance(target, (list, tuple, dict)):
-        raise InputError(f"target={reprlib.repr(target)} is not a valid class; give an index or a name, one per image")
+        raise InputError(
+            f"target={reprlib.repr(target)[:60]} is not a valid class; give an index or a name, one per image"
+        )
     if not isinstance(target, str) or re.fullmatch(r"-?[0-9]+", target.strip()):
         try:
             index = int(target) if isinstance(target, str) else operator.index(target)
@@ -99,12 +101,13 @@ def _by_name(names: Sequence[str]) -> tuple[dict[str, set[int]], dict[str, set[i
     return first_names, synonyms
 
 
-def one_each(targets: Targets, count: int) -> list[Target] | None:
+def one_each(targets: Targets, count: int, of: str = "images") -> list[Target] | None:
     """Target classes, one per image; None = the predicted classes.
 
     Args:
         targets: None or `"predicted"` = the highest logit; an index or a class name for all images; or one per image.
         count: number of images.
+        of: what they are called in the error.
 
     Raises:
         InputError: the number of targets is not that of the images.
@@ -115,5 +118,5 @@ def one_each(targets: Targets, count: int) -> list[Target] | None:
         return None
     listed = [targets] * count if isinstance(targets, str) or not isinstance(targets, Iterable) else list(targets)
     if len(listed) != count:
-        raise InputError(f"{len(listed)} targets for {count} images; give one, or one for each image")
+        raise InputError(f"{len(listed)} targets for {count} {of}; give one, or one for each")
     return listed

@@ -158,12 +158,8 @@ class Classifier:
         """`log(1 - p_y)` `[B]`, computed without cancellation if `p_y` is near 1."""
         return heads.log_complement(self.head, logits, targets)
 
+    @takes(images="float [B, .channels, H, W]")
     def _normalise(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            expected = f"[B, {self.channels}, H, W] in [0, 1]"
-            raise InputError(f"images have shape {tuple(images.shape)}; the classifier takes {expected}")
-        if not images.is_floating_point() or 0 in images.shape[2:]:
-            raise InputError(f"images are {tuple(images.shape)} of {images.dtype}; give floats in [0, 1]")
         return ((images - self._mean) / self._std).contiguous(memory_format=self._memory_format)
 
     @contextmanager
@@ -354,7 +350,7 @@ class Classifier:
         Raises:
             InputError: a class that does not exist, or a count that differs from the number of images.
         """
-        listed = one_each(targets, len(logits))
+        listed = one_each(targets, len(logits), "images (rows of logits)")
         if listed is None:
             return logits.argmax(1)
         classes = self.classes(listed)

@@ -204,7 +204,7 @@ class MaskNetwork(nn.Module):
             size: height and width, for networks that take areas; None = the classifier's input size.
         """
         mask = self.upsample(scores)
-        return mask if allowed is None else mask * allowed
+        return mask if allowed is None else _within(mask, allowed)
 
     def train(self, mode: bool = True) -> MaskNetwork:
         """Like `nn.Module.train`, but the trunk stays in eval mode and keeps the classifier's BatchNorm statistics."""
@@ -291,3 +291,8 @@ def checked_images(classifier: Classifier, images: Tensor) -> Tensor:
     if not len(images):
         raise InputError("there is no image: the batch is empty")
     return images
+
+
+@takes(mask="float [B, S, H, W]", allowed="real [B, 1, H, W]")
+def _within(mask: Tensor, allowed: Tensor) -> Tensor:
+    return mask * allowed

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from ltx.runtime.errors import InputError
 from ltx.runtime.seeds import Source, draw
+from ltx.runtime.tensor_arguments import takes
 
 FILLS = ("black", "mean", "blur", "noise")
 
 
+@takes(images="float [B, C, H, W]", background="float [B, C, H, W]", mask="float [..., B, 1, H, W]")
 def keep(images: Tensor, mask: Tensor, background: Tensor) -> Tensor:
     """Compute masked images `m·x + (1 - m)·background`.
 
@@ -23,18 +25,10 @@ def keep(images: Tensor, mask: Tensor, background: Tensor) -> Tensor:
     Raises:
         InputError: the three do not have one floating type, or their shapes do not fit.
     """
-    try:
-        return torch.lerp(background, images, mask)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError) as error:
-        given = ", ".join(
-            f"{name} of {value.dtype}, {tuple(value.shape)}"
-            if isinstance(value, Tensor)
-            else f"{name} of type {type(value).__name__}"
-            for name, value in (("images", images), ("mask", mask), ("background", background))
-        )
-        raise InputError(f"{given}; give floats of one type, [B, C, H, W], [B, 1, H, W] and [B, C, H, W]") from error
+    if not images.dtype == mask.dtype == background.dtype:
+        types = f"images of {images.dtype}, a mask of {mask.dtype} and a background of {background.dtype}"
+        raise InputError(f"{types}; give floats of one type")
+    return torch.lerp(background, images, mask)
 
 
 class Fill:
@@ -68,6 +62,7 @@ class Fill:
         """A fill with the first choice only: numbers that are compared between images need a single fill."""
         return Fill(self.choices[0], self.blur_sigma)
 
+    @takes(images="float [B, C, H, W]")
     def __call__(self, images: Tensor, generator: Source = None, shared: bool = False) -> Tensor:
         """Compute the background `[B, C, H, W]` of images `[B, C, H, W]` in [0, 1].
 
@@ -77,8 +72,6 @@ class Fill:
                 one for each image, on the images' device or the CPU.
             shared: use one draw for the whole batch, so that an image's background does not depend on other images.
         """
-        if images.ndim != 4 or not images.is_floating_point():
-            raise InputError(f"images of {images.dtype}, {tuple(images.shape)}; give floats [B, C, H, W] in [0, 1]")
         rows = 1 if shared else images.shape[0]
         if len(self.choices) == 1:
             return self._background(self.choices[0], images, generator, rows)

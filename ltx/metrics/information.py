@@ -215,6 +215,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+@takes(like="float [...]")
 def to_images(pixels: np.ndarray, like: Tensor) -> Tensor:
     """Convert uint8 `[B, H, W, 3]` to images `[B, 3, H, W]` in [0, 1] with the device and dtype of `like`."""
     return torch.from_numpy(pixels).to(like.device).permute(0, 3, 1, 2).to(like.dtype).div(255)

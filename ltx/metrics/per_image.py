@@ -67,6 +67,9 @@ class PerImageMetric(Metric):
         Raises:
             InputError: the columns are not `columns` in all, or not of equal length.
         """
+        wrong = next((type(column).__name__ for column in columns if not isinstance(column, Tensor)), None)
+        if wrong is not None:
+            raise InputError(f"{self.name} was given columns of type {wrong}; give tensors")
         shapes = [tuple(column.shape) for column in columns]
         widths = [math.prod(shape[1:]) for shape in shapes]
         if len({shape[:1] for shape in shapes} - {()}) != 1 or () in shapes or sum(widths) != self.columns:

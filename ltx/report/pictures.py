@@ -23,7 +23,7 @@ from PIL import Image
 from ltx.report.records import Result
 from ltx.results.pictures import COLOURS, displayed, overlay
 from ltx.runtime.array_files import read_arrays
-from ltx.runtime.atomic_files import atomic_write
+from ltx.runtime.atomic_files import atomic_write, writing
 from ltx.runtime.errors import InputError, first_line
 from ltx.runtime.json_text import parse_json
 from ltx.runtime.progress import progress_bar
@@ -76,6 +76,7 @@ def make_pictures(folder: Path, results: Sequence[Result], workers: int | None =
     if missing:
         count = min(len(missing), workers or os.cpu_count() or 1)
         with (
+            writing(report / MADE),
             (report / MADE).open("a", encoding="utf-8") as record,
             ThreadPoolExecutor(count) as pool,
             progress_bar("making thumbnails", shown=len(missing) > 100) as progress,

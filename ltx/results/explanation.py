@@ -17,7 +17,7 @@ from torch import Tensor
 from ltx.results.masked_probabilities import ReadOnce
 from ltx.results.masks_by_area import AreaMasks
 from ltx.results.pictures import overlay_row, panels, pixels_of, plane_of
-from ltx.runtime.atomic_files import atomic_write
+from ltx.runtime.atomic_files import atomic_write, writing
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import RECORD, TEXT, result_stems, truncate_partial_line
 from ltx.runtime.tensor_arguments import Expected, check_tensors
@@ -157,7 +157,7 @@ class Explanation:
         written = []
         out.mkdir(parents=True, exist_ok=True)
         truncate_partial_line(out / RECORD)
-        with (out / RECORD).open("a", **TEXT) as record:
+        with writing(out / RECORD), (out / RECORD).open("a", **TEXT) as record:
             for index, stem in enumerate(stems):
                 written += cpu._write_files(out / stem, index)
                 line = cpu.record(index) | {"image": names[index], "stem": stem} | (extra[index] if extra else {})

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ltx.results.explanation import Explanation
-from ltx.runtime.atomic_files import write_atomically
+from ltx.runtime.atomic_files import write_atomically, writing
 from ltx.runtime.errors import InputError
 from ltx.runtime.file_names import TEXT, parsed_record
 
@@ -74,29 +74,31 @@ class MapShards:
         for index, stem in enumerate(stems):
             if self._count >= self.per_shard:
                 self._open_next()
-            buffer = io.BytesIO()
-            np.save(buffer, cpu.arrays(index)["map"].astype(np.float16), allow_pickle=False)
-            name = f"{stem}.npy"
-            self._append_member(name, buffer.getvalue())
-            record = cpu.record(index) | {"map": name} | (extra[index] if extra else {})
-            self._record.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._record.flush()
+            with writing(self._place):
+                buffer = io.BytesIO()
+                np.save(buffer, cpu.arrays(index)["map"].astype(np.float16), allow_pickle=False)
+                name = f"{stem}.npy"
+                self._append_member(name, buffer.getvalue())
+                record = cpu.record(index) | {"map": name} | (extra[index] if extra else {})
+                self._record.write(json.dumps(record, ensure_ascii=False) + "\n")
+                self._record.flush()
             self._count += 1
 
     def close(self) -> None:
         """Finish the open tar."""
         if self._tar is not None:
-            for stream in (self._tar, self._record):
-                stream.flush()
-                os.fsync(stream.fileno())
-                stream.close()
+            with writing(self._place):
+                for stream in (self._tar, self._record):
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    stream.close()
         self._tar = None
 
     def _open_next(self) -> None:
         self.close()
         self._number += 1
         self._count = 0
-        place = self.folder / f"{self.rank:05d}-{self._number:06d}.tar"
+        self._place = place = self.folder / f"{self.rank:05d}-{self._number:06d}.tar"
         self._record = place.with_suffix(".jsonl").open("w", **TEXT)  # first: the next run looks for tars
         write_atomically(place, END)
         self._tar = place.open("rb+")

@@ -125,7 +125,10 @@ class AreaMasks:
         Raises:
             InputError: an area outside (0, 1), or areas of another shape.
         """
-        rows = tensor_on(self.images.device, areas, torch.float32)
+        try:
+            rows = tensor_on(self.images.device, areas, torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"area={reprlib.repr(areas)}; give numbers between 0 and 1") from error
         rows = rows.reshape(1, -1) if rows.ndim < 2 else rows
         if not rows.numel() or rows.ndim > 2 or len(rows) not in (1, len(self.images)):
             raise InputError(f"areas of shape {tuple(rows.shape)} for {len(self.images)} images; give [A] or [B, A]")

@@ -15,6 +15,17 @@ PARTIAL = ".part"
 
 
 @contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Name the file in errors of writing to it, such as a full disk: those of an open stream have no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
+
+
+@contextmanager
 def atomic_write(file: Path, flushed: bool = True) -> Iterator[BinaryIO]:
     """Open a stream whose content is renamed to `file` when the context exits without an error.
 
@@ -30,11 +41,12 @@ def atomic_write(file: Path, flushed: bool = True) -> Iterator[BinaryIO]:
     writer = hashlib.sha256(f"{platform.node()} {os.getpid()} {file.name}".encode(errors="surrogateescape")).hexdigest()
     temporary = file.with_name(f".{writer[:16]}{PARTIAL}")
     try:
-        with temporary.open("wb") as stream:
-            yield stream
-            if flushed:
-                _sync(stream)
-        os.replace(temporary, file)
+        with writing(file):
+            with temporary.open("wb") as stream:
+                yield stream
+                if flushed:
+                    _sync(stream)
+            os.replace(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

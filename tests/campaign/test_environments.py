@@ -32,6 +32,7 @@ def words(arena: Arena, command: str, out: Path) -> list[str]:
     photos = f"images={arena.root}/photos"
     return {
         "attribute": lambda: arena.attribute(photos, f"out={out}"),
+        "attribute maps": lambda: arena.attribute(photos, f"out={out}", "save=maps"),
         "finetune": lambda: arena.finetune(photos, f"out={out}"),
         "train": lambda: arena.train(f"data.images={arena.root}/train", f"out={out}"),
         "evaluate": lambda: arena.evaluate(photos, f"out={out}"),
@@ -76,7 +77,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @is_root
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "attribute maps"])
 @pytest.mark.parametrize("number", range(3))
 def test_a_full_disk(
     arena: Arena, mounted: Callable[[str], Path], rng: random.Random, command: str, number: int
@@ -91,7 +92,7 @@ def test_a_full_disk(
     subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
     again = call(words(arena, command, place / "out"))
     assert again.status == 0, (again.err, again.trace)
-    if command in ("attribute", "finetune"):
+    if command in ("attribute", "attribute maps", "finetune"):
         assert len(explained(place / "out")) == 6
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
@@ -108,13 +109,40 @@ def result_fault(result: Any, name: str, given: Any) -> str:
     values = result if isinstance(result, Tensor) else getattr(result, "maps", None)
     if name not in ("images", "inputs") or not isinstance(values, Tensor) or not values.numel():
         return ""
-    return f"result of shape {tuple(values.shape)}" if len(values) != len(given) else ""
+    return f"result of shape {tuple(values.shape)}" if values.shape[:1] != given.shape[:1] else ""
+
+
+def fault_of(
+    function: PublicFunction, owner: Any, arguments: dict[str, Any], argument: str, value: object
+) -> list[str]:
+    """What is wrong with a call in which one argument has another value."""
+    about = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)[:80]
+    try:
+        with limited(60):
+            result = call(function, owner, arguments | {argument: value})
+    except Exception as error:
+        fault = faults(error, function, argument, owner)
+    else:
+        fault = result_fault(result, argument, value)
+    return [f"{argument} = {about}: {fault}"] if fault else []
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_public_function_has_a_valid_call(valid: ValidCalls, name: str) -> None:
     owner = valid.owner(FUNCTIONS[name])
     call(FUNCTIONS[name], owner, valid.arguments(FUNCTIONS[name], owner))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_not_a_tensor_is_refused(valid: ValidCalls, name: str) -> None:
+    function, found = FUNCTIONS[name], []
+    for argument in function.tensors:
+        for wrong in ("predicted", np.zeros((2, 1, 32, 32), np.float32)):
+            owner = valid.owner(function)
+            arguments = valid.arguments(function, owner)
+            if isinstance(arguments[argument], Tensor):
+                found += fault_of(function, owner, arguments, argument, wrong)
+    assert not found, found
 
 
 @pytest.mark.campaign
@@ -133,17 +161,7 @@ def test_wrong_tensors(valid: ValidCalls, name: str) -> None:
             given = target if loose else changed(arguments[argument], change)
         except (RuntimeError, IndexError):  # the change does not apply to this tensor
             return
-        arguments[argument] = given
-        about = f"{tuple(given.shape)} {given.dtype}" if isinstance(given, Tensor) else repr(given)[:80]
-        try:
-            with limited(60):
-                result = call(function, owner, arguments)
-        except Exception as error:
-            fault = faults(error, function, argument, owner)
-        else:
-            fault = result_fault(result, argument, given)
-        if fault:
-            found.add(f"{argument} = {about}: {fault}")
+        found.update(fault_of(function, owner, arguments, argument, given))
 
     check()
     assert not found, f"{len(found)} faults:\n" + "\n".join(sorted(found)[:12])

@@ -61,6 +61,7 @@ def test_target_classes_are_looked_up_once_and_keep_their_order(
         ("crane", r"target='crane' is the name of several classes .*; give an index: 134 \(crane\), 517 \(crane\)"),
         ("maillot", "several classes .*: 638 .*, 639 "),
         ("panda", "several classes .*: 387 .*, 388 "),
+        (torch.ones(2, 9, 9, 9), r"^target=.{20,60} is not a valid class.{0,60}$"),
         (True, "target=True is not a valid class"),
         ([1, 1.5], r"target=1\.5 is not a valid class"),
         ("²", "target='²' is not a class"),

@@ -33,6 +33,12 @@ def test_default_targets_are_the_predicted_classes():
         assert torch.equal(explainer(images), explainer(images, classifier(images).argmax(1)))
 
 
+def test_pixels_that_a_mask_may_keep_have_its_size():
+    explainer = explainer_for(classifier_for("resnet18"))
+    with pytest.raises(InputError, match=r"^allowed is float32 \[1, 1, 8, 9\]; give real \[1, 1, "):
+        explainer.masks(torch.rand(1, 1, 4, 4), allowed=torch.ones(1, 1, 8, 9))
+
+
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
 def test_unconditioned_networks_ignore_the_class(name: str):
     classifier = classifier_for(name)

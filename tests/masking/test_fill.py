@@ -31,19 +31,18 @@ def test_masked_image_is_the_image_where_kept_and_the_background_elsewhere() -> 
 
 
 @pytest.mark.parametrize(
-    ("x", "mask"),
+    ("x", "mask", "message"),
     [
-        (torch.zeros(2, 4, 20, 28), torch.zeros(2, 1, 20, 28)),
-        (torch.zeros(2, 3, 20, 28, dtype=torch.uint8), torch.zeros(2, 1, 20, 28)),
-        (torch.zeros(2, 3, 20, 28), torch.zeros(2, 1, 20, 28, dtype=torch.bool)),
-        (torch.zeros(2, 3, 20, 28), torch.zeros(2, 1, 10, 14)),
+        (torch.zeros(2, 4, 20, 28), torch.zeros(2, 1, 20, 28), r"^background is .*; give float \[2, 4, 20, 28\]"),
+        (torch.zeros(2, 3, 20, 28).byte(), torch.zeros(2, 1, 20, 28), "^images is uint8"),
+        (torch.zeros(1, 3, 20, 28), torch.zeros(2, 1, 20, 28), "^background is .*, to fit images"),
+        (torch.zeros(2, 3, 20, 28), torch.zeros(2, 1, 20, 28) > 0, "^mask is bool"),
+        (torch.zeros(2, 3, 20, 28), torch.zeros(2, 1, 10, 14), "^mask is float32 .*, to fit images"),
+        (torch.zeros(2, 3, 20, 28), torch.zeros(2, 1, 20, 28).double(), "^images of torch.float32, a mask of .*64"),
     ],
-    ids=["channels", "type of the images", "type of the mask", "size of the mask"],
 )
-def test_masked_images_of_tensors_that_do_not_fit(x: torch.Tensor, mask: torch.Tensor) -> None:
-    with pytest.raises(
-        InputError, match=r"^images of torch\.\w+, \(2, \d, 20, 28\), mask of .*; give floats of one type"
-    ):
+def test_masked_images_of_tensors_that_do_not_fit(x: torch.Tensor, mask: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         keep(x, mask, torch.zeros(2, 3, 20, 28))
 
 
@@ -55,9 +54,8 @@ def test_black_and_mean_fills() -> None:
     assert mean.shape == x.shape
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (0, 20), (0, 0)])
-def test_blur_keeps_images_of_one_pixel_or_none(height: int, width: int) -> None:
-    x = images(2, height, width)
+def test_blur_keeps_images_of_one_pixel() -> None:
+    x = images(2, 1, 1)
     assert torch.equal(Fill("blur")(x), x)
 
 

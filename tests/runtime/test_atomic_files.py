@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ltx.runtime.atomic_files import atomic_write, write_all_atomically, write_atomically
+from ltx.runtime.atomic_files import atomic_write, write_all_atomically, write_atomically, writing
 
 
 def test_processes_can_write_the_same_file_at_once(tmp_path: Path):
@@ -60,3 +60,22 @@ def test_several_files_are_replaced_together(tmp_path: Path, monkeypatch: pytest
     assert sorted(tmp_path.iterdir()) == [config, tensors]
     write_all_atomically({config: b"new settings", tensors: b"new network"})
     assert [file.read_bytes() for file in (config, tensors)] == [b"new settings", b"new network"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path):
+    record = tmp_path / "record.jsonl"
+    record.symlink_to("/dev/full")
+
+    def append():
+        with writing(record), record.open("a") as stream:
+            stream.write("line\n")
+
+    def replace_it():
+        with atomic_write(record):
+            raise OSError(28, "No space left on device")
+
+    for write in (append, replace_it):
+        with pytest.raises(OSError, match="No space left") as raised:
+            write()
+        assert raised.value.filename == str(record)

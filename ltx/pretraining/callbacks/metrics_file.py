@@ -13,7 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from ltx.runtime.atomic_files import write_atomically
+from ltx.runtime.atomic_files import write_atomically, writing
 
 
 class MetricsFile(lightning.Callback):
@@ -65,7 +65,7 @@ class MetricsFile(lightning.Callback):
         seconds = round(time.monotonic() - self._start_time, 2)
         row = {"step": trainer.global_step, "seconds": seconds, "lr": lr, **metrics}
         if set(row) <= set(self._columns):
-            with self.file.open("a", newline="") as stream:
+            with writing(self.file), self.file.open("a", newline="") as stream:
                 csv.DictWriter(stream, self._columns).writerow(row)
             return
         rows: list[dict[str, Any]] = []
