@@ -107,7 +107,7 @@ def sufficient_pairs(classifier: Classifier, config: MultipleBench) -> tuple[Ten
     pairs = [(label, *pair) for label, members in by_class.items() for pair in combinations(members, 2)]
     random.Random(config.seed).shuffle(pairs)
     blur = Fill("blur")
-    left = (torch.arange(width, device=classifier.device) < width // 2).float().view(1, 1, 1, -1)
+    left = (torch.arange(width, device=classifier.device) < width // 2).float().expand(1, 1, height, width)
     mosaics: list[Tensor] = []
     classes: list[int] = []
     tried = 0
