@@ -187,11 +187,16 @@ class PointingGame(PerImageMetric):
 
     @takes(maps="float [B, 1, H, W]", near_objects="real [B, 1, H, W]", targets="real [B]")
     def update(self, maps: Tensor, near_objects: Tensor, targets: Tensor) -> None:
-        """Add maps and masks with tolerance `[B, 1, H, W]`, and the class of each object `[B]`."""
+        """Add maps and masks with tolerance `[B, 1, H, W]`, and the class of each object `[B]`.
+
+        A map that contains NaN has no highest pixel: its row is NaN.
+        """
         flat = maps.flatten(1)
         places = torch.arange(flat.shape[1], device=flat.device)
-        first = torch.where(flat == flat.amax(1, keepdim=True), places, flat.shape[1]).amin(1, keepdim=True)
-        self.append(100.0 * near_objects.flatten(1).gather(1, first), targets)
+        highest = flat.amax(1, keepdim=True)
+        first = torch.where((flat == highest) | highest.isnan(), places, flat.shape[1]).amin(1, keepdim=True)
+        hits = 100.0 * near_objects.flatten(1).gather(1, first)
+        self.append(hits.where(~highest.isnan(), torch.nan), targets)
 
     @takes(rows="float64 [n, .columns]", weights="float64 [R, n]")
     def aggregate(self, rows: Tensor, weights: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ from ltx.cli.main import main
 LIMIT = 60
 """Seconds of CPU time after which a command counts as hanging, and a tenth of those on the clock."""
 
+HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+"""Warnings that Python does not show to users by default."""
+
 
 @dataclass
 class Outcome:
@@ -69,6 +72,8 @@ def call(words: list[str], seconds: int = LIMIT) -> Outcome:
     status, trace = 0, ""
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("always")
+        for category in HIDDEN:
+            warnings.simplefilter("ignore", category)
         warnings.showwarning = _print_warning
         try:
             with limited(seconds):

@@ -120,9 +120,15 @@ def test_every_command_is_invoked() -> None:
     assert names == {*COMMANDS, *(f"bench {name}" for name in BENCHMARKS)}
 
 
-def test_the_oracle_sees_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "main", lambda words: warnings.warn(f"{words[0]} cannot be read", stacklevel=2))
-    assert "UserWarning: a.jpg cannot be read" in call(["a.jpg"]).err
+def test_the_oracle_sees_the_warnings_that_users_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(words: list[str]) -> None:
+        warnings.warn("a.jpg cannot be read", stacklevel=2)
+        warnings.warn("unclosed file", ResourceWarning, stacklevel=2)
+
+    monkeypatch.setattr(oracle, "main", warned)
+    err = call([]).err
+    assert "UserWarning: a.jpg cannot be read" in err
+    assert "unclosed" not in err
 
 
 def readable(file: Path) -> bool:

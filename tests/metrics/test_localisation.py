@@ -73,6 +73,14 @@ def test_agreement_with_scikit_learn(levels):
     assert score(MeanIntersectionOverUnion(), maps=maps, objects=objects) == pytest.approx(100 * iou, rel=1e-5)
 
 
+def test_a_map_with_nan_has_no_highest_pixel():
+    metric = PointingGame()
+    maps = torch.rand(2, 1, 4, 4)
+    maps[0, 0, 1, 1] = torch.nan
+    metric.update(maps=maps, near_objects=torch.ones(2, 1, 4, 4), targets=torch.tensor([0, 1]))
+    assert metric.scores(metric.all_rows()).isnan().tolist() == [True, False]
+
+
 def test_pointing_uses_the_first_of_equal_maxima_and_averages_over_classes():
     maps = torch.zeros(4, 1, 2, 2)
     maps[0, 0, 0, 0] = maps[0, 0, 1, 1] = 1.0
