@@ -48,6 +48,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
         select_by=config.select_by,
         seed=config.seed,
         max_batch=config.batch_size,
+        alternate=config.alternate,
     )
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:

@@ -69,6 +69,10 @@ class FinetuneConfig(ExplainConfig):
         help="of the maps before each step, keep the best by the image's own AUC (the papers' rule); null = the last",
         choices=[*SELECTIONS, None],
     )
+    alternate: bool = option(
+        False,
+        help="alternate between the terms of the mask and those of its order, at half of the passes per step",
+    )
     trust: bool = option(False, help="let the checkpoint import and call the function that builds its classifier")
     classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
     seed: int = option(0, help="random seed of fills and terms")
