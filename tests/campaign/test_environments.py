@@ -76,11 +76,34 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", str(place)], check=True)
 
 
+def visible(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if not file.name.startswith(".")}
+
+
+@pytest.fixture(scope="module")
+def whole(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], set[str]]:
+    """The names of the files that a command writes where there is space."""
+
+    @functools.cache
+    def names(command: str) -> set[str]:
+        out = tmp_path_factory.mktemp("whole") / "out"
+        outcome = call(words(arena, command, out))
+        assert outcome.status == 0, (outcome.err, outcome.trace)
+        return visible(out)
+
+    return names
+
+
 @is_root
 @pytest.mark.parametrize("command", [*COMMANDS, "attribute maps"])
 @pytest.mark.parametrize("number", range(3))
 def test_a_full_disk(
-    arena: Arena, mounted: Callable[[str], Path], rng: random.Random, command: str, number: int
+    arena: Arena,
+    mounted: Callable[[str], Path],
+    whole: Callable[[str], set[str]],
+    rng: random.Random,
+    command: str,
+    number: int,
 ) -> None:
     place = mounted(f"size={rng.choice([rng.randint(8, 64), rng.randint(64, 400), rng.randint(400, 8000)])}k")
     outcome = call(words(arena, command, place / "out"))
@@ -89,9 +112,11 @@ def test_a_full_disk(
         assert outcome.err.strip().splitlines()[-1].endswith(("No space left on device", "it is full"))
     found = faults(outcome, ["out", str(place)]) + partial_files(place)
     assert not found, (found, outcome.err[-500:], outcome.trace[-1500:])
+    assert outcome.status == 1 or visible(place / "out") == whole(command)
     subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
     again = call(words(arena, command, place / "out"))
     assert again.status == 0, (again.err, again.trace)
+    assert visible(place / "out") >= whole(command)  # an interrupted run may leave files of its own
     if command in ("attribute", "attribute maps", "finetune"):
         assert len(explained(place / "out")) == 6
 
