@@ -104,7 +104,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration of a checkpoint folder.
 
     Raises:
-        InputError: it is not a YAML mapping.
+        InputError: it is not a YAML mapping, or its classifier or explainer is not.
     """
     try:
         config = read_yaml(folder / CONFIG)
@@ -114,6 +114,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint={folder}: {CONFIG} is not a mapping of settings")
     if not config:
         raise InputError(f"checkpoint={folder}: {CONFIG} contains no settings")
+    for group in ("classifier", "explainer"):
+        if not isinstance(config.get(group) or {}, dict):
+            raise InputError(f"checkpoint={folder}: {CONFIG}: {group} is not a mapping of settings")
     return config
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Literal, cast
 
 import numpy as np
@@ -26,8 +27,11 @@ from ltx.runtime.errors import InputError
 
 Fit = Literal["squash", "centre"]
 
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error)
-"""Exceptions that Pillow's decoders raise on damaged data."""
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error),
+    TokenError,
+)
+"""Exceptions that Pillow's decoders and NumPy's header reader raise on damaged data."""
 
 MAX_FILE_BYTES = 1 << 30
 """Larger files are not read into memory."""

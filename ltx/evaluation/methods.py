@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from ltx.attribution.attribute import ConstantMapWarning, attribute
 from ltx.attribution.registry import METHODS
 from ltx.attribution.support import refusal
-from ltx.checkpoints.folder import CONFIG, TENSORS, identity, located, read_config
+from ltx.checkpoints.folder import CONFIG, TENSORS, identity, located
 from ltx.checkpoints.loading import load
 from ltx.classifier.classifier import Classifier
 from ltx.config.options import check_arguments
@@ -182,7 +181,7 @@ def _explainer(spec: MethodName, classifier: Classifier, max_batch: int) -> Meth
     settings = FinetuneOptions(**{"max_batch": max_batch} | spec.options)
 
     def make(model: Classifier, images: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        network = explainer if model is classifier else rebuild(model, explainer, folder)
+        network = explainer if model is classifier else rebuild(model, explainer)
         if settings.steps:
             return finetune(network, images, targets, settings.steps, settings).maps
         with torch.no_grad():
@@ -193,12 +192,12 @@ def _explainer(spec: MethodName, classifier: Classifier, max_batch: int) -> Meth
     return Method(spec.label, spec.text, make, modules, identity(folder), selected_by=spec.options.get("select_by"))
 
 
-def rebuild(classifier: Classifier, explainer: MaskNetwork, folder: Path) -> MaskNetwork:
+def rebuild(classifier: Classifier, explainer: MaskNetwork) -> MaskNetwork:
     """Attach a trained explainer to a modified classifier, for sanity checks; `load` would refuse its fingerprint.
 
     The features and head rows that the explainer reads come from the modified classifier. Its own weights stay.
     """
-    settings = ExplainerConfig(**(read_config(folder).get("explainer") or {}))
+    settings = ExplainerConfig(**explainer.training_config["explainer"])
     network = settings.build(classifier)
     network.load_state_dict(explainer.state_dict())
     network.training_config = explainer.training_config

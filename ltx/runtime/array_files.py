@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ltx.runtime.errors import InputError, first_line
 DAMAGED = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, OverflowError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError),
+    TokenError,
 )
 """Exceptions of numpy and zipfile on damaged data."""
 

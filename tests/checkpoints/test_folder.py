@@ -56,6 +56,7 @@ def test_the_weights_of_the_classifier_are_not_stored(folder: Path, weights: Pat
         ("yaml", "config.yaml cannot be read"),
         ("key", "no_such_key"),
         ("width", "does not fit its own config.yaml"),
+        ("text", "config.yaml: explainer is not a mapping of settings"),
     ],
 )
 def test_damage_is_one_line(folder: Path, weights: Path, damage: str, message: str):
@@ -67,6 +68,8 @@ def test_damage_is_one_line(folder: Path, weights: Path, damage: str, message: s
         tensors.unlink()
     elif damage == "yaml":
         config.write_text("a: [1,")
+    elif damage == "text":
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"explainer": "unet"}))
     else:
         settings = yaml.safe_load(config.read_text())
         settings["explainer"]["no_such_key" if damage == "key" else "width"] = 8

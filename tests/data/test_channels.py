@@ -108,6 +108,14 @@ def test_arrays_that_are_not_images_are_named(tmp_path: Path, values: np.ndarray
         read_image(tmp_path / "a.npy")
 
 
+def test_an_array_with_a_damaged_header_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 2, 3), np.uint8))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"}", b" "))
+    with pytest.raises(InputError, match=r"a\.npy cannot be read: .*EOF"):
+        read_image(tmp_path / "a.npy")
+
+
 def test_an_rgb_image_has_too_few_channels_for_others(tmp_path: Path) -> None:
     Image.fromarray(noise(4, 4, 3)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png cannot be read: it has 3 channels; the classifier takes 5"):
