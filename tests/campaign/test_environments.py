@@ -112,7 +112,10 @@ def test_a_full_disk(
         assert outcome.err.strip().splitlines()[-1].endswith(("No space left on device", "it is full"))
     found = faults(outcome, ["out", str(place)]) + partial_files(place)
     assert not found, (found, outcome.err[-500:], outcome.trace[-1500:])
-    assert outcome.status == 1 or visible(place / "out") == whole(command)
+    missing = whole(command) - visible(place / "out")
+    if "no report: " in outcome.out:  # the command succeeds without its page, and says so
+        missing = {name for name in missing if name.partition("/")[0] not in ("report", "index.html")}
+    assert outcome.status == 1 or not missing, (missing, outcome.out)
     subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
     again = call(words(arena, command, place / "out"))
     assert again.status == 0, (again.err, again.trace)
