@@ -67,6 +67,20 @@ def test_alternating_terms_classify_half_of_the_masked_images():
     assert not torch.equal(*maps)
 
 
+@pytest.mark.parametrize(("steps", "equal"), [(1, True), (2, False)])
+def test_the_second_step_has_the_terms_of_the_order(steps: int, equal: bool):
+    explainer, images = small_explainer(), smooth_images(2)
+    whole = Objective(ObjectiveConfig(ranking=Ranking(weight=4.0)))
+    alternating, of_the_mask = (
+        finetune(explainer, images, 0, steps, settings).maps
+        for settings in (
+            FinetuneSettings(objective=whole, alternate=True),
+            FinetuneSettings(objective=whole.turns()[0]),
+        )
+    )
+    assert torch.equal(alternating, of_the_mask) == equal
+
+
 def test_keep_replaces_the_kind_of_the_trained_keep_term():
     explainer, images = small_explainer(), smooth_images(2)
     objective = Objective(ObjectiveConfig(keep=Keep(kind="kl")))
