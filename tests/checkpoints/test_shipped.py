@@ -27,6 +27,7 @@ def loaded(name: str, shared_data: Path | None) -> MaskNetwork:
 def test_the_documented_explainers_ship():
     assert NAMES == [
         "deit_tiny_patch16_224",
+        "deit_tiny_patch16_224_inr",
         "tf_efficientnet_lite0",
         "tf_efficientnet_lite0_inr",
         "tf_efficientnet_lite1",

@@ -32,10 +32,10 @@ def imagenette(shared_data: Path, split: str) -> tuple[list[Path], Tensor]:
     return files, torch.tensor([names.index(row["wnid"]) for row in rows])
 
 
-def train_classifier(files: list[Path], classes: Tensor, file: Path) -> None:
-    """Train a `SmallCNN` on images of 64 x 64 pixels, about two minutes on one core."""
+def train_classifier(files: list[Path], classes: Tensor, file: Path, width: int = 32) -> None:
+    """Train a `SmallCNN` of any width on images of 64 x 64 pixels, about two minutes on one core."""
     images = (load_images(files, (64, 64)) * 255).byte()
-    model, count = build(), len(files) // BATCH
+    model, count = build(width=width), len(files) // BATCH
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=EPOCHS * count)
     generator = torch.Generator().manual_seed(0)
