@@ -49,6 +49,7 @@ def finetune_files(config: FinetuneConfig) -> Path:
         seed=config.seed,
         max_batch=config.batch_size,
         alternate=config.alternate,
+        detail=config.detail,
     )
 
     def explain(images: Tensor, targets: list[Target], names: list[str]) -> Explanation:

@@ -148,6 +148,10 @@ class MaskNetwork(nn.Module):
         """
         raise NotImplementedError
 
+    def with_detail(self) -> MaskNetwork:
+        """The network that finetuning adapts: this one, or a copy that can write finer masks than a forward pass."""
+        return self
+
     def forward(self, images: Tensor, targets: Targets = None) -> Tensor:
         """Compute masks `[B, 1, H, W]` in [0, 1] of images `[B, 3, H, W]`.
 

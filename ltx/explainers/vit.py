@@ -13,8 +13,13 @@ from torch import Tensor, nn
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.feature_maps import Features
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery, EvidenceStart, Modulation, evidence_skip
+from ltx.explainers.detail import PatchDetail
 from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.separate_modules import separate_modules
 from ltx.runtime.errors import InputError
+
+MASK_STRIDE = 4
+"""Pixels per value of a finer mask, as in the U-Net decoder."""
 
 
 class ViTExplainer(MaskNetwork):
@@ -33,7 +38,7 @@ class ViTExplainer(MaskNetwork):
         InputError: the variant is unknown, the trunk has several resolutions, or the width does not fit the heads.
     """
 
-    head_modules = ("head", "skip")
+    head_modules = ("head", "skip", "detail")
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class ViTExplainer(MaskNetwork):
         if variant not in ("decoder", "released"):
             raise InputError(f"explainer.variant={variant!r} is unknown for vit; allowed: decoder, released")
         self.variant = variant
+        self.detail: PatchDetail | None = None
         evidence = evidence or EvidenceStart()
         super().__init__(classifier, trunk, stages, conditioned, evidence.values and variant == "decoder")
         *maps, final = self.feature_shapes
@@ -107,7 +113,21 @@ class ViTExplainer(MaskNetwork):
         if self.variant == "decoder":
             x = self.blocks(x)
         logits: Tensor = self.head(x).transpose(1, 2).unflatten(2, (height, width))
-        return logits + self.skip(evidence) if evidence is not None and self.starts_at_evidence else logits
+        if evidence is not None and self.starts_at_evidence:
+            logits = logits + self.skip(evidence)
+        return logits if self.detail is None else self.detail(logits, x.unflatten(1, (height, width)))
+
+    def with_detail(self) -> MaskNetwork:
+        """A copy with masks at stride 4, that shares the tensors; the network itself if its patches are no larger.
+
+        The released head stays as it is. See `PatchDetail`.
+        """
+        scale = round(self.classifier.input_size[0] / self.feature_shapes[-1][1] / MASK_STRIDE)
+        if self.variant == "released" or scale < 2:
+            return self
+        copy = separate_modules(self)
+        copy.detail = PatchDetail(self.project.out_features, scale).to(self.project.weight)
+        return copy
 
     def _normalised(self, tokens: Tensor) -> Tensor:
         """Apply the classifier's last norm to tokens `[B, C, h, w]`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ def finetune(
     result therefore depends on its neighbours only by rounding. This is 1e-5 of the mask after one step, but finetuning
     amplifies it: after five steps, single pixels differ by a half. The same batch gives the same bytes.
 
+    With `settings.detail`, the copies for a vision transformer begin with the masks that the explainer has per patch, and
+    learn detail within the patches, see `ltx.explainers.detail.PatchDetail`.
+
     A step takes one pass of the decoder, and one of the classifier over all masked images, both forwards and
     backwards. The trunk's features are computed once if the trunk is not adapted. The result is the mask of the last
     step, unless `settings.select_by` is set.
@@ -69,8 +72,12 @@ def finetune(
     resolved = resolve(explainer, steps, settings)
     started = time.perf_counter()
     with evaluating(explainer):
+        network = explainer
+        if steps and settings.detail:
+            network = explainer.with_detail()
+            batch = replace(batch, starts=batch.starts and [start.with_detail() for start in batch.starts])
         adapted = [
-            _adapt_chunk(explainer, batch, slice(first, first + settings.max_batch), settings.scope, resolved)
+            _adapt_chunk(network, batch, slice(first, first + settings.max_batch), settings.scope, resolved)
             for first in range(0, len(batch.images), settings.max_batch)
         ]
     seconds = (time.perf_counter() - started) / len(batch.images)

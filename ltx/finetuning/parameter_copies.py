@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from operator import itemgetter
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from ltx.classifier.feature_maps import Features
 from ltx.explainers.mask_network import MaskNetwork
+from ltx.explainers.separate_modules import separate_modules
 from ltx.runtime.private_api import tree_map
 
 
@@ -51,7 +51,8 @@ class Copies:
         starts: Sequence[MaskNetwork] | None = None,
         batched: bool | None = None,
     ) -> None:
-        self.explainer = _separate_modules(explainer)
+        # Concurrent calls must not swap each other's parameters.
+        self.explainer = separate_modules(explainer)
         self.batched = images.device.type != "cpu" if batched is None else batched
         # Under vmap, torch 2.15 returns wrong gradients of normalisation layers for channels-last tensors.
         self.features = tree_map(Tensor.contiguous, features)
@@ -123,17 +124,6 @@ class Copies:
 def _rows(stacked: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
     """The tensors `[…]` of each of `count` images, from stacked ones `[B, …]`; they share their memory."""
     return [{name: value[row] for name, value in stacked.items()} for row in range(count)]
-
-
-def _separate_modules(explainer: MaskNetwork) -> MaskNetwork:
-    """A network with separate module objects, so that concurrent calls do not swap each other's parameters.
-
-    Tensors, the classifier and the users' hooks are shared.
-    """
-    shared: list[Any] = [explainer.classifier, *explainer.parameters(), *explainer.buffers()]
-    for module in explainer.modules():
-        shared += [value for key, value in vars(module).items() if key.endswith("_hooks") or isinstance(value, Tensor)]
-    return deepcopy(explainer, {id(item): item for item in shared})
 
 
 class _ConvolutionAsProduct(TorchFunctionMode):

@@ -38,6 +38,8 @@ class FinetuneSettings:
         alternate: steps take turns: one with the terms of the mask itself (`keep`, `remove`), one with those of its
             order (`ranking`), each at twice its weight. A step then costs half of the masked images of an objective
             that has both. See `ltx.objectives.objective.Objective.turns`.
+        detail: masks of a vision transformer may differ within its patches, down to 4 × 4 pixels; False = one value per
+            patch, as in a forward pass.
         on_step: called before each step with the number of finished steps; the loop ends early, with the maps it has,
             when it returns False. `Explanation.steps` stays the number of steps that were requested.
 
@@ -56,6 +58,7 @@ class FinetuneSettings:
     areas: AreaSampling | None = None
     jitter: int = 0
     alternate: bool = False
+    detail: bool = True
     on_step: Callable[[int], bool] | None = None
 
     def __post_init__(self) -> None:

@@ -73,6 +73,9 @@ class FinetuneConfig(ExplainConfig):
         False,
         help="alternate between the terms of the mask and those of its order, at half of the passes per step",
     )
+    detail: bool = option(
+        True, help="vision transformers: masks that differ within patches, 4 x 4 pixels; false = one value per patch"
+    )
     trust: bool = option(False, help="let the checkpoint import and call the function that builds its classifier")
     classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
     seed: int = option(0, help="random seed of fills and terms")

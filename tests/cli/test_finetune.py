@@ -27,7 +27,8 @@ def test_settings_of_the_command_reach_the_finetuning(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(command, "finetune", finetune)
     photographs = write_photographs(tmp_path, ["a.png"], (40, 40))
-    chosen: dict[str, Any] = {"scope": "head", "lr": 0.5, "select_by": "positive", "seed": 3, "alternate": True}
+    chosen: dict[str, Any] = {"scope": "head", "lr": 0.5, "select_by": "positive", "seed": 3}
+    chosen |= {"alternate": True, "detail": False}
     with pytest.raises(ReachedError):
         command.finetune_files(FinetuneConfig(images=str(photographs), out=str(tmp_path / "out"), **chosen))
     assert {name: getattr(given[0], name) for name in chosen} == chosen
