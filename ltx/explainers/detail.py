@@ -14,9 +14,9 @@ class PatchDetail(nn.Module):
     """Adds to one logit per patch what differs within the patches: a sub-pixel convolution (Shi et al., CVPR 2016).
 
     A linear layer writes `scale` × `scale` vectors for each patch, and two convolutions relate neighbours across the
-    patches' borders. The last convolution starts at zero: the first masks are those of the patches, upsampled. The other
-    weights start at random, always the same. A pattern that is the same in all patches says nothing about the image, but
-    would disturb a classifier that reads patches; so the mean over the patches is subtracted.
+    patches' borders. The last convolution starts at zero: the first masks are those of the patches, upsampled. The
+    other weights start at random, always the same. A pattern that is the same in all patches says nothing about the
+    image, but would disturb a classifier that reads patches; so the mean over the patches is subtracted.
 
     Args:
         width: width of the tokens.

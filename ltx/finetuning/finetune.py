@@ -44,8 +44,8 @@ def finetune(
     result therefore depends on its neighbours only by rounding. This is 1e-5 of the mask after one step, but finetuning
     amplifies it: after five steps, single pixels differ by a half. The same batch gives the same bytes.
 
-    With `settings.detail`, the copies for a vision transformer begin with the masks that the explainer has per patch, and
-    learn detail within the patches, see `ltx.explainers.detail.PatchDetail`.
+    With `settings.detail`, the copies for a vision transformer begin with the explainer's masks, which have one value
+    per patch, and learn detail within the patches, see `ltx.explainers.detail.PatchDetail`.
 
     A step takes one pass of the decoder, and one of the classifier over all masked images, both forwards and
     backwards. The trunk's features are computed once if the trunk is not adapted. The result is the mask of the last

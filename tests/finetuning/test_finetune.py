@@ -52,6 +52,24 @@ def test_steps_lower_the_loss():
     assert bool((loss(after) < loss(before)).all())
 
 
+def test_masks_of_a_vision_transformer_have_detail_within_its_patches():
+    """Between the centres of two patches, a mask of one value per patch is linear, and one with detail is not."""
+    explainer, images = small_explainer("vit_tiny_patch16_224"), smooth_images(2)
+    patches, fine = (
+        finetune(explainer, images, [0, 1], 3, FinetuneSettings(lr=1e-2, detail=detail)).maps
+        for detail in (False, True)
+    )
+    curvature = [maps[..., 8:24].diff(n=2).abs().amax() for maps in (patches, fine)]
+    assert curvature[0] < 1e-5
+    assert curvature[1] > 1e-3
+
+
+def test_starts_of_a_vision_transformer_have_detail_too():
+    explainer, images = small_explainer("vit_tiny_patch16_224"), smooth_images(1)
+    alone = finetune(explainer, images, [0], 2).maps
+    assert torch.equal(finetune(explainer, images, [0], 2, starts=[explainer]).maps, alone)
+
+
 def test_alternating_terms_classify_half_of_the_masked_images():
     explainer, images = small_explainer(), smooth_images(2)
     objective = Objective(ObjectiveConfig(ranking=Ranking(weight=4.0)))

@@ -73,7 +73,10 @@ def test_many_at_once_equal_one_by_one(name: str, settings: dict[str, object], s
 )
 def test_the_gradient_is_that_of_an_ordinary_network(name: str, settings: dict[str, object], scope: str, batched: bool):
     """Stacked parameters, in one pass or in turn, against `backward` through the network itself, image by image."""
-    explainer, images = without_kinks(small_explainer(name, **settings)), smooth_images(2)
+    explainer, images = without_kinks(small_explainer(name, **settings)).with_detail(), smooth_images(2)
+    for parameter in explainer.parameters():
+        if not parameter.any():  # of layers that start at zero, which would let no gradient through
+            torch.nn.init.normal_(parameter, std=0.1)
     targets = torch.tensor([1, 3])
 
     def loss(scores: torch.Tensor, rows: slice, unmasked_logits: torch.Tensor) -> torch.Tensor:
