@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ltx.runtime.seeds import seeded
 
 WIDTH = 16
 """Channels at the mask's resolution, as many as the U-Net decoder has at its finest level."""
@@ -28,14 +29,18 @@ class PatchDetail(nn.Module):
     def __init__(self, width: int, scale: int) -> None:
         super().__init__()
         self.scale = scale
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.norm = nn.LayerNorm(width)
-            self.project = nn.Linear(width, WIDTH * scale**2)
-            self.mix = nn.Conv2d(WIDTH, WIDTH, kernel_size=3, padding=1)
-            self.mixed = nn.GroupNorm(1, WIDTH)
-            self.last = nn.Conv2d(WIDTH, 1, kernel_size=3, padding=1, bias=False)
-        nn.init.zeros_(self.last.weight)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, WIDTH * scale**2, device="meta")
+        self.mix = nn.Conv2d(WIDTH, WIDTH, kernel_size=3, padding=1, device="meta")
+        self.mixed = nn.GroupNorm(1, WIDTH)
+        self.last = nn.Conv2d(WIDTH, 1, kernel_size=3, padding=1, bias=False, device="meta")
+        # PyTorch's own initialisation would draw from the generator that is shared by all threads.
+        generator = seeded(0)
+        for layer in (self.project, self.mix, self.last):
+            layer.to_empty(device="cpu")
+            bound = 0 if layer is self.last else layer.weight[0].numel() ** -0.5
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, logits: Tensor, tokens: Tensor) -> Tensor:
         vectors = self.project(self.norm(tokens)).permute(0, 3, 1, 2)
