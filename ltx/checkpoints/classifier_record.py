@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ class ClassifierRecord:
         return self.name if self.num_classes is None else f"{self.name} with {self.num_classes} classes"
 
 
-def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier) -> None:
+def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier, starts_training: bool = False) -> None:
     """Check that an explainer can explain a classifier: the trunk must be the same, the head may be another one.
 
     A trunk that was finetuned a little is accepted with a warning that gives the measured difference of its features.
@@ -123,6 +124,7 @@ def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier) ->
         folder: the checkpoint, for messages.
         record: the classifier that it was trained for.
         classifier: the classifier to explain.
+        starts_training: the explainer is trained further, so that its trunk may have moved by any amount.
 
     Raises:
         InputError: another trunk or another normalisation; or the checkpoint does not record its trunk and the head is
@@ -151,9 +153,12 @@ def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier) ->
             f"{trained_for} and other weights; the logits differ by {head_difference:.1%}, so it is used", stacklevel=3
         )
     elif not trunk_difference <= MOVED_TRUNK:  # NaN is refused too
-        raise InputError(
-            f"{trained_for}, not for {here.describe()}: the trunk's features differ by {trunk_difference:.0%} "
-            f"(up to {MOVED_TRUNK:.0%} is accepted); {fix}"
+        moved = f"{trained_for}, not for {here.describe()}: the trunk's features differ by {trunk_difference:.0%}"
+        if not starts_training or record.name != here.name or not math.isfinite(trunk_difference):
+            start = f", from this one: init={folder}" if record.name == here.name else ""
+            raise InputError(f"{moved} (up to {MOVED_TRUNK:.0%} is accepted); {fix}{start}")
+        warnings.warn(
+            f"{moved}, so a training from it may be no better than one without init=; compare them", stacklevel=3
         )
     elif trunk_difference > SAME_TRUNK:
         warnings.warn(

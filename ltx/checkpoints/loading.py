@@ -49,6 +49,28 @@ def load(
     Raises:
         InputError: no such folder, an unreadable file, or a checkpoint that does not fit the classifier.
     """
+    return _load(path, classifier, device, trust, changes)
+
+
+def load_as_start(path: str | Path, classifier: Classifier) -> MaskNetwork:
+    """Load the explainer of a checkpoint as the start of a training for a classifier.
+
+    Its trunk may have moved further from the checkpoint's than `load` accepts.
+
+    Raises:
+        InputError: see `load`; or the classifier has another architecture.
+    """
+    return _load(path, classifier, "cpu", trust=False, changes={}, starts_training=True)
+
+
+def _load(
+    path: str | Path,
+    classifier: Classifier | None,
+    device: str | torch.device,
+    trust: bool,
+    changes: dict[str, Any],
+    starts_training: bool = False,
+) -> MaskNetwork:
     folder = located(path)
     if not (folder / TENSORS).is_file() or not (folder / CONFIG).is_file():
         raise InputError(f"checkpoint={folder} does not contain {TENSORS} and {CONFIG}; give a folder of `ltx train`")
@@ -58,7 +80,7 @@ def load(
     if classifier is None:
         settings: ClassifierConfig = _settings(config, "classifier", ClassifierConfig, folder)
         classifier = rebuild(folder, settings, changes, trust)
-    check_fit(folder, record, classifier)
+    check_fit(folder, record, classifier, starts_training)
     # A checkpoint without this setting was trained before it existed.
     config["explainer"] = {"values": False, **(config.get("explainer") or {})}
     network: ExplainerConfig = _settings(config, "explainer", ExplainerConfig, folder)

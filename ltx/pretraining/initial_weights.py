@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from ltx.checkpoints.folder import CONFIG
-from ltx.checkpoints.loading import load
+from ltx.checkpoints.loading import load_as_start
 from ltx.classifier.timm_models import timm_model
 from ltx.explainers.conditioning import set_evidence_weight
 from ltx.explainers.mask_network import MaskNetwork
@@ -15,7 +15,7 @@ from ltx.runtime.errors import InputError
 
 
 def load_initial_weights(explainer: MaskNetwork, folder: str, evidence: float | None = None) -> None:
-    """Copy the weights of a checkpoint for the same classifier into an explainer.
+    """Copy the weights of a checkpoint for the same classifier, finetuned or not, into an explainer.
 
     Args:
         explainer: the network, modified in place.
@@ -23,9 +23,9 @@ def load_initial_weights(explainer: MaskNetwork, folder: str, evidence: float | 
         evidence: weight of the class's evidence in the logits; None = the checkpoint's.
 
     Raises:
-        InputError: see `ltx.load`; or the checkpoint contains another mask network.
+        InputError: see `load_as_start`; or the checkpoint contains another mask network.
     """
-    source = load(folder, explainer.classifier)
+    source = load_as_start(folder, explainer.classifier)
     weights = source.state_dict()
     shapes = {name: value.shape for name, value in explainer.state_dict().items()}
     if source.stages != explainer.stages or shapes != {name: value.shape for name, value in weights.items()}:

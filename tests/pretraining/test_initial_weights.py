@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +41,27 @@ def test_weights_of_a_network_that_reads_other_stages_are_refused(tmp_path: Path
     load_initial_weights(settings.build(classifier), str(tmp_path))
     with pytest.raises(InputError, match="contains another mask network"):
         load_initial_weights(ExplainerConfig(name="vit", stages=[8, 11]).build(classifier), str(tmp_path))
+
+
+def test_a_trunk_that_moved_too_far_to_be_explained_is_a_start_for_training(tmp_path: Path):
+    about = ClassifierConfig("vit_tiny_patch16_224", "random", num_classes=5, input_size=64)
+    classifier = about.build()
+    torch.manual_seed(0)
+    weights = {name: value + 0.5 * torch.randn_like(value) for name, value in classifier.model.state_dict().items()}
+    torch.save(weights, tmp_path / "moved.pth")
+    far = replace(about, weights=str(tmp_path / "moved.pth")).build()
+    settings = ExplainerConfig(name="vit")
+    explainer = settings.build(classifier)
+    save_checkpoint(tmp_path, explainer, {"classifier": asdict(about), "explainer": asdict(settings)})
+    with pytest.raises(InputError, match=rf"features differ by .*, from this one: init={tmp_path}$"):
+        load(tmp_path, far)
+    moved = settings.build(far)
+    with pytest.warns(UserWarning, match=r"features differ by \d+%, so a training from it"):
+        load_initial_weights(moved, str(tmp_path))
+    assert all(torch.equal(moved.state_dict()[key], value) for key, value in explainer.state_dict().items())
+    half = [0.5, 0.5, 0.5]  # the normalisation of the other one
+    another = replace(
+        about, name="deit_tiny_patch16_224", weights=str(tmp_path / "moved.pth"), mean=half, std=half
+    ).build()
+    with pytest.raises(InputError, match=r"train an explainer for this classifier$"):
+        load_initial_weights(settings.build(another), str(tmp_path))
