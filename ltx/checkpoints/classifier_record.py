@@ -150,7 +150,7 @@ def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier, st
             why = "" if record.sketches is not None else "; it does not record the features of its trunk"
             raise InputError(f"{trained_for}, not for {here.describe()} or with other weights{why}; {fix}")
         warnings.warn(
-            f"{trained_for} and other weights; the logits differ by {head_difference:.1%}, so it is used", stacklevel=3
+            f"{trained_for} and other weights; the logits differ by {head_difference:.1%}, so it is used", stacklevel=4
         )
     elif not trunk_difference <= MOVED_TRUNK:  # NaN is refused too
         moved = f"{trained_for}, not for {here.describe()}: the trunk's features differ by {trunk_difference:.0%}"
@@ -158,24 +158,24 @@ def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier, st
             start = f", from this one: init={folder}" if record.name == here.name else ""
             raise InputError(f"{moved} (up to {MOVED_TRUNK:.0%} is accepted); {fix}{start}")
         warnings.warn(
-            f"{moved}, so a training from it may be no better than one without init=; compare them", stacklevel=3
+            f"{moved}, so a training from it may be no better than one without init=; compare them", stacklevel=4
         )
     elif trunk_difference > SAME_TRUNK:
         warnings.warn(
             f"{trained_for}, whose trunk's features differ by {trunk_difference:.1%} from those of this one; its masks "
             f"may be less faithful than after further training (init={folder})",
-            stacklevel=3,
+            stacklevel=4,
         )
     elif not same_head:
         warnings.warn(
             f"{trained_for}; the trunk is the same, so it explains this head with {here.num_classes} classes "
             f"({classifier.head}) without training",
-            stacklevel=3,
+            stacklevel=4,
         )
     else:
         warnings.warn(
             f"{trained_for} and other weights; the features differ by {trunk_difference:.1%}, so it is used",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
