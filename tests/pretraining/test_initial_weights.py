@@ -56,7 +56,7 @@ def test_a_trunk_that_moved_too_far_to_be_explained_is_a_start_for_training(tmp_
     with pytest.raises(InputError, match=rf"features differ by .*, from this one: init={tmp_path}$"):
         load(tmp_path, far)
     moved = settings.build(far)
-    with pytest.warns(UserWarning, match=r"features differ by \d+%, so a training from it"):
+    with pytest.warns(UserWarning, match=r"features differ by \d+%; compare a training from it with one without init="):
         load_initial_weights(moved, str(tmp_path))
     assert all(torch.equal(moved.state_dict()[key], value) for key, value in explainer.state_dict().items())
     half = [0.5, 0.5, 0.5]  # the normalisation of the other one
