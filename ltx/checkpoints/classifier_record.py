@@ -30,9 +30,9 @@ MOVED_TRUNK = 0.9
 """Largest relative difference of the feature maps at which an explainer accepts a finetuned trunk.
 
 Features that have nothing in common differ by 1 or more. EfficientNet-Lite0 finetuned on 1,000 images (AdamW, 1e-4)
-differs by 0.72 after one epoch and by 0.79 after five, and its shipped explainer is ahead of Grad-CAM there; after three
-more at 3e-4 it differs by 0.96, and the explainer is level with Grad-CAM until it has trained on; a random one differs
-by 1.8.
+differs by 0.72 after one epoch and by 0.79 after five, and its shipped explainer is ahead of Grad-CAM there; after
+three more at 3e-4 it differs by 0.96, and the explainer is level with Grad-CAM until it has trained on; a random one
+differs by 1.8.
 """
 
 FIX = "name the weights that it was trained with, classifier.weights=FILE, or train an explainer for this classifier"
