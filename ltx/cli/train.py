@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 from ltx.pretraining.run import run_pretraining
 from ltx.pretraining.settings import TrainConfig
 from ltx.runtime.exclusive_folder import exclusive
@@ -13,6 +16,9 @@ def train(config: TrainConfig) -> None:
     Raises:
         InputError: see `ltx.pretraining.run.run_pretraining`.
     """
+    # The run says itself on which devices it trains and where it resumes; Lightning adds advertisements to that.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")  # torch's, about Lightning's code
     with exclusive(config.out):
         out = run_pretraining(config)
     print(f"done: {out}")

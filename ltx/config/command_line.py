@@ -8,7 +8,9 @@ import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -101,7 +103,7 @@ def run(
     description: str,
     argv: Sequence[str] | None = None,
 ) -> NoReturn:
-    """Parse the command line, call `main`, and exit.
+    """Parse the command line, call `main`, and exit. Warnings for the user are one `warning:` line each.
 
     The exit code is 0 on success; 1 with one line if the disk is full or not writable; 2 with one `error:` line for
     invalid input; 3 with one line if the work is done except for sources that could not be used; 130 on interruption;
@@ -116,7 +118,8 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # neither file names nor the terminal need be UTF-8
     try:
-        main(parse(schema, sys.argv[1:] if argv is None else argv, prog, description))
+        with _plain_warnings():
+            main(parse(schema, sys.argv[1:] if argv is None else argv, prog, description))
         sys.stdout.flush()
     except InputError as error:
         finish(2, f"error: {error}")
@@ -133,6 +136,23 @@ def run(
     except SystemExit as leaving:
         finish(leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1)
     finish(0)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print a `UserWarning` without the place in the code, which tells nothing to who runs a command."""
+    original = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if category is UserWarning:
+            return f"warning: {' '.join(str(message).split())}\n"
+        return original(message, category, *place, **line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original
 
 
 def finish(status: int, line: str = "") -> NoReturn:

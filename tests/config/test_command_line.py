@@ -1,5 +1,7 @@
 """Command-line settings: precedence, conversion of values, and one-line error messages."""
 
+import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -237,6 +239,27 @@ def test_run_converts_bad_input_to_one_line_and_an_exit_code(capsys: pytest.Capt
         assert caught.value.code == code
         written = capsys.readouterr().err
         assert text is None or written == text
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(config: Settings) -> None:
+        warnings.warn("a.jpg cannot be read:\nit is empty", stacklevel=1)
+        warnings.warn("torch.old is deprecated", FutureWarning, stacklevel=1)
+
+    def show(*values: Any, **names: Any) -> None:  # as Python does; pytest would collect them
+        print(warnings.formatwarning(*values[:4]), end="", file=sys.stderr)
+
+    before = warnings.formatwarning
+    warnings.simplefilter("always")  # pytest restores the filters
+    monkeypatch.setattr(warnings, "showwarning", show)
+    with pytest.raises(SystemExit):
+        run(warned, Settings, "train.py", "", [])
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert first == "warning: a.jpg cannot be read: it is empty"
+    assert "FutureWarning: torch.old is deprecated" in second  # of a developer's concern: with its place
+    assert warnings.formatwarning is before
 
 
 def test_classifier_config_builds_the_classifier() -> None:
