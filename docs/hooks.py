@@ -37,7 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put the exported explainer in the place of its picture."""
+    """Put the exported explainer in the place of its picture, and let links to notebooks lead to their pages."""
+    markdown = markdown.replace("](../examples/", "](examples/")
     if page.file.src_uri != "index.md":
         return markdown
     assert len(PICTURE.findall(markdown)) == 1

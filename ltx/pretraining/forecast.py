@@ -85,5 +85,8 @@ def forecast(metrics: Path) -> str:
     found = gains([step for step, _ in rows], [100 * score for _, score in rows]) if rows else []
     if not found:
         return ""
-    more = ", ".join(f"{gain.times} times the steps {gain.mean:+.1f} ± {gain.half_width:.1f}" for gain in found)
-    return f"INS - DEL of the validation images, estimated at random areas: {100 * rows[-1][1]:.1f}; expected of {more}"
+    more = "; with ".join(f"{gain.times} times: {gain.mean:+.1f} ± {gain.half_width:.1f}" for gain in found)
+    return (
+        f"estimated INS - DEL of the validation images, at random areas: {100 * rows[-1][1]:.1f}; "
+        f"expected gain of a longer training, with {more}"
+    )

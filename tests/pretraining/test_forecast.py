@@ -49,4 +49,4 @@ def test_few_validations_give_no_forecast(tmp_path: Path):
     assert forecast(tmp_path / "metrics.csv") == ""
     rows = "".join(f"{step},{curve(step) / 100}\n" for step in STEPS)
     (tmp_path / "metrics.csv").write_text("step,val/order\n" + rows)
-    assert "36.8; expected of 2 times the steps +0.9 ±" in forecast(tmp_path / "metrics.csv")
+    assert "36.8; expected gain of a longer training, with 2 times: +0.9 ±" in forecast(tmp_path / "metrics.csv")
