@@ -37,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put the exported explainer in the place of its picture, and let links to notebooks lead to their pages."""
+    """Turn links to notebooks into those to their pages, and put the exported explainer in the place of its picture."""
     markdown = markdown.replace("](../examples/", "](examples/")
     if page.file.src_uri != "index.md":
         return markdown

@@ -88,7 +88,7 @@ def test_the_site_is_built_with_and_without_it(config: Any, exported: bool) -> N
     if exported:
         export_page(config)
     environment = os.environ | {"LTX_EXPORTED_PAGE": config.extra["exported_page"]}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", config.site_dir]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", config.site_dir]
     subprocess.run(command, cwd=PROJECT, env=environment, check=True, timeout=600)
     text = (Path(config.site_dir) / "index.html").read_text()
     assert ('<iframe class="explainer"' in text) is exported
