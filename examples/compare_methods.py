@@ -86,8 +86,8 @@ Image("out/compare_methods/curves.png")
 # ## Is it adversarial?
 #
 # Integrated Gradients has the lowest POS and DEL: scattered black pixels destroy a prediction soonest. Its NEG and
-# INS are those of random scores, so the same pixels do not preserve the prediction. NEG - POS and INS - DEL cannot be
-# traded against each other in this way:
+# INS are those of random scores, so the same pixels do not preserve the prediction. The differences NEG - POS and
+# INS - DEL do not reward this: a scattered map loses in NEG and INS what it gains in POS and DEL.
 
 # %%
 for method, metrics in scores["methods"].items():

@@ -94,7 +94,7 @@ for name, area, p in zip(names, smallest.areas, smallest.probability, strict=Tru
 # ## Save the results
 #
 # Each image gets a picture, an `.npz` with image, map and mask, and a line of `explanations.jsonl`. `ltx finetune
-# images=…` writes the same files from the command line.
+# images=…` writes the same files from the command line, and a page, `index.html`.
 
 # %%
 [file.name for file in finetuned.save("out/explain_a_photograph")]
