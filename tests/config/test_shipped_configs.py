@@ -50,6 +50,23 @@ def test_evaluation_config_is_valid(file: Path):
         parse_name(method)
 
 
+def test_mosaics_are_the_recipe_with_three_schedules_that_start_at_its_values():
+    config = parse(TrainConfig, [f"config={CONFIGS / 'train' / 'mosaics.yaml'}"], "train.py", "")
+    default = parse(TrainConfig, [], "train.py", "")
+    area, ranking = config.objective.area, config.objective.ranking
+    for schedule, start in [
+        (config.data.mosaic, default.data.mosaic),
+        (area.weight, default.objective.area.weight),
+        (ranking.removed, default.objective.ranking.removed),
+    ]:
+        assert isinstance(schedule, list)
+        assert schedule[0][1] == start
+        assert [progress for progress, _ in schedule] == [0.25, 0.4]
+    config.data.mosaic, area.weight, ranking.removed = default.data.mosaic, 2.0, 1.0
+    config.out = default.out
+    assert config == default
+
+
 def test_default_configs_equal_the_defaults():
     written = parse(TrainConfig, [f"config={CONFIGS / 'train' / 'default.yaml'}"], "train.py", "")
     default = parse(TrainConfig, [], "train.py", "")
