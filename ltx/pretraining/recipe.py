@@ -1,8 +1,8 @@
 """The recipe: the defaults of `ltx train`, which are meant for any classifier and any number of steps.
 
 Any of its numbers may be a schedule over the training's progress, so that it stretches with the number of steps. At
-present none is: of those that were tried, none ordered the pixels better on every classifier. `configs/train/mosaics.yaml`
-has three that find the target class better. `docs/ablations.md` has the evidence for each value.
+present none is: of those that were tried, none ordered the pixels better on every classifier. Three that find the
+target class better are in `configs/train/mosaics.yaml`. `docs/ablations.md` has the evidence for each value.
 """
 
 from __future__ import annotations
