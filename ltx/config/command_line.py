@@ -144,7 +144,7 @@ def _plain_warnings() -> Iterator[None]:
     original = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
-        if category is UserWarning:
+        if issubclass(category, UserWarning):
             return f"warning: {' '.join(str(message).split())}\n"
         return original(message, category, *place, **line)
 

@@ -244,8 +244,12 @@ def test_run_converts_bad_input_to_one_line_and_an_exit_code(capsys: pytest.Capt
 def test_a_warning_is_one_line_without_a_place_in_the_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Doubt(UserWarning):
+        pass
+
     def warned(config: Settings) -> None:
         warnings.warn("a.jpg cannot be read:\nit is empty", stacklevel=1)
+        warnings.warn("a constant map", Doubt, stacklevel=1)
         warnings.warn("torch.old is deprecated", FutureWarning, stacklevel=1)
 
     def show(*values: Any, **names: Any) -> None:  # as Python does; pytest would collect them
@@ -256,9 +260,10 @@ def test_a_warning_is_one_line_without_a_place_in_the_code(
     monkeypatch.setattr(warnings, "showwarning", show)
     with pytest.raises(SystemExit):
         run(warned, Settings, "train.py", "", [])
-    first, second = capsys.readouterr().err.splitlines()[:2]
+    first, second, third = capsys.readouterr().err.splitlines()[:3]
     assert first == "warning: a.jpg cannot be read: it is empty"
-    assert "FutureWarning: torch.old is deprecated" in second  # of a developer's concern: with its place
+    assert second == "warning: a constant map"
+    assert "FutureWarning: torch.old is deprecated" in third  # of a developer's concern: with its place
     assert warnings.formatwarning is before
 
 

@@ -58,7 +58,7 @@ def test_validation_estimates_insertion_minus_deletion(config_for: Any, capsys: 
     validated = [row for row in rows[1:] if len(row) > place and row[place]]
     assert [int(row[0]) for row in validated] == list(range(1, 11))
     assert all(-1 < float(row[place]) < 1 for row in validated)
-    assert "2 times the steps" in capsys.readouterr().out
+    assert "expected gain of a longer training, with 2 times: " in capsys.readouterr().out
 
 
 def test_a_training_is_validated_ten_times_unless_it_is_short():
