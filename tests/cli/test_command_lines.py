@@ -286,12 +286,15 @@ def test_a_run_does_not_resume_with_other_classifier_weights(
     assert "contains a run with other weights of resnet10t" in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_a_checkpoint_contains_the_class_names(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_checkpoint_contains_the_class_names(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     (tmp_path / "names.txt").write_text("cat\ndog\nbird\nfish\n")
     monkeypatch.chdir(tmp_path)
     words = [f"data.images={place}/good", "out=run", "classifier.class_names=names.txt"]
     assert pretrain_words(place, *words) == 0
     assert pretrain_words(place, *words) == 0, "the same command resumes"
+    assert not [record for record in caplog.records if record.name.startswith("lightning")], "its lines are not ours"
     (tmp_path / "names.txt").unlink()
     assert finetune_words(place, "checkpoint=run", f"images={place}/good/0.jpg", "target=bird", "out=out") == 0
 
