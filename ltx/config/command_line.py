@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ltx.config.help_text import help_text
 from ltx.config.options import Key, keys, shown, type_arms
 from ltx.config.words import is_bare, nearest, one_line, parse_value, split_word, type_name, with_article
-from ltx.runtime.errors import InputError, PartialFailureError
+from ltx.runtime.errors import InputError, PartialFailureError, suggest
 from ltx.runtime.shipped import shipped
 from ltx.runtime.yaml_files import yaml_text
 
@@ -188,7 +188,9 @@ def _read_yaml(file: Path, known: dict[str, Key]) -> Iterator[tuple[str, Any]]:
     if not file.is_file():
         file = shipped(file) or file
     if not file.is_file():
-        raise InputError(f"config={file} does not exist; give a YAML file")
+        folder = file.parent if file.parent.is_dir() else shipped(file.parent) or file.parent
+        near = suggest(file.stem, (entry.stem for entry in sorted(folder.glob("*.yaml"))))
+        raise InputError(f"config={file} does not exist; give a YAML file{near}")
     try:
         content = OmegaConf.to_container(OmegaConf.create(yaml_text(file) or "{}"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:

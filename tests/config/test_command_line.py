@@ -157,6 +157,7 @@ def test_words_are_converted_by_the_type_of_the_key(word: str, read: Any, value:
         ("photo.png", ("'photo.png'", "=VALUE")),
         ("data.images=[a", ("data.images=[a", "YAML")),
         ("config=nowhere.yaml", ("config=nowhere.yaml", "does not exist")),
+        ("config=configs/train/mosaic.yaml", ("config=configs/train/mosaic.yaml", "did you mean mosaics?")),
     ],
 )
 def test_error_is_one_line_with_key_value_and_fix(word: str, parts: tuple[str, ...]) -> None:
