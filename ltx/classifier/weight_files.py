@@ -48,7 +48,7 @@ def load_weights(model: nn.Module, file: Path, name: str, key: str | None = None
     fitting = {
         ".".join(part for part in (entry, prefix) if part): tensors
         for entry, stored in entries.items()
-        for prefix, tensors in _parts(stored, wanted)
+        for prefix, tensors in _parts(stored, wanted).items()
     }
     if key is not None:
         matching = {found: tensors for found, tensors in fitting.items() if f"{found}.".startswith(f"{key}.")}
@@ -134,20 +134,45 @@ def _entries(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str
         yield from _entries(value, f"{path}.{key}".strip("."), depth + 1)
 
 
-def _parts(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Prefix and tensors, by the model's names, of each part of `stored` that fits the model."""
-    plain = {_without_prefixes(key): value for key, value in stored.items()}
-    if not wanted:
-        return
-    first = next(iter(wanted))
-    ends = [key[: -len(first)] for key in plain if key == first or key.endswith(f".{first}")]
-    for prefix in dict.fromkeys(ends):
-        part = {key: plain.get(prefix + key) for key in wanted}
-        fits = all(value is not None and value.shape == wanted[key].shape for key, value in part.items())
-        is_alone = not any(other for other in ends)
-        extra = any(key not in wanted and key != "n_averaged" for key in plain)  # counted by AveragedModel
-        if fits and not (is_alone and extra):
-            yield prefix.removesuffix("."), {key: value for key, value in part.items() if value is not None}
+def _parts(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by the model's names of each part of `stored` that fits the model, by the prefix of its names.
+
+    A part with more tensors than the model does not fit: a ResNet-34 contains a whole ResNet-18.
+    """
+    # Then as they are: a model may have an attribute with the name of a prefix.
+    for named in ({_without_prefixes(key): value for key, value in stored.items()}, stored):
+        parts = {prefix: _part(named, prefix, wanted) for prefix in _prefixes(named, wanted)}
+        fitting = {prefix: part for prefix, part in parts.items() if part is not None}
+        complete = {
+            prefix.removesuffix("."): part for prefix, part in fitting.items() if not _extra(named, prefix, wanted, fitting)
+        }
+        if complete:
+            return complete
+    return {}
+
+
+def _prefixes(named: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """What stands before the model's first name in a file's names."""
+    first = next(iter(wanted), None)
+    return [key[: -len(first)] for key in named if key == first or key.endswith(f".{first}")] if first else []
+
+
+def _part(named: dict[str, Tensor], prefix: str, wanted: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The model's tensors under a prefix, or None if one is absent or has another shape."""
+    # Files older than this counter of batch norms, which inference does not use, are loaded without it, as by torch.
+    part = {
+        key: named.get(prefix + key, value if key.endswith("num_batches_tracked") else None)
+        for key, value in wanted.items()
+    }
+    found = {key: value for key, value in part.items() if value is not None and value.shape == wanted[key].shape}
+    return found if len(found) == len(wanted) else None
+
+
+def _extra(named: Iterable[str], prefix: str, wanted: Iterable[str], fitting: Iterable[str]) -> bool:
+    """Whether there is a tensor under a prefix that belongs neither to the model nor to another fitting part."""
+    inner = tuple(other for other in fitting if other != prefix and other.startswith(prefix))
+    known = {prefix + key for key in wanted} | {f"{prefix}n_averaged"}  # a counter of AveragedModel
+    return any(key.startswith(prefix) and key not in known and not key.startswith(inner) for key in named)
 
 
 def _without_prefixes(key: str) -> str:
@@ -181,9 +206,11 @@ def _choose(names: list[str], file: Path) -> str:
 
 def _misfit(entries: dict[str, dict[str, Tensor]], wanted: dict[str, Tensor], file: Path, name: str) -> str:
     """Why no entry fits: the first three differences of the entry that shares most names with the model."""
-    plain = {
-        entry: {_without_prefixes(key): value for key, value in stored.items()} for entry, stored in entries.items()
-    }
+    plain = {}
+    for entry, stored in entries.items():
+        named = {_without_prefixes(key): value for key, value in stored.items()}
+        prefix = next(iter(_prefixes(named, wanted)), "")
+        plain[entry] = {key.removeprefix(prefix): value for key, value in named.items()}
     best = max(plain, key=lambda entry: len(plain[entry].keys() & wanted.keys()))
     stored = plain[best]
     different = [

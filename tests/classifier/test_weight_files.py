@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -91,6 +92,30 @@ def test_files_that_do_not_fit_say_what_they_contain(content: Any, key: str | No
     with pytest.raises(InputError, match=text) as caught:
         loaded(content, tmp_path, key)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_larger_network_of_the_same_family_does_not_fit(prefix: str, tmp_path: Path) -> None:
+    torch.save(prefixed(prefix, timm.create_model("resnet34").state_dict()), tmp_path / "resnet34.pth")
+    with pytest.raises(InputError, match=r"does not fit net: .*layer1\.2\.conv1\.weight"):
+        load_weights(timm.create_model("resnet18"), tmp_path / "resnet34.pth", "net")
+
+
+def test_files_without_counters_of_batch_norms_are_loaded(tmp_path: Path) -> None:
+    counters = {name for name in RAW if name.endswith("num_batches_tracked")}
+    assert counters
+    old = {name: value for name, value in RAW.items() if name not in counters}
+    assert same(loaded(old, tmp_path), RAW | {name: torch.tensor(0) for name in counters})
+
+
+def test_a_model_may_have_an_attribute_named_as_a_prefix(tmp_path: Path) -> None:
+    def wrapped(seed: int) -> nn.Module:
+        return nn.ModuleDict({"module": network(seed)})
+
+    torch.save(wrapped(1).state_dict(), tmp_path / "weights.pth")
+    model = wrapped(0)
+    load_weights(model, tmp_path / "weights.pth", "net")
+    assert same(model.state_dict(), prefixed("module.", RAW))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
