@@ -15,6 +15,7 @@ from ltx.attribution.registry import METHODS
 from ltx.attribution.support import check_method
 from ltx.attribution.target import explained_classes
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.identity import results_key
 from ltx.data.image_batches import ImageBatches
 from ltx.data.stored_maps import StoredMaps
 from ltx.runtime.errors import InputError
@@ -48,8 +49,7 @@ class TeacherMaps:
             raise InputError(f"resolution={resolution}; give the height and width of the maps, 2 or more")
         self.classifier, self.method, self.resolution, self.options = classifier, method, resolution, options
         settings = {key: value for key, value in (defaults | options).items() if key != "max_batch"}
-        model = [classifier.fingerprint(), classifier.precision, list(classifier.input_size)]
-        key = [*model, METHODS[method].title, settings, resolution]
+        key = [*results_key(classifier), METHODS[method].title, settings, resolution]
         self.stored = StoredMaps(folder, json.dumps(key, sort_keys=True, default=str))
 
     def precompute(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.identity import pictures
 from ltx.runtime.errors import InputError
 from ltx.runtime.json_text import parse_json
 
@@ -203,16 +203,10 @@ def _trunk_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float
     return sum(differences) / len(differences) if same_maps else float("inf")
 
 
-def _pictures(count: int, classifier: Classifier) -> Tensor:
-    """Fixed images of coloured blotches, `[count, C, H, W]`."""
-    blotches = torch.rand(count, classifier.channels, 7, 7, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(blotches, classifier.input_size, mode="bicubic").clamp(0, 1).to(classifier.device)
-
-
 @torch.no_grad()
 def _logits(classifier: Classifier) -> list[list[float]]:
     with torch.compiler.set_stance("force_eager"):  # two images are not worth a compilation
-        logits = classifier(_pictures(2, classifier))[:, :LOGITS_KEPT].float().cpu()
+        logits = classifier(pictures(2, classifier))[:, :LOGITS_KEPT].float().cpu()
     return _rounded(logits)
 
 
@@ -223,7 +217,7 @@ def _sketches(classifier: Classifier, stages: list[int] | None) -> list[list[lis
     except InputError:  # no feature maps, or not these
         return None
     with torch.compiler.set_stance("force_eager"):
-        _, features = classifier.logits_and_features(_pictures(4, classifier), stages)
+        _, features = classifier.logits_and_features(pictures(4, classifier), stages)
     return [
         _rounded(_sketch(features_map.flatten(1).float().cpu())) for features_map in (*features.stages, features.final)
     ]

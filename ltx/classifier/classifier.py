@@ -118,7 +118,7 @@ class Classifier:
         self._interface: ImageModel = built.interface
         self._folded: nn.Module | None = None
         self._checkpoints = False
-        self._by_timm_name = built.by_timm_name
+        self.by_timm_name = built.by_timm_name
         self._memory_format = built.memory_format
         self._mean, self._std = built.mean, built.std
         self.to(self.device)
@@ -306,9 +306,8 @@ class Classifier:
         return rows if rows.shape[0] == self.num_classes else None
 
     def fingerprint(self) -> str:
-        """A short hash of architecture, weights, head and normalisation: equal for the same explained function."""
-        name = self.name if self._by_timm_name else None
-        return identity.fingerprint(self.model, self.head, self._mean, self._std, name)
+        """A short hash, equal for the same explained function; see `ltx.classifier.identity.fingerprint`."""
+        return identity.fingerprint(self)
 
     # -- user input ------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import timm
 import torch
 
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.identity import results_key
 from ltx.data.finding import search_images
 from ltx.data.image_batches import ImageBatches
 from ltx.evaluation.methods import Method, build_methods
@@ -74,7 +75,7 @@ def _determined_by(
     config: EvaluationConfig, max_batch: int, classifier: Classifier, second: Classifier | None
 ) -> list[object]:
     """Versions, models and settings; also batch sizes and threads, because they change the last bits of a result."""
-    models = [[c.fingerprint(), c.precision, c.input_size] for c in (classifier, second) if c is not None]
+    models = [results_key(c) for c in (classifier, second) if c is not None]
     # The class index of a name depends on the class names of the classifier.
     target = config.target if config.target in ("predicted", "label") else classifier.class_index(config.target)
     settings = [config.protocol, config.fills, target, config.seed, config.batch_size, config.gallery]

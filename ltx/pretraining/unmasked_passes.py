@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ltx.classifier.feature_maps import Features
+from ltx.classifier.identity import results_key
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.runtime.errors import InputError
 
@@ -38,7 +39,7 @@ class UnmaskedPasses:
     def __init__(self, folder: str | Path, explainer: MaskNetwork, rows: int, crops: str) -> None:
         self.explainer = explainer
         classifier = explainer.classifier
-        key = [classifier.fingerprint(), classifier.precision, list(classifier.input_size), rows, crops]
+        key = [*results_key(classifier), rows, crops]
         # The last entry versions the meaning of `Features.final`; it is part of existing caches' keys.
         key += [explainer.stages, "what is written into class tokens"] if explainer.shares_trunk else [None]
         key += ["values"] if explainer.evidence_maps > 1 else []

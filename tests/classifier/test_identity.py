@@ -1,0 +1,81 @@
+"""Which classifiers have equal fingerprints, and which may share stored results."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ltx.classifier.classifier import Classifier
+from ltx.classifier.identity import results_key
+from tests.support.toy_models import ThreeStages
+
+
+def three_stages(**settings: Any) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(ThreeStages(), input_size=16, **settings)
+
+
+def test_functions_differ_by_what_they_return() -> None:
+    weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+
+    def function(scale: float) -> Any:
+        return lambda images: scale * images.mean((2, 3)) @ weights
+
+    prints = [Classifier(function(scale), input_size=8).fingerprint() for scale in (1, 1, 2)]
+    assert prints[0] == prints[1]
+    assert prints[0] != prints[2]
+
+
+def test_forward_is_part_of_the_identity() -> None:
+    def doubled(module: nn.Module, images: Tensor) -> Any:
+        return 2 * module(images)
+
+    assert three_stages(forward=doubled).fingerprint() != three_stages().fingerprint()
+
+
+def test_layers_are_part_of_the_identity_only_if_they_are_set() -> None:
+    assert three_stages(features=["stem"]).fingerprint() != three_stages().fingerprint()
+    assert three_stages().fingerprint() == three_stages().fingerprint()
+
+
+def test_options_of_a_timm_model_are_part_of_the_identity() -> None:
+    settings: dict[str, Any] = {"weights": "random", "num_classes": 3, "input_size": 32}
+    plain = Classifier("resnet18", **settings)
+    pooled = Classifier("resnet18", **settings, options={"global_pool": "max"})
+    pooled.model.load_state_dict(plain.model.state_dict())
+    assert plain.fingerprint() != pooled.fingerprint()
+
+
+MODULE = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, temperature=1):
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(12, 3), temperature
+    def forward(self, images):
+        return self.layer(images.flatten(1)) / self.temperature{edit}
+def build(**options):
+    return Net(**options)
+"""
+
+
+def test_results_of_other_options_or_another_forward_are_not_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def key(name: str, edit: str = "", **options: Any) -> list[Any]:
+        Path(f"{name}.py").write_text(MODULE.format(edit=edit), encoding="utf-8")
+        sys.modules.pop(name, None)
+        classifier = Classifier(f"{name}:build", weights="random", input_size=2, options=options)
+        classifier.model.load_state_dict({"layer.weight": torch.ones(3, 12), "layer.bias": torch.zeros(3)})
+        return results_key(classifier)
+
+    assert key("one") == key("same")
+    assert key("one") != key("one", temperature=50)
+    assert key("one") != key("edited", edit=" + 1")
