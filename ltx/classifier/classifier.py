@@ -277,15 +277,21 @@ class Classifier:
         return self._mean, self._std
 
     def feature_shapes(self, stages: list[int] | None = None) -> list[torch.Size]:
-        """`[C, h, w]` of every stage and of the final map at `input_size`.
+        """`[C, h, w]` of every stage (or of some) and of the final map at `input_size`.
 
         Raises:
-            InputError: the model has no feature maps.
+            InputError: the model has no feature maps, or not these.
         """
         reason = self._interface.feature_refusal()
         if reason:
             raise InputError(reason)
-        return self._interface.feature_shapes(self.input_size, stages)
+        shapes = self._interface.feature_shapes(self.input_size)
+        if stages is None:
+            return shapes
+        for stage in stages:
+            if not 0 <= stage < len(shapes) - 1:
+                raise InputError(f"stage {stage} of {self.name} does not exist; it has stages 0 to {len(shapes) - 2}")
+        return [*(shapes[stage] for stage in stages), shapes[-1]]
 
     @property
     def grid(self) -> tuple[int, int]:

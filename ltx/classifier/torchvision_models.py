@@ -52,7 +52,8 @@ def torchvision_model(
     if plain.startswith("vit_") and size is not None and weights is not None:
         options = {"image_size": size[0], **options}
     if plain in ("googlenet", "inception_v3") and weights is not None:
-        options = {"init_weights": False, **options}
+        # As torchvision builds them for pretrained weights: they undo ImageNet's normalisation, and apply their own.
+        options = {"init_weights": False, "transform_input": str(weights) != "random", **options}
     if num_classes is not None:
         options = {"num_classes": num_classes, **options}
     try:

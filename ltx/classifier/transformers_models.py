@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -75,14 +76,21 @@ def _loaded(name: str, place: str, pretrained: bool, options: dict[str, Any], ch
                     f"classifier.name={name}: its weights have {key}={getattr(config, key)}, not {changes[key]}; "
                     "give classifier.weights=FILE"
                 )
-        model = AutoModelForImageClassification.from_pretrained(place, **options)
-        return model
+        model, report = AutoModelForImageClassification.from_pretrained(place, output_loading_info=True, **options)
+        if report["missing_keys"]:
+            absent = sorted(report["missing_keys"])
+            raise InputError(
+                f"classifier.name={name} has no weights for {', '.join(absent[:3])}"
+                f"{f' and {len(absent) - 3} more' if len(absent) > 3 else ''}; give a folder written by "
+                "model.save_pretrained of an image classifier, or classifier.weights=FILE"
+            )
+        return model.float()  # a folder may hold half precision
     for attribute, value in changes.items():
         setattr(config, attribute, value)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are the same wherever they are made
         model = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]  # no annotations
-        return model
+        return model.float()
 
 
 def processor_data(
@@ -90,10 +98,16 @@ def processor_data(
 ) -> tuple[tuple[int, int] | None, Sequence[float], Sequence[float]] | None:
     """Size, mean and standard deviation of the image processor in a place; None if there is none.
 
+    Mean and standard deviation are those of what it does to pixels in [0, 1], measured on images of one colour: some
+    processors divide by a standard deviation twice, or map pixels to another range first.
+
     Args:
         place: a folder or a hub name.
         channels: number of input channels.
         local: read only local files, for a hub name those of its cache.
+
+    Raises:
+        InputError: the processor exchanges the colours.
     """
     from transformers import AutoImageProcessor
 
@@ -111,12 +125,24 @@ def processor_data(
     side = size.get("shortest_edge")
     height, width = size.get("height", side), size.get("width", side)
     known = None if height is None or width is None else (int(height), int(width))
-    if not settings.get("do_normalize", True):
-        return known, (0.0,) * channels, (1.0,) * channels
-    mean, std = settings.get("image_mean"), settings.get("image_std")
-    if mean is None or std is None:
-        return known, (0.0,) * channels, (1.0,) * channels
-    return known, tuple(map(float, mean)), tuple(map(float, std))
+    mean = settings.get("image_mean")
+    return known, *_normalisation(processor, len(mean) if isinstance(mean, (list, tuple)) else 3, place)
+
+
+def _normalisation(processor: Any, channels: int, place: str) -> tuple[Sequence[float], Sequence[float]]:
+    """What an image processor subtracts from pixels in [0, 1] and divides by, one number per channel, to five digits."""
+    flat = np.zeros((3, 64, 64, channels), np.uint8)
+    flat[1], flat[2, ..., 0] = 255, 255  # black, white, red
+    values = processor(list(flat), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    black, white, red = values[..., values.shape[-2] // 2, values.shape[-1] // 2].double()
+    if (red - black).abs().argmax() != 0:
+        raise InputError(
+            f"classifier.name={place}: its image processor exchanges red and blue; give a package.module:function that "
+            "returns a module which does so itself, with classifier.mean and classifier.std"
+        )
+    span = white - black
+    mean, std = ([float(f"{value:.5g}") for value in row] for row in ((0 - black / span).tolist(), (1 / span).tolist()))
+    return mean, std
 
 
 def label_names(config: Any) -> list[str] | None:

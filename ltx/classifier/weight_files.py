@@ -144,7 +144,9 @@ def _parts(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, di
         parts = {prefix: _part(named, prefix, wanted) for prefix in _prefixes(named, wanted)}
         fitting = {prefix: part for prefix, part in parts.items() if part is not None}
         complete = {
-            prefix.removesuffix("."): part for prefix, part in fitting.items() if not _extra(named, prefix, wanted, fitting)
+            prefix.removesuffix("."): part
+            for prefix, part in fitting.items()
+            if not _extra(named, prefix, wanted, fitting)
         }
         if complete:
             return complete

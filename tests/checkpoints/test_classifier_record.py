@@ -85,6 +85,11 @@ def test_another_trunk_is_refused(folder: Path, weights: Path, change: str):
     assert "\n" not in str(error.value)
 
 
+def test_a_classifier_with_fewer_stages_is_refused() -> None:
+    with pytest.raises(InputError, match=r"deit_tiny_patch16_224 with 1000 classes, not for resnet18 with 1000"):
+        ltx.load("deit_tiny_patch16_224", Classifier("resnet18", weights="random", mean=[0.485, 0.456, 0.406]))
+
+
 class Untrained(nn.Module):
     """A user's module with nearly constant logits."""
 

@@ -47,12 +47,61 @@ def test_transformers_folder(folder: Path) -> None:
     assert not torch.allclose(untrained(images)[:, :3], classifier(images))
 
 
+@pytest.mark.parametrize(
+    "processor",
+    [
+        transformers.EfficientNetImageProcessor(size={"height": 48, "width": 48}),  # divides by its std twice
+        transformers.EfficientNetImageProcessor(size={"height": 48, "width": 48}, include_top=False),
+        transformers.ViTImageProcessor(size={"height": 48, "width": 48}, rescale_factor=1 / 127.5),
+        transformers.ViTImageProcessor(size={"height": 48, "width": 48}, do_rescale=False, do_normalize=False),
+    ],
+    ids=["twice", "once", "another range", "bytes"],
+)
+def test_normalisation_is_what_the_image_processor_does(processor: Any, folder: Path, tmp_path: Path) -> None:
+    transformers.ViTForImageClassification.from_pretrained(folder).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pixels = torch.randint(0, 256, (1, 48, 48, 3), generator=torch.Generator().manual_seed(0)).byte()
+    inputs = processor(list(pixels.numpy()), return_tensors="pt", do_resize=False, do_center_crop=False)["pixel_values"]
+    mean, std = Classifier(f"hf:{tmp_path}").normalisation
+    torch.testing.assert_close(((pixels.permute(0, 3, 1, 2) / 255) - mean) / std, inputs.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_processor_that_exchanges_colours_is_refused(folder: Path, tmp_path: Path) -> None:
+    transformers.ViTForImageClassification.from_pretrained(folder).save_pretrained(tmp_path)
+    transformers.MobileViTImageProcessor(size={"shortest_edge": 48}).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="exchanges red and blue; give a package.module:function"):
+        Classifier(f"hf:{tmp_path}")
+
+
+def test_a_transformers_folder_of_half_precision_is_read_as_float32(folder: Path, tmp_path: Path) -> None:
+    transformers.ViTForImageClassification.from_pretrained(folder).half().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no image processor"):
+        classifier = Classifier(f"hf:{tmp_path}")
+    assert {parameter.dtype for parameter in classifier.model.parameters()} == {torch.float32}
+
+
+def test_a_transformers_folder_without_a_head_is_refused(folder: Path, tmp_path: Path) -> None:
+    transformers.ViTModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"no weights for classifier\.bias, classifier\.weight; give a folder"):
+        Classifier(f"hf:{tmp_path}")
+
+
 def test_folder_without_a_processor_warns_about_its_normalisation(folder: Path, tmp_path: Path) -> None:
     transformers.ViTForImageClassification.from_pretrained(folder).save_pretrained(tmp_path / "bare")
     with pytest.warns(UserWarning, match=r"no image processor, .* set classifier\.mean and classifier\.std"):
         classifier = Classifier(f"hf:{tmp_path / 'bare'}")
     assert classifier.normalisation[0].flatten().tolist() == [0.5] * 3
     assert classifier.input_size == (48, 48)
+
+
+def test_googlenet_of_torchvision_changes_the_normalisation_of_its_inputs(tmp_path: Path) -> None:
+    network = torchvision.models.googlenet(num_classes=4, init_weights=False, transform_input=True).eval()
+    network.fc.weight.data *= 1e4  # features of untrained weights are nearly the same for all inputs
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    classifier = Classifier("torchvision:googlenet", weights=tmp_path / "weights.pth", num_classes=4)
+    inputs = torch.randn(2, 3, *classifier.input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.logits(inputs), network(inputs), rtol=1e-3, atol=1e-3)
 
 
 def test_torchvision_by_name(tmp_path: Path) -> None:
