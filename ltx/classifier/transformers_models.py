@@ -130,7 +130,7 @@ def processor_data(
 
 
 def _normalisation(processor: Any, channels: int, place: str) -> tuple[Sequence[float], Sequence[float]]:
-    """What an image processor subtracts from pixels in [0, 1] and divides by, one number per channel, to five digits."""
+    """What an image processor subtracts from pixels in [0, 1] and divides by, by channel, to five digits."""
     flat = np.zeros((3, 64, 64, channels), np.uint8)
     flat[1], flat[2, ..., 0] = 255, 255  # black, white, red
     values = processor(list(flat), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
