@@ -69,7 +69,7 @@ def test_normalisation_is_what_the_image_processor_does(processor: Any, folder: 
 def test_an_image_processor_that_exchanges_colours_is_refused(folder: Path, tmp_path: Path) -> None:
     transformers.ViTForImageClassification.from_pretrained(folder).save_pretrained(tmp_path)
     transformers.MobileViTImageProcessor(size={"shortest_edge": 48}).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="exchanges red and blue; give a package.module:function"):
+    with pytest.raises(InputError, match=r"exchanges red and blue; give a package\.module:function"):
         Classifier(f"hf:{tmp_path}")
 
 
