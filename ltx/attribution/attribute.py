@@ -12,7 +12,7 @@ from torch import Tensor
 from ltx.attribution.attention import attention_refusal, has_attention
 from ltx.attribution.registry import METHODS, check_options
 from ltx.attribution.support import unsupported
-from ltx.classifier.class_names import Targets
+from ltx.classifier.class_names import Targets, one_each
 from ltx.classifier.classifier import Classifier
 from ltx.metrics.perturbation import is_constant
 from ltx.runtime.errors import InputError
@@ -118,9 +118,10 @@ def _warn_of_constant_maps(method: str, maps: Tensor) -> None:
 
 def _target_indices(classifier: Classifier, images: Tensor, targets: Targets, max_batch: int) -> Tensor | None:
     """Class indices `[B]`, or None for the predicted classes, which methods read from their own forward pass."""
-    if targets is None or (isinstance(targets, str) and targets == "predicted"):
+    listed = one_each(targets, len(images))
+    if listed is None:
         return None
-    if not isinstance(targets, (list, tuple)) or "predicted" not in targets:
-        return classifier.targets(targets, images.new_zeros(len(images), classifier.num_classes))
+    if "predicted" not in listed:
+        return classifier.targets(listed, images.new_zeros(len(images), classifier.num_classes))
     with torch.no_grad():
-        return classifier.targets(targets, torch.cat([classifier(part) for part in images.split(max_batch)]))
+        return classifier.targets(listed, torch.cat([classifier(part) for part in images.split(max_batch)]))

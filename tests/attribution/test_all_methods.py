@@ -1,5 +1,6 @@
 """Properties of every method: a batch equals a loop, chunks equal the whole, hooks are removed."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -88,6 +89,19 @@ def test_targets_default_to_the_predicted_classes(case):
     default = attribute(method, classifier, images, **quick)
     torch.testing.assert_close(default, attribute(method, classifier, images, predicted, **quick))
     torch.testing.assert_close(default, attribute(method, classifier, images, ["predicted"] * 3, **quick))
+
+
+@pytest.mark.parametrize(
+    "kind", [np.array, iter, lambda listed: dict.fromkeys(listed, 0)], ids=["array", "iterator", "other iterable"]
+)
+def test_predicted_classes_in_any_iterable(tiny_classifier, kind):
+    images = torch.zeros(2, 3, 8, 8)
+    images[0, :, :, 4:], images[1, :, :, :4] = 1, 0.5  # the first image's predicted class is `right`, with index 1
+    maps = attribute("integrated_gradients", tiny_classifier, images, kind(["predicted", "left"]), steps=2)
+    torch.testing.assert_close(maps, attribute("integrated_gradients", tiny_classifier, images, [1, 0], steps=2))
+    assert maps[0].sum() > 0
+    predicted = attribute("integrated_gradients", tiny_classifier, images, np.array("predicted"), steps=2)
+    torch.testing.assert_close(predicted[0], maps[0])
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
