@@ -21,7 +21,7 @@ def occlusion(
     """Decrease of the logit when a black square covers a pixel, averaged over the squares that cover it. Signed.
 
     Args:
-        images: `[B, 3, H, W]` in [0, 1].
+        images: `[B, C, H, W]` in [0, 1].
         targets: class indices `[B]`; None = the predicted classes.
         window: side of the square, in pixels.
         stride: distance between neighbouring squares, in pixels.
@@ -39,10 +39,11 @@ def occlusion(
         raise InputError(f"stride={stride} is not between 1 and window={window}; pixels would be left out")
     from captum.attr import Occlusion  # slow to import
 
+    channels = images.shape[1]
     attributions: Tensor = Occlusion(classifier).attribute(
         images,
-        sliding_window_shapes=(3, window, window),
-        strides=(3, stride, stride),
+        sliding_window_shapes=(channels, window, window),
+        strides=(channels, stride, stride),
         baselines=0.0,
         target=explained_classes(classifier, images, targets, max_batch),
         perturbations_per_eval=max(1, max_batch // len(images)),

@@ -54,6 +54,20 @@ def test_occlusion_of_a_linear_score(linear, images):
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_an_occluding_square_covers_all_channels(channels):
+    torch.manual_seed(4)
+    classifier = Classifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, 2)), input_size=8, channels=channels, head_layer="1"
+    )
+    images = torch.rand(2, channels, 8, 8)
+    maps = attribute("occlusion", classifier, images, 1, window=4, stride=4)
+    terms = classifier.model[1].weight[1].view(channels, 8, 8) * images
+    squares = terms.view(2, channels, 2, 4, 2, 4).sum((1, 3, 5))
+    expected = squares.repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_rise_equals_its_sum_over_masks(linear, images):
     maps = attribute("rise", linear, images, 2, masks=9, cells=3, keep=0.4, seed=5, max_batch=4)
     generator = torch.Generator().manual_seed(5)
