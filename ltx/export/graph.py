@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.timm_adapter import TimmModel
 from ltx.explainers.conditioning import ClassEvidence, ClassQuery
 from ltx.explainers.mask_network import MaskNetwork
 
@@ -31,7 +32,7 @@ class ExplainerGraph(nn.Module):
     `mask [B, 1, H, W]` in [0, 1].
 
     Args:
-        explainer: a network that nothing else uses: its copies of the classifier's head are replaced by references.
+        explainer: a network that nothing else uses: its copies of a timm model's head are replaced by references.
         pixels: `uint8` = images from 0 to 255, `float` = from 0 to 1.
         weights: how weights are stored: as they are, in half precision, or in 16-bit integers with a scale for each
             output. They are converted back when the graph is loaded: it computes in single precision.
@@ -74,12 +75,12 @@ class ExplainerGraph(nn.Module):
 
 
 class HeadRows(nn.Module):
-    """Rows of the classifier's head minus their mean, divided by a scale; reads the head instead of copying it.
+    """Rows of a timm model's head minus their mean, divided by a scale; reads the head instead of copying it.
 
     Three quarters of a small classifier's exported explainer would otherwise be copies of one matrix.
 
     Args:
-        classifier: the explained model; its head has weights.
+        classifier: the explained model, timm's; its head has weights and one row for each class.
         scaled: divide each row by its standard deviation, as `ClassQuery` does.
     """
 
@@ -106,6 +107,9 @@ class HeadRows(nn.Module):
 
 def _refer_to_the_head(explainer: MaskNetwork) -> None:
     classifier = explainer.classifier
+    # Other models do not say where their head is, and a binary head has one row for two classes: those keep the copies.
+    if not isinstance(classifier.interface, TimmModel) or classifier.head == "binary":
+        return
     if classifier.class_weights() is None:
         return
     for module in list(explainer.modules()):

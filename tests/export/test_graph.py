@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from ltx.explainers.unet import UNetExplainer
 from ltx.explainers.vit import ViTExplainer
 from ltx.export.comparing import eager, photographs
 from ltx.export.graph import ExplainerGraph, HeadRows, _FixedPoint, _Half
+from tests.support.own_models import build
 
 
 def small(kind: type[MaskNetwork] = UNetExplainer, head: str = "softmax", channels: int | None = None) -> MaskNetwork:
@@ -47,6 +50,29 @@ def test_the_graph_answers_as_the_explainer_does(kind: type[MaskNetwork], pixels
     assert torch.allclose(mask, expected_mask, atol=1e-5)
     predicted = expected[0].argmax()
     assert torch.allclose(eager(reference, images(3), predicted.expand(3))[1][0], mask[0], atol=1e-5)
+
+
+def own_module() -> MaskNetwork:
+    """An explainer of a module that is not timm's, as torchvision's are: nothing but its layers says which is the head."""
+    torch.manual_seed(0)
+    return UNetExplainer(Classifier(build(classes=7, width=4), input_size=64)).eval()
+
+
+def binary() -> MaskNetwork:
+    torch.manual_seed(0)
+    classifier = Classifier("resnet10t", weights="random", num_classes=1, input_size=64, head="binary")
+    return UNetExplainer(classifier).eval()
+
+
+@pytest.mark.parametrize("network", [own_module, binary])
+def test_heads_that_are_not_read_in_place(network: Callable[[], MaskNetwork]) -> None:
+    reference, graph = network(), ExplainerGraph(network())
+    assert reference.has_evidence
+    targets = torch.tensor([0, 1, -1])
+    with torch.no_grad():
+        answers = graph(*graph.arguments(images(3), targets))
+    for answer, expected in zip(answers, eager(reference, images(3), targets), strict=True):
+        torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_area_is_an_input() -> None:

@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from ltx import InputError
+from ltx.classifier.choices import HeadName
+from ltx.classifier.heads import probabilities
 from ltx.export import npm_package, site
 from ltx.export.graph import ExplainerGraph, Weights
 from ltx.export.site import PAGE, RUNTIME, write_site
@@ -51,3 +57,15 @@ def test_the_page_requests_no_other_server() -> None:
         assert "http://" not in text
         assert "https://" not in text
     assert "connect-src 'self' blob:" in (PAGE / "index.html").read_text()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("head", ["softmax", "sigmoid", "binary"])
+def test_the_page_computes_the_probabilities_of_every_head(head: HeadName) -> None:
+    logits = torch.tensor([-1.5, 1.5])
+    function = re.search(r"^function probabilities.*?^}", (PAGE / "page.js").read_text(), re.MULTILINE | re.DOTALL)
+    assert function is not None
+    about = json.dumps({"head": head})
+    script = f"const about = {about}; {function[0]}; console.log(JSON.stringify(probabilities({logits.tolist()})))"
+    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == pytest.approx(probabilities(head, logits).tolist())

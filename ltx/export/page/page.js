@@ -160,7 +160,7 @@ async function take(file) {
 // -- showing --------------------------------------------------------------------------------------------------------
 
 function probabilities(logits) {
-  if (about.head === "sigmoid") return Array.from(logits, (value) => 1 / (1 + Math.exp(-value)));
+  if (about.head !== "softmax") return Array.from(logits, (value) => 1 / (1 + Math.exp(-value)));
   const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = Array.from(logits, (value) => Math.exp(value - highest));
   const total = powers.reduce((a, b) => a + b, 0);
