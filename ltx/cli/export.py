@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -74,7 +75,7 @@ def _written(config: ExportConfig, kind: str) -> tuple[Weights, Comparison]:
 
 
 def _loaded(config: ExportConfig) -> MaskNetwork:
-    return load(located(config.checkpoint), weights=config.classifier.weights, precision=config.classifier.precision)
+    return load(located(config.checkpoint), trust=config.trust, **asdict(config.classifier))
 
 
 def _checked(file: Path, graph: ExplainerGraph, reference: MaskNetwork) -> Comparison:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -261,12 +261,8 @@ def opened(config: DemoConfig) -> Iterator[gr.Blocks]:
     Raises:
         InputError: see `ltx.load`.
     """
-    explainer = load(
-        config.checkpoint,
-        device=pick_device(config.device),
-        weights=config.classifier.weights,
-        precision=config.classifier.precision,
-    )
+    device = pick_device(config.device)
+    explainer = load(config.checkpoint, device=device, trust=config.trust, **asdict(config.classifier))
     explainer.classifier.fold_norms()
     previous = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="ltx-demo-") as folder:

@@ -6,19 +6,13 @@ import math
 from dataclasses import dataclass
 
 from ltx.config.options import check_ranges, option
-from ltx.finetuning.settings import LoadedClassifierConfig
+from ltx.finetuning.settings import LoadedExplainerConfig
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(LoadedExplainerConfig):
     """Which explainer the app shows, and where it listens."""
 
-    checkpoint: str = option(
-        "tf_efficientnet_lite0",
-        help="folder of a trained explainer, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
-        path=True,
-    )
-    classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
     host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0 = every network of this machine")
     port: int = option(7860, help="port to listen on; 0 = any free one")
     device: str = option("auto", help="auto, cpu, cuda, cuda:1, …")

@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ltx.config.options import option
-from ltx.finetuning.settings import LoadedClassifierConfig
+from ltx.finetuning.settings import LoadedExplainerConfig
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(LoadedExplainerConfig):
     """Which explainer is exported, and to what."""
 
-    checkpoint: str = option(
-        "tf_efficientnet_lite0",
-        help="folder of a trained explainer, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
-        path=True,
-    )
     out: str = option(
         "explainer.onnx",
         help="FILE.onnx, FILE.pt2 (torch.export), or FOLDER/ for a static page that runs in a browser",
@@ -34,4 +29,3 @@ class ExportConfig:
     runtime: str | None = option(
         None, help="FILE.tgz of the npm package onnxruntime-web, for pages; null = downloaded with npm"
     )
-    classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")

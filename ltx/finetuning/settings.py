@@ -36,14 +36,22 @@ class LoadedClassifierConfig:
 
 
 @dataclass
-class FinetuneConfig(ExplainConfig):
-    """Finetune an explainer on each image and write the explanations."""
+class LoadedExplainerConfig:
+    """The explainer that a command loads with its classifier, see `ltx.load`."""
 
     checkpoint: str = option(
         "tf_efficientnet_lite0",
-        help="folder of a checkpoint, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
+        help="folder of a trained explainer, name of a shipped one, or wandb:ENTITY/PROJECT/NAME:ALIAS",
         path=True,
     )
+    trust: bool = option(False, help="let the checkpoint import and call the function that builds its classifier")
+    classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
+
+
+@dataclass
+class FinetuneConfig(LoadedExplainerConfig, ExplainConfig):
+    """Finetune an explainer on each image and write the explanations."""
+
     steps: int = option(25, help="optimiser steps for each image; 0 = one forward pass; 10 = about 60 % of 25's gain")
     scope: str = option("decoder", help="parameters that are adapted to each image", choices=["head", "decoder", "all"])
     lr: float | None = option(
@@ -76,8 +84,6 @@ class FinetuneConfig(ExplainConfig):
     detail: bool = option(
         True, help="vision transformers: masks that differ within patches, 4 x 4 pixels; false = one value per patch"
     )
-    trust: bool = option(False, help="let the checkpoint import and call the function that builds its classifier")
-    classifier: LoadedClassifierConfig = option(LoadedClassifierConfig, help="the explained model")
     seed: int = option(0, help="random seed of fills and terms")
 
     def __post_init__(self) -> None:

@@ -1,5 +1,7 @@
 import importlib.util
+import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,12 @@ import pytest
 from ltx.cli import export as command
 from ltx.cli.main import main
 from ltx.export.comparing import Comparison, DifferentAnswersError
+from ltx.export.exporting import metadata
 from ltx.export.graph import ExplainerGraph, Weights
 from ltx.export.settings import ExportConfig
+from ltx.finetuning.settings import LoadedClassifierConfig
+from ltx.runtime.errors import InputError
+from tests.support.small_checkpoints import OTHER_HEAD, own_checkpoint
 
 
 def run(command: str, *words: str) -> int:
@@ -69,3 +75,25 @@ def test_a_page_takes_the_first_small_weights_that_answer_as_pytorch_does(
     with pytest.raises(DifferentAnswersError) if tried[-1] in refused else nullcontext():
         command.export(ExportConfig(out=f"{tmp_path}/", weights=given))
     assert found == tried
+
+
+def test_the_settings_of_the_classifier_are_those_of_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[dict[str, str]] = []
+
+    def write_site(graph: ExplainerGraph, *more: object) -> Comparison:
+        found.append(metadata(graph))
+        return Comparison(0, 0, 0, 1, 1)
+
+    monkeypatch.setattr(command, "require", lambda *words: None)
+    monkeypatch.setattr(command, "write_site", write_site)
+    config = ExportConfig(
+        checkpoint=str(own_checkpoint(tmp_path / "checkpoint")),
+        classifier=LoadedClassifierConfig(**OTHER_HEAD),
+        out=f"{tmp_path}/",
+    )
+    with pytest.raises(InputError, match="if you trust it, set trust=true"):
+        command.export(config)
+    command.export(replace(config, trust=True))
+    assert (found[0]["head"], json.loads(found[0]["class_names"])) == ("sigmoid", ["cat", "dog", "owl"])

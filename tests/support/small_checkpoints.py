@@ -31,3 +31,17 @@ def small_checkpoint(folder: Path, weights: Path, half: bool = False, **settings
     groups = {"classifier": asdict(classifier), "explainer": asdict(config)}
     save_checkpoint(folder, explainer, groups, "# card\n", half)
     return explainer
+
+
+def own_checkpoint(folder: Path) -> Path:
+    """Write an untrained explainer of `tests.support.own_models:build` with seven classes into a folder."""
+    options = {"classes": 7, "width": 4}
+    classifier = ClassifierConfig(name="tests.support.own_models:build", options=options, input_size=64)
+    config = ExplainerConfig(name="unet", width=4)
+    groups = {"classifier": asdict(classifier), "explainer": asdict(config)}
+    save_checkpoint(folder, config.build(classifier.build()), groups)
+    return folder
+
+
+OTHER_HEAD = {"options": {"classes": 3, "width": 4}, "class_names": ["cat", "dog", "owl"], "head": "sigmoid"}
+"""Settings of another head for `own_checkpoint`."""
