@@ -16,7 +16,7 @@ from torch import Tensor
 from ltx.attribution.attribute import ConstantMapWarning, attribute
 from ltx.attribution.registry import METHODS
 from ltx.attribution.support import refusal
-from ltx.checkpoints.folder import CONFIG, TENSORS, identity, located
+from ltx.checkpoints.folder import CONFIG, TENSORS, identity, located, read_config, read_record, read_tensors
 from ltx.checkpoints.loading import load
 from ltx.classifier.classifier import Classifier
 from ltx.config.options import check_arguments
@@ -101,7 +101,8 @@ def build_methods(
         The methods, and for each other method its label and the reason why it was left out.
 
     Raises:
-        InputError: an unknown name or option, a checkpoint that does not exist, equal labels, or no method left.
+        InputError: an unknown name or option, an option that only this classifier does not support, a checkpoint that
+            does not exist or cannot be read, equal labels, or no method left.
     """
     methods: list[Method] = []
     left_out: dict[str, str] = {}
@@ -142,6 +143,8 @@ def _known() -> list[str]:
 def _attribution(spec: MethodName, classifier: Classifier, max_batch: int) -> Method | str:
     METHODS[spec.name].check(f"methods: {spec.name}", spec.options)
     reason = refusal(spec.name, classifier, spec.options)
+    if reason and not refusal(spec.name, classifier):  # a mistake in an option, such as the name of a layer
+        raise InputError(f"methods: {spec.text!r}: {reason}")
     if reason:
         return reason
 
@@ -174,6 +177,8 @@ def _explainer(spec: MethodName, classifier: Classifier, max_batch: int) -> Meth
         raise InputError(
             f"methods: {folder} does not contain {TENSORS} and {CONFIG}; give a folder that ltx train wrote"
         )
+    for read in (read_config, read_tensors, read_record):  # a damaged file is no reason to leave a row out
+        read(folder)
     try:
         explainer = load(folder, classifier, classifier.device)
     except InputError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from ltx import InputError
+from ltx.checkpoints.folder import CONFIG, TENSORS
 from ltx.evaluation.controls import CONTROLS
 from ltx.evaluation.figures import shortened
 from ltx.evaluation.plan import build
@@ -54,6 +56,14 @@ def test_shortened_names_stay_distinct():
     assert shortened("gradcam", 30) == "gradcam"
 
 
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_a_damaged_checkpoint_is_an_error_and_no_row_that_is_left_out(place: Path, tmp_path: Path, name: str):
+    checkpoint = shutil.copytree(place / "checkpoint", tmp_path / "checkpoint")
+    (checkpoint / name).write_bytes(b"[damaged")
+    with pytest.raises(InputError, match=f"checkpoint={checkpoint}: {name} cannot be read"):
+        build(settings(place, tmp_path / "out", methods=[f"ltx:{checkpoint}", "random"]))
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -69,6 +79,7 @@ def test_shortened_names_stay_distinct():
         ({"methods": ["iia2@variant=released,steps=5"]}, "join them with @"),
         ({"methods": ["iia2@variant=released", "steps=5"]}, "@option=value@option=value"),
         ({"methods": ["gradcam@layr=2"]}, "no option 'layr'"),
+        ({"methods": ["gradcam@layer=laeyr4", "random"]}, r"methods: 'gradcam@layer=laeyr4': layer.*'laeyr4'"),
         ({"methods": ["random@seed=2"]}, "no option 'seed'"),
         ({"methods": ["integrated_gradients@steps=half"]}, "steps='half' is not a valid integer"),
         ({"methods": ["PLACE@steps=five"]}, "steps='five' is not a valid integer"),
