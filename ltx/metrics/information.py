@@ -23,6 +23,7 @@ from ltx.classifier.classifier import Classifier
 from ltx.metrics.per_image import PerImageMetric
 from ltx.metrics.perturbation import Prediction, check_maps, predict, rank_pixels
 from ltx.metrics.protocol import Batch, Explain, Measured, Protocol, generator
+from ltx.runtime.errors import InputError
 from ltx.runtime.tensor_arguments import takes
 
 # The thresholds of PAIR's example.
@@ -30,6 +31,7 @@ THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.10, 0.13, 0.21, 0.34,
 SEED_FRACTION = 0.01
 POINTS = 1000
 MIN_SCORE = 0.5
+MOST_CHANNELS = 4
 
 KAPISHNIKOV = "Kapishnikov et al., XRAI: Better Attributions Through Regions, ICCV 2019"
 
@@ -44,6 +46,12 @@ class InformationProtocol(Protocol):
         return [SoftmaxInformationCurve(), AccuracyInformationCurve()]
 
     def prepare(self, classifier: Classifier, batch: Batch) -> Measured:
+        channels = batch.images.shape[1]
+        if channels > MOST_CHANNELS:
+            raise InputError(
+                f"protocol=information measures images as WebP files of 1 to {MOST_CHANNELS} channels, and "
+                f"{classifier.name} takes {channels}; choose another protocol"
+            )
         pixels = to_bytes(batch.images)
         seeds = np.stack([seed_mask(pixels.shape[1:3], self.settings.seed, name) for name in batch.seed_names])
         with _threads() as pool:
@@ -182,10 +190,10 @@ def seed_mask(size: tuple[int, ...], seed: int, name: str) -> np.ndarray:
 def reconstruct(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fill the pixels outside a mask by linear interpolation over a Delaunay triangulation.
 
-    One triangulation serves the three channels.
+    One triangulation serves all channels.
 
     Args:
-        pixels: uint8 `[H, W, 3]`.
+        pixels: uint8 `[H, W, C]`.
         mask: bool `[H, W]`, true for known pixels. It must contain the four corners, so that every pixel lies inside
             the triangulation.
     """
@@ -203,21 +211,25 @@ def reconstruct(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def webp_size(pixels: np.ndarray) -> int:
-    """Size in bytes of a uint8 image `[H, W, 3]` as lossless WebP, an upper bound on its information."""
+    """Size in bytes of a uint8 image `[H, W, C]` as lossless WebP, an upper bound on its information.
+
+    One channel is grey; the second of two and the fourth of four are opacity, whose zeros keep their colours.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="webp", lossless=True, quality=100)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    picture.save(buffer, format="webp", lossless=True, quality=100, exact=True)
     return buffer.tell()
 
 
 @takes(images="float [B, C, H, W]")
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Convert images `[B, 3, H, W]` in [0, 1] to uint8 `[B, H, W, 3]`."""
+    """Convert images `[B, C, H, W]` in [0, 1] to uint8 `[B, H, W, C]`."""
     return images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 @takes(like="float [...]")
 def to_images(pixels: np.ndarray, like: Tensor) -> Tensor:
-    """Convert uint8 `[B, H, W, 3]` to images `[B, 3, H, W]` in [0, 1] with the device and dtype of `like`."""
+    """Convert uint8 `[B, H, W, C]` to images `[B, C, H, W]` in [0, 1] with the device and dtype of `like`."""
     return torch.from_numpy(pixels).to(like.device).permute(0, 3, 1, 2).to(like.dtype).div(255)
 
 

@@ -74,7 +74,10 @@ class TransferProtocol(Protocol):
 
 
 class TransferKept(PerImageMetric):
-    """`100 · p_y(x·m)` of the second classifier; a mask of ones keeps everything, so read it together with ADP."""
+    """`100 · p_y(x·m)` of the second classifier, for maps scaled to [0, 1]; a constant one becomes 0.5 everywhere.
+
+    A map that is high almost everywhere keeps almost everything, so read it together with ADP.
+    """
 
     name = "KEPT2"
     meaning = "p_y of the image under the map as a mask, by the second classifier, %"

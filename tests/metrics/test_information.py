@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from ltx import Classifier
+from ltx import Classifier, InputError
 from ltx.metrics.information import THRESHOLDS, information_area, reconstruct, seed_mask, to_bytes, top_count, webp_size
+from ltx.metrics.protocol import Batch
 from ltx.metrics.registry import PROTOCOLS
 
 
@@ -35,6 +36,24 @@ def test_a_linear_ramp_is_reconstructed_exactly_from_its_corners():
     assert mask[[0, 0, -1, -1], [0, -1, 0, -1]].all()
     np.testing.assert_array_equal(reconstruct(ramp, mask), ramp)
     assert webp_size(ramp) < webp_size(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sizes_of_other_numbers_of_channels(channels):
+    """Noise takes a byte per pixel and channel."""
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, channels), dtype=np.uint8)
+    noise[:16, :, -1] = 0  # of two and four channels the last is opacity: what it hides counts too
+    classifier = Classifier(Detail(), num_classes=2, input_size=32, channels=channels)
+    batch = Batch(["a.png"], torch.from_numpy(noise).permute(2, 0, 1)[None] / 255, torch.tensor([0]), None)
+    (seed,), (full,) = PROTOCOLS["information"]().prepare(classifier, batch)["sizes"]
+    assert seed < full == pytest.approx(32 * 32 * (channels - 0.5), rel=0.15)
+
+
+def test_five_channels_are_refused():
+    classifier = Classifier(Detail(), num_classes=2, input_size=8, channels=5)
+    batch = Batch(["a.tif"], classifier.blank(), torch.tensor([0]), None)
+    with pytest.raises(InputError, match=r"protocol=information measures .* 1 to 4 channels, and Detail takes 5"):
+        PROTOCOLS["information"]().prepare(classifier, batch)
 
 
 def test_top_count_agrees_with_numpy_quantile():
