@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from ltx.runtime.devices import wait_for
+
 
 def take_turns(
     candidates: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
@@ -16,10 +18,10 @@ def take_turns(
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 1):
         for name, run in candidates.items():
-            _wait(device)
+            wait_for(device)
             begun = time.perf_counter()
             run()
-            _wait(device)
+            wait_for(device)
             if turn:
                 seconds[name].append(time.perf_counter() - begun)
     return seconds
@@ -33,8 +35,3 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 def median_ratio(above: list[float], below: list[float]) -> float:
     """Median over turns of the ratio within a turn, which is more stable than a ratio of medians if speed drifts."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -20,6 +20,7 @@ from ltx.explainers.trunks import build_trunk
 from ltx.masking.fill import Fill
 from ltx.results.building import Provenance, build_explanation
 from ltx.results.explanation import Explanation
+from ltx.runtime.devices import wait_for
 from ltx.runtime.errors import InputError, suggest
 from ltx.runtime.tensor_arguments import takes
 
@@ -262,6 +263,7 @@ class MaskNetwork(nn.Module):
             indices = self.classifier.targets(targets, logits)
             scores = self.decode(features, indices)
             maps = self.upsample(scores)
+        wait_for(maps.device)
         seconds = (time.perf_counter() - started) / len(images)
 
         def ask(areas: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -31,6 +31,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done the work that is queued on it, for instance before the time is taken."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def send(tensor: Tensor, like: Tensor) -> Tensor:
     """Copy a small CPU tensor to the device and dtype of `like` without waiting for work that a GPU has queued.
 

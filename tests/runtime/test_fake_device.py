@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from ltx import Classifier
 from ltx.data.folder import FolderData
 from ltx.data.training_images import StreamSettings
+from ltx.explainers import mask_network
 from ltx.explainers.mask_network import MaskNetwork
 from ltx.explainers.settings import EXPLAINERS, ExplainerConfig, network_class
 from ltx.finetuning.finetune import finetune, resolve
@@ -219,6 +221,16 @@ def test_the_forward_pass_of_a_finetuning_step_never_waits(name: str) -> None:
         assert loss.shape == (3,)
         assert on_gpu(scores, loss)
         assert not device.synchronisations
+
+
+def test_the_seconds_of_an_explanation_are_those_of_finished_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = network("unet")
+    events: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", events.append)
+    monkeypatch.setattr(mask_network, "time", SimpleNamespace(perf_counter=lambda: events.append("clock") or 0.0))
+    with fake_cuda() as device:
+        device.move(explainer).explain(device.rand(2, 3, *explainer.classifier.input_size), 0)
+    assert events == ["clock", CUDA, "clock"]
 
 
 @pytest.mark.parametrize("name", ["unet", "inr nested"])
