@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -148,7 +147,7 @@ class Explanation:
         names = self.names
         if stems is None:
             plain = result_stems(names)
-            stems = [_free(out, stem) for stem in plain]
+            stems = _free(out, plain)
             # A generated name such as `image_000` gets the number too, to tell the record's lines apart.
             names = [stem if name == base else name for name, base, stem in zip(names, plain, stems, strict=True)]
         if len(stems) != len(self) or len(set(stems)) != len(stems):
@@ -238,10 +237,16 @@ class Explanation:
         return replace(self, **tensors)
 
 
-def _free(out: Path, stem: str) -> str:
-    """The stem, numbered from 2 on if `out` already contains results of that name."""
-    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-    return next(name for name in names if not any((out / f"{name}{end}").exists() for end in (".png", ".npz")))
+def _free(out: Path, plain: Sequence[str]) -> list[str]:
+    """Distinct stems, numbered from 2 on where `out` already contains results of that name."""
+    taken, stems = set(plain), []
+    for stem in plain:
+        free, number = stem, 2
+        while any((out / f"{free}{end}").exists() for end in (".png", ".npz")) or (free != stem and free in taken):
+            free, number = f"{stem}_{number}", number + 1
+        taken.add(free)
+        stems.append(free)
+    return stems
 
 
 def _probability(by_area: AreaMasks, mask: Tensor) -> Tensor:

@@ -67,6 +67,16 @@ def test_saving_again_replaces_nothing(tmp_path: Path) -> None:
         assert np.array_equal(stored["map"], first.maps[0, 0].numpy())
 
 
+def test_numbers_of_saved_results_avoid_the_other_images(tmp_path: Path) -> None:
+    for names, stems in (
+        (["cat.jpg", "dog.jpg"], ["cat", "dog"]),
+        (["cat.jpg", "cat_2.jpg"], ["cat_3", "cat_2"]),
+        (["cat_2.jpg", "cat.jpg"], ["cat_2_2", "cat_4"]),
+    ):
+        pictures = explanation(names=names).save(tmp_path)[::2]
+        assert [picture.stem for picture in pictures] == stems
+
+
 @pytest.mark.parametrize("stems", [["a"], ["a", "a"], ["a", "b", "c"]])
 def test_a_wrong_number_of_stems_writes_nothing(tmp_path: Path, stems: list[str]) -> None:
     with pytest.raises(InputError, match="for 2 images; give one for each, no two the same"):
