@@ -93,7 +93,7 @@ def _run_names(folders: Sequence[Path]) -> list[str]:
 
 def _url(folder: Path, page: Path) -> str:
     """The folder relative to the page, as a URL."""
-    return quote(os.fsencode(os.path.relpath(folder.resolve(), page.resolve())))
+    return quote(os.fsencode(Path(os.path.relpath(folder.resolve(), page.resolve())).as_posix()))
 
 
 def _encodable(stem: str) -> str:

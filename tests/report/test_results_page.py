@@ -1,11 +1,13 @@
 import json
+import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ltx.report import results_page
 from ltx.report.write import write_report
 from ltx.runtime.errors import InputError
 from tests.report.test_page import Elements
@@ -48,6 +50,13 @@ def test_two_runs_are_compared_and_their_pictures_stay_where_they_are(tmp_path: 
     assert [run["url"] for run in page_data(elsewhere)["runs"]] == ["../a%20b", "../%232"]
     with pytest.raises(InputError, match="the same folder"):
         write_report([first, first / ".." / "a b"])
+
+
+def test_addresses_have_slashes_on_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relative = os.path.relpath
+    monkeypatch.setattr(os.path, "relpath", lambda *paths: relative(*paths).replace("/", "\\"))
+    monkeypatch.setattr(results_page, "Path", PureWindowsPath)
+    assert results_page._url(tmp_path / "a b", tmp_path / "report") == "../a%20b"
 
 
 def test_maps_without_a_mask_are_shown_too(tmp_path: Path) -> None:
