@@ -14,7 +14,7 @@ from tests.support.small_checkpoints import OTHER_HEAD, own_checkpoint
 
 pytest.importorskip("gradio", reason="the extra [demo] is not installed")
 
-from ltx.demo import app  # noqa: E402
+from ltx.demo import app
 
 
 def test_the_settings_of_the_classifier_are_those_of_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,9 @@ def test_another_trunk_starts_from_the_classifiers_weights_of_equal_shape():
     assert "layer1.2.conv1.weight" not in theirs
 
 
-@pytest.mark.parametrize(("name", "channels", "same"), [("resnet18", 3, True), ("resnet18", 1, True), ("resnet10t", 3, False)])
+@pytest.mark.parametrize(
+    ("name", "channels", "same"), [("resnet18", 3, True), ("resnet18", 1, True), ("resnet10t", 3, False)]
+)
 def test_weights_of_the_classifier_come_with_its_normalisation(name: str, channels: int, same: bool):
     mean, std = [0.1] * channels, [0.3] * channels
     classifier = Classifier("resnet18", weights="random", input_size=32, mean=mean, std=std, channels=channels)

@@ -53,7 +53,7 @@ def test_the_graph_answers_as_the_explainer_does(kind: type[MaskNetwork], pixels
 
 
 def own_module() -> MaskNetwork:
-    """An explainer of a module that is not timm's, as torchvision's are: nothing but its layers says which is the head."""
+    """An explainer of a module that does not say which of its layers is the head, as torchvision's."""
     torch.manual_seed(0)
     return UNetExplainer(Classifier(build(classes=7, width=4), input_size=64)).eval()
 
