@@ -38,8 +38,6 @@ def trunk_shapes(classifier: Classifier, name: str) -> list[torch.Size]:
 def build_trunk(classifier: Classifier, name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """A trainable trunk without classification head, and the mean and std, `[1, C, 1, 1]`, of its normalisation.
 
-    The normalisation is the classifier's if the trunk has its first convolution, and otherwise timm's for the trunk.
-
     Args:
         classifier: the explained model, whose weights the trunk starts from wherever names and shapes agree.
         name: `copy` or a timm name, see `MaskNetwork`.
@@ -62,24 +60,12 @@ def build_trunk(classifier: Classifier, name: str) -> tuple[nn.Module, Tensor, T
         trunk = timm.create_model(name, img_size=classifier.input_size, **options)
     except TypeError:  # convolutional models take any size
         trunk = timm.create_model(name, **options)
+    config = resolve_model_data_config(trunk)
     shapes = {key: value.shape for key, value in trunk.state_dict().items()}
     weights = classifier.model.state_dict().items()
-    shared = {k: v for k, v in weights if k in shapes and shapes[k] == v.shape}
-    trunk.load_state_dict(shared, strict=False)
-    if _first_weights(trunk) <= shared.keys():
-        mean, std = (values.clone() for values in classifier.normalisation)  # what these weights were trained with
-    else:
-        config = resolve_model_data_config(trunk)
-        mean, std = (_per_channel(config[key], classifier.channels) for key in ("mean", "std"))
+    trunk.load_state_dict({k: v for k, v in weights if k in shapes and shapes[k] == v.shape}, strict=False)
+    mean, std = (_per_channel(config[key], classifier.channels) for key in ("mean", "std"))
     return trainable_trunk(trunk).eval(), mean, std
-
-
-def _first_weights(trunk: nn.Module) -> set[str]:
-    """Names of the parameters that see the pixels: those of the first convolution, or all if there is none."""
-    for name, module in trunk.named_modules():
-        if isinstance(module, nn.Conv2d):
-            return {f"{name}.{key}" for key, _ in module.named_parameters()}
-    return {name for name, _ in trunk.named_parameters()}
 
 
 def _per_channel(values: Sequence[float], channels: int) -> Tensor:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ltx import Classifier, InputError
-from ltx.explainers.trunks import build_trunk
 from ltx.explainers.unet import UNetExplainer
 from tests.support.mask_networks import classifier_for, explainer_for, images_for
 
@@ -57,16 +56,6 @@ def test_another_trunk_starts_from_the_classifiers_weights_of_equal_shape():
     ours, theirs = explainer.trunk.state_dict(), classifier.model.state_dict()
     assert torch.equal(ours["layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
     assert "layer1.2.conv1.weight" not in theirs
-
-
-@pytest.mark.parametrize(
-    ("name", "channels", "same"), [("resnet18", 3, True), ("resnet18", 1, True), ("resnet10t", 3, False)]
-)
-def test_weights_of_the_classifier_come_with_its_normalisation(name: str, channels: int, same: bool):
-    mean, std = [0.1] * channels, [0.3] * channels
-    classifier = Classifier("resnet18", weights="random", input_size=32, mean=mean, std=std, channels=channels)
-    _, *normalisation = build_trunk(classifier, name)
-    assert all(torch.equal(a, b) for a, b in zip(normalisation, classifier.normalisation, strict=True)) == same
 
 
 @pytest.mark.parametrize(
