@@ -101,8 +101,9 @@ def write_pt2(graph: ExplainerGraph, file: Path) -> None:
     Raises:
         InputError: see `traced`.
     """
-    buffer = io.BytesIO()
-    torch.export.save(traced(graph), buffer, extra_files={"ltx.json": json.dumps(metadata(graph))})
+    buffer, program = io.BytesIO(), traced(graph)
+    with _quiet():
+        torch.export.save(program, buffer, extra_files={"ltx.json": json.dumps(metadata(graph))})
     with atomic_write(file) as stream:
         stream.write(buffer.getvalue())
 
