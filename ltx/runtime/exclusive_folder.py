@@ -15,18 +15,23 @@ LOCK = ".lock"
 
 
 @contextmanager
-def exclusive(out: str | Path) -> Iterator[None]:
+def exclusive(out: str | Path, rank: int | None = None) -> Iterator[None]:
     """Lock a folder against other commands while the context lasts; only the first of several ranks locks it.
 
     The folder is created. If it is still empty after an error, it is removed. The operating system releases the lock
     of a killed process. On file systems without locks, and on Windows, nothing is locked.
 
+    Args:
+        out: the folder.
+        rank: rank of this process; None = as set by torchrun.
+
     Raises:
-        InputError: another process has locked the folder.
+        InputError: another process has locked the folder, or an error of `launched_ranks` if there is no `rank`.
     """
+    rank = launched_ranks()[0] if rank is None else rank
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    if launched_ranks()[0] > 0 or int(os.environ.get("LOCAL_RANK", "0")) > 0:
+    if rank > 0 or int(os.environ.get("LOCAL_RANK", "0")) > 0:
         yield
         return
     with (folder / LOCK).open("a+") as file:

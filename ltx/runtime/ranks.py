@@ -21,6 +21,19 @@ def launched_ranks() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def training_rank() -> int:
+    """Rank of the process in a training, which also runs as the tasks of srun: Lightning makes them know each other.
+
+    Raises:
+        InputError: srun started several processes in a job that Lightning takes for an interactive one.
+    """
+    from lightning.fabric.plugins.environments import SLURMEnvironment  # importing Lightning takes seconds
+
+    if "RANK" not in os.environ and SLURMEnvironment.detect():
+        return int(os.environ.get("SLURM_PROCID", 0))
+    return launched_ranks()[0]
+
+
 def layout(devices: int | str, nodes: int) -> tuple[int | str, int]:
     """Devices per node and number of nodes: torchrun's under torchrun, otherwise the settings.
 

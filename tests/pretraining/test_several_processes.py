@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.support.processes import ROOT, environment, patched_script, run_python, torchrun
+from tests.support.processes import ROOT, environment, patched_script, run_python, srun_variables, torchrun
 from tests.support.several_processes import PEAK_LR, assert_same_curves, words_for, write_inputs
 from tests.support.small_trainings import assert_same_weights, metric_rows, saved_step
 
@@ -30,6 +32,20 @@ def test_one_two_and_four_processes_give_the_same_curves(inputs: Path, tmp_path:
         run_python(*start, *words_for(inputs, tmp_path / str(processes), processes, images=16))
     assert_same_curves(tmp_path / "1", tmp_path / "2")
     assert_same_curves(tmp_path / "1", tmp_path / "4")
+
+
+@pytest.mark.slow
+def test_the_tasks_of_srun_train_together(inputs: Path, tmp_path: Path) -> None:
+    """As in the job of docs/many_gpus.md: neither RANK nor LOCAL_RANK is set."""
+    words = words_for(inputs, tmp_path / "out", 2, "trainer.max_steps=3")
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    with ThreadPoolExecutor(2) as pool:
+        tasks = [pool.submit(run_python, "train.py", *words, **srun_variables(rank, 2, port=port)) for rank in (0, 1)]
+        first, second = (task.result() for task in tasks)
+    assert "3 steps of 8 images on 2 x cpu" in first
+    assert "images on" not in second
+    assert saved_step(tmp_path / "out") == 3
 
 
 @pytest.mark.slow

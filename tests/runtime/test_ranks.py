@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ltx import InputError
-from ltx.runtime.ranks import launched_ranks, layout
+from ltx.runtime.ranks import launched_ranks, layout, training_rank
+from tests.support.processes import srun_variables
 
 
 def test_several_tasks_of_srun_without_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +17,21 @@ def test_several_tasks_of_srun_without_torchrun_are_refused(monkeypatch: pytest.
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert launched_ranks() == (2, 8)
+
+
+def test_a_training_takes_its_rank_from_srun_as_lightning_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in srun_variables(rank=11, tasks=32, nodes=4).items():
+        monkeypatch.setenv(name, value)
+    assert training_rank() == 11
+    with pytest.raises(InputError, match="srun started this command 32 times"):
+        launched_ranks()
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")  # here Lightning would train in each task by itself
+    with pytest.raises(InputError, match="srun started this command 32 times"):
+        training_rank()
+    monkeypatch.setenv("RANK", "2")  # torchrun in a task
+    assert training_rank() == 2
 
 
 def test_devices_are_the_processes_that_torchrun_started(monkeypatch: pytest.MonkeyPatch) -> None:

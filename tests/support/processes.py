@@ -47,3 +47,13 @@ def run_python(*arguments: object, status: int = 0, **variables: str) -> str:
 def torchrun(processes: int, script: Path | str = "train.py") -> list[str]:
     """Arguments of `run_python` that start a script in several processes."""
     return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
+
+
+def srun_variables(rank: int, tasks: int, nodes: int = 1, port: int = 12910) -> dict[str, str]:
+    """What srun sets for task `rank` of `tasks` in a batch job."""
+    each = tasks // nodes
+    numbers = {"PROCID": rank, "LOCALID": rank % each, "NODEID": rank // each, "NTASKS": tasks, "NNODES": nodes}
+    numbers |= {"NPROCS": tasks, "NTASKS_PER_NODE": each, "STEP_NUM_TASKS": tasks, "STEP_NUM_NODES": nodes}
+    numbers |= {"JOB_ID": 4711, "JOBID": 4711, "STEP_ID": 0, "STEP_TASKS_PER_NODE": each}
+    words = {"JOB_NAME": "train.sh", "NODELIST": "localhost", "STEP_NODELIST": "localhost"}
+    return {f"SLURM_{name}": str(value) for name, value in (numbers | words).items()} | {"MASTER_PORT": str(port)}
