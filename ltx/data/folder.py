@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -100,17 +98,6 @@ class FolderData(TrainingImages):
     def describe(self) -> str:
         text = f"{self.train_count} training and {self.val_count} validation images in files"
         return f"{text}; {self._left_out}" if self._left_out else text
-
-    def state_dict(self) -> dict[str, Any]:
-        """Identifies the training images, so that a resumed run can tell whether they changed."""
-        return {"images": hashlib.sha256(self.identity.encode(errors="surrogateescape")).hexdigest()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict.get("images") not in (None, self.state_dict()["images"]):
-            rank_zero_warn(
-                f"the files of data.images={self.images} are not those of the interrupted run (another path, size or "
-                "modification time); it resumes with the present ones"
-            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream from the trainer's step on. Its length is that of the whole training, as Lightning counts it."""

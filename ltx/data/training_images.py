@@ -7,10 +7,12 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -141,6 +143,23 @@ class TrainingImages(lightning.LightningDataModule):
     @abstractmethod
     def identity(self) -> str:
         """Text that identifies the training images and their order."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of `identity`, computed once: every resume point contains it."""
+        return hashlib.sha256(self.identity.encode(errors="surrogateescape")).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Identifies the training images, so that a resumed run can tell whether they changed."""
+        return {"images": self.digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the images with those of the interrupted run; warns if they differ."""
+        if state_dict.get("images") not in (None, self.digest):
+            rank_zero_warn(
+                "the training images are not those of the interrupted run (another path, size or modification time); "
+                "it resumes with the present ones"
+            )
 
     @abstractmethod
     def describe(self) -> str:

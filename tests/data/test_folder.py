@@ -131,6 +131,21 @@ def test_a_resumed_training_sees_the_same_batches(folder: Path, tmp_path: Path, 
     assert torch.equal(after.weight, whole.weight)
 
 
+def test_resume_points_look_at_the_files_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[Path] = []
+    monkeypatch.setattr("ltx.data.folder.file_state", lambda file: looked_at.append(file) or "1 1")
+    source = data(folder)
+    source.setup()
+    state = source.state_dict()
+    assert source.state_dict() == state
+    assert len(looked_at) == len(source.train_files)
+    monkeypatch.setattr("ltx.data.folder.file_state", lambda file: "1 2")
+    later = data(folder)
+    later.setup()
+    with pytest.warns(UserWarning, match="the training images are not those of the interrupted run"):
+        later.load_state_dict(state)
+
+
 def test_batches_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
     batches = []
     for workers in (0, 2):

@@ -148,18 +148,27 @@ class ShardData(TrainingImages):
         return int(self.trainer.strategy.reduce(workers, reduce_op="min"))
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers of readers, so that a resumed run uses the same ones."""
-        return {"ranks": self._rank[1], "workers": self.workers}
+        """Identifies the shards and, as the order depends on them, the numbers of readers and the size of batches."""
+        return super().state_dict() | {
+            "ranks": self._rank[1],
+            "workers": self.workers,
+            "batch_size": self.batch_size,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Use as many workers as the interrupted run, if free to; warns of other shards and of another order."""
+        super().load_state_dict(state_dict)
         ranks = self._rank[1]
         if self.free_workers and state_dict["ranks"] == ranks:
             self.workers = state_dict["workers"]
-        previous, current = (state_dict["ranks"], max(1, state_dict["workers"])), (ranks, max(1, self.workers))
+        batch_size = state_dict.get("batch_size", self.batch_size)  # not known of runs of earlier versions
+        previous = (state_dict["ranks"], max(1, state_dict["workers"]), batch_size)
+        current = (ranks, max(1, self.workers), self.batch_size)
         if previous != current:
             rank_zero_warn(
-                f"the shards were read by {previous[0]} processes with {previous[1]} workers each, now by {current[0]} "
-                f"with {current[1]}, which changes the order: this epoch shows some images twice and others not at all"
+                "the shards were read by {} processes with {} workers each in batches of {}, ".format(*previous)
+                + "now by {} with {} in batches of {}, which changes the order: ".format(*current)
+                + "this epoch shows some images twice and others not at all"
             )
 
     def _plan(self) -> Plan:

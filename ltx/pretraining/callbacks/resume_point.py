@@ -27,7 +27,7 @@ class ResumePoint(lightning.Callback):
     `last.ckpt` marks as finished is complete.
 
     A run resumes with the same number of images per optimiser step, on any number of devices that see the file, with
-    any split into micro-batches.
+    any split into micro-batches. (Images in shards then come in another order, of which their data module warns.)
 
     Args:
         file: `OUT/last.ckpt`.

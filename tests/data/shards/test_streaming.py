@@ -159,11 +159,29 @@ def test_a_resumed_run_uses_its_previous_number_of_workers(shards: Path) -> None
     whole, rest = list(first.train_dataloader())[7:], list(later.train_dataloader())
     assert [batch["name"] for batch in whole] == [batch["name"] for batch in rest]
     fixed = data(shards, 0, 2, workers=1)
-    with pytest.warns(
-        UserWarning, match="by 2 processes with 2 workers each, now by 2 with 1, which changes the order"
-    ):
+    text = "by 2 processes with 2 workers each in batches of 2, now by 2 with 1 in batches of 2, which changes the order"
+    with pytest.warns(UserWarning, match=text):
         fixed.load_state_dict(first.state_dict())
     assert fixed.workers == 1, "the setting has precedence"
+
+
+def test_another_batch_size_is_another_order_of_which_a_resumed_run_warns(shards: Path) -> None:
+    state = data(shards).state_dict()
+    with pytest.warns(UserWarning, match="1 workers each in batches of 2, now by 1 with 1 in batches of 4"):
+        data(shards, batch_size=4).load_state_dict(state)
+    del state["batch_size"]  # an earlier version's
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data(shards, batch_size=4).load_state_dict(state)
+
+
+def test_replaced_shards_are_noticed_by_a_resumed_run(shards: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "shards"
+    shutil.copytree(shards, copies)
+    state = data(copies).state_dict()
+    shutil.copy(copies / "000001.tar", copies / "000002.tar")
+    with pytest.warns(UserWarning, match="the training images are not those of the interrupted run"):
+        data(copies).load_state_dict(state)
 
 
 # -- the stream of images ------------------------------------------------------------------------------------------
