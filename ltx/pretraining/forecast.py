@@ -54,7 +54,7 @@ def gains(steps: Sequence[int], scores: Sequence[float], times: Sequence[int] = 
     at = np.array([step for step, _ in used], float) / steps[-1]
     score = np.array([score for _, score in used], float)
     free = len(used) - 3
-    weights, means, variances = [], [], []
+    log_weights, means, variances = [], [], []
     for exponent in EXPONENTS:
         power = at**-exponent
         centred = power - power.mean()
@@ -62,11 +62,12 @@ def gains(steps: Sequence[int], scores: Sequence[float], times: Sequence[int] = 
         slope = -float(centred @ score) / spread
         residuals = score - score.mean() + slope * centred
         noise = max(float(residuals @ residuals), 1e-12 * float(score @ score) + 1e-30)
-        weights.append(noise ** (-(len(used) - 2) / 2))
+        log_weights.append(-(len(used) - 2) / 2 * np.log(noise))
         share = 1 - np.array(times, float) ** -exponent
         means.append(slope * share)
         variances.append(noise / free / spread * share**2)
-    weight = np.array(weights)[:, None] / sum(weights)
+    weight = np.exp(np.array(log_weights) - max(log_weights))[:, None]  # hundreds of validations would overflow
+    weight /= weight.sum()
     mean = (weight * np.array(means)).sum(0)
     variance = (weight * (np.array(variances) + (np.array(means) - mean) ** 2)).sum(0)
     return [Gain(k, float(m), float(1.96 * v**0.5)) for k, m, v in zip(times, mean, variance, strict=True)]

@@ -25,6 +25,16 @@ def test_a_power_law_is_continued():
         assert abs(gain.mean - truth) <= gain.half_width + 0.02
 
 
+@pytest.mark.parametrize("count", [300, 1000])
+def test_any_number_of_validations_gives_a_number(count: int):
+    """Weights are powers of the noise with exponents in the hundreds."""
+    random = np.random.default_rng(0)
+    steps = list(range(100, 100 * count + 100, 100))
+    for scale in (1e-3, 1e3):
+        scores = [scale * (curve(step) + random.normal()) for step in steps]
+        assert all(np.isfinite(gain).all() for gain in gains(steps, scores))
+
+
 def test_the_interval_contains_the_truth_of_noisy_curves():
     hits, widths = 0, []
     for seed in range(100):
