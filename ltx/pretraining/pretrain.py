@@ -56,7 +56,9 @@ def pretrain(
     config = parse(TrainConfig, [*settings, f"trainer.max_steps={steps}"], "ltx.pretrain", "")
     config = replace(config, out=str(out), data=replace(config.data, images=_paths(images)))
     device = classifier.device
-    trained = copy.copy(classifier)  # training moves, folds and compiles the copy
+    # Training moves and folds the classifier, which leaves its module as it is; these two settings change the module.
+    changed = config.trainer.checkpoint_activations or config.trainer.compile
+    trained = copy.deepcopy(classifier) if changed else copy.copy(classifier)
     try:
         run_pretraining(config, trained)
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import ltx
 from ltx.explainers.settings import ExplainerConfig
@@ -43,6 +44,21 @@ def test_a_module_given_as_an_object(photos: Path, tmp_path: Path):
         ltx.load(tmp_path / "run")
     named = ltx.load(tmp_path / "run", name=OWN, options={"classes": 4, "width": 8})
     assert torch.equal(named(images()), explainer(images()))
+
+
+def test_settings_that_change_modules_leave_the_classifiers_own_as_it_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compiled: list[Any] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    classifier = ltx.Classifier("test_vit", weights="random", num_classes=4)  # nothing to fold
+    words = ["trainer.checkpoint_activations=true", "trainer.compile=true"]
+    explainer = ltx.pretrain(classifier, images=photos, steps=1, out=tmp_path / "run", settings=[*QUICK, *words])
+    assert explainer.classifier is classifier
+    assert len(compiled) == 1
+    assert compiled[0] is not classifier.model
+    assert compiled[0].grad_checkpointing
+    assert not classifier.model.grad_checkpointing
 
 
 def test_an_interrupted_run_resumes_for_the_same_module_and_is_refused_for_another(photos: Path, tmp_path: Path):
