@@ -84,7 +84,7 @@ def _read_table(listing: Path) -> tuple[list[str], Rows]:
     tables = [_parse(text, separator, listing) for separator in SEPARATORS]
     rows = max(tables, key=_plausibility)  # the first of equals: the comma
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
-    if not first or (is_image_name(first[0]) and not set(first) & set(FILE_COLUMNS)):
+    if not first or (any(map(is_image_name, first)) and not set(first) & set(FILE_COLUMNS)):
         return [], rows
     return first, rows[1:]
 

@@ -36,6 +36,11 @@ def test_text_files_and_tables_without_header(tmp_path: Path, text: str) -> None
     assert find_images(tmp_path / "list.txt") == [tmp_path / "a.png", tmp_path / "b.png"]
 
 
+def test_a_table_without_header_keeps_its_first_image_in_any_column(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("cat,a.png\ndog,b.png\n")
+    assert listed_files(tmp_path / "list.csv") == [tmp_path / "a.png", tmp_path / "b.png"]
+
+
 def test_a_file_name_that_ends_in_a_number_is_not_cut(tmp_path: Path) -> None:
     (tmp_path / "a.png 3").touch()
     (tmp_path / "list.txt").write_text("a.png 3\nno suffix 3\n")
