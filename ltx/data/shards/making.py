@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,8 @@ from ltx.runtime.file_names import result_stems
 from ltx.runtime.json_text import parse_json
 
 PLAN = "making.json"
+MAX_JPEG = 65500
+"""Largest width and height that libjpeg writes."""
 
 Entry = tuple[str, Path, int | None]  # key, file, class index
 
@@ -70,9 +71,8 @@ def pack(config: MakeConfig) -> Packed:
         out.mkdir(parents=True, exist_ok=True)
         return _count(urls, out, config.workers, failed, [])
     found = search_images(config.images, out)
-    labels = read_labels(config.labels) if config.labels is not None else {}
-    keys = _keys(found.files, image_root(config.images))
-    entries = [(key, file, labels.get(file)) for key, file in zip(keys, found.files, strict=True)]
+    labels = _labels(found.files, config.labels) if config.labels is not None else [None] * len(found.files)
+    entries = list(zip(_keys(found.files, image_root(config.images)), found.files, labels, strict=True))
     random.Random(config.seed).shuffle(entries)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config, entries)
@@ -97,6 +97,22 @@ def pack(config: MakeConfig) -> Packed:
         print(found.summary())
     failed = found.failed + [entry for entry in skipped if Path(entry[0]) in found.named]
     return _count([str(place) for place in places], out, config.workers, failed, skipped)
+
+
+def _labels(files: list[Path], listing: str) -> list[int | None]:
+    """The class index of each file, however its path is spelled; None if the listing has none.
+
+    Raises:
+        InputError: a listing that contains none of the files.
+    """
+    by_place = {os.path.realpath(file): index for file, index in read_labels(listing).items()}
+    labels = [by_place.get(os.path.realpath(file)) for file in files]
+    without = labels.count(None)
+    if without == len(files):
+        raise InputError(f"labels={listing} contains none of the {len(files)} images; paths are relative to its folder")
+    if without:
+        print(f"{without} of {len(files)} images have no label in {listing}")
+    return labels
 
 
 def _write(place: Path, entries: list[Entry], side: int | None, quality: int) -> None:
@@ -146,9 +162,11 @@ def _encoded(file: Path, side: int | None, quality: int) -> tuple[str, bytes]:
         shrink = max(1, min(source.size) // side)
         source.draft(None, (source.width // shrink, source.height // shrink))
         image = as_rgb(source)
-    scale = side / min(image.size)
+    scale = min(1, side / min(image.size))
+    shape = round(scale * image.width), round(scale * image.height)
+    if max(shape) > MAX_JPEG:
+        raise InputError(f"{file} would have {shape[0]}x{shape[1]} pixels; a JPEG has at most {MAX_JPEG} on a side")
     if scale < 1:
-        shape = round(scale * image.width), round(scale * image.height)
         image = image.resize(shape, Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     image.save(stream, "jpeg", quality=quality)
@@ -159,8 +177,13 @@ def _keys(files: list[Path], root: Path) -> list[str]:
     """Paths below the images' folder, without suffix or dots: webdataset ends a key at the first dot."""
     stems = result_stems([str(file) for file in files], root)
     plain = ["/".join(part.replace(".", "_") for part in stem.split("/")) for stem in stems]
-    seen = Counter(plain)
-    return [key if seen[key] == 1 else f"{key}_{number}" for number, key in enumerate(plain)]
+    taken: dict[str, None] = {}
+    for base in plain:
+        key, number = base, 2
+        while key in taken:
+            key, number = f"{base}_{number}", number + 1
+        taken[key] = None
+    return list(taken)
 
 
 def _claim(out: Path, config: MakeConfig, entries: list[Entry]) -> None:

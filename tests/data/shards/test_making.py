@@ -17,6 +17,7 @@ from ltx.data.shards.streaming import ShardData
 from ltx.data.shards.tar_reading import read_shard
 from ltx.data.training_images import StreamSettings
 from ltx.runtime.errors import InputError
+from tests.support.small_inputs import write_photographs
 
 
 def test_making_is_complete_repeatable_and_resumable(photos: Path, tmp_path: Path) -> None:
@@ -54,6 +55,39 @@ def test_images_are_shrunk_to_a_shorter_side(photos: Path, tmp_path: Path) -> No
     make(MakeConfig(images=str(photos), out=str(tmp_path / "out"), side=12))
     sizes = {Image.open(io.BytesIO(sample.image)).size for sample in read_shard(str(tmp_path / "out/000000.tar"))}
     assert sizes == {(15, 12)}
+
+
+@pytest.mark.parametrize(("folder", "listed"), [("photos", "absolute"), ("../{here}/photos", "photos")])
+def test_labels_match_however_paths_are_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: str, listed: str
+) -> None:
+    write_photographs(tmp_path / "photos", ["a.png", "b.png"], (8, 8))
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "photos" if listed == "absolute" else listed
+    Path("labels.csv").write_text(f"file,class_index\n{place}/b.png,5\n")
+    make(MakeConfig(images=folder.format(here=tmp_path.name), out="out", labels="labels.csv"))
+    assert {sample.key: sample.label for sample in read_shard("out/000000.tar")} == {"a": None, "b": 5}
+    assert "1 of 2 images have no label in labels.csv" in capsys.readouterr().out
+    Path("labels.csv").write_text("file,class_index\nothers/b.png,5\n")
+    with pytest.raises(InputError, match=r"labels=labels\.csv contains none of the 2 images"):
+        make(MakeConfig(images="photos", out="other", labels="labels.csv"))
+
+
+def test_an_image_that_is_too_wide_for_a_jpeg_is_skipped_with_its_name(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", ["a.png"], (8, 8))
+    Image.new("L", (65501, 1)).save(tmp_path / "photos" / "wide.png")
+    manifest = make(MakeConfig(images=str(tmp_path / "photos"), out=str(tmp_path / "out"), side=8))
+    (skipped,) = json.loads(manifest.read_text())["skipped"]
+    assert skipped["file"] == str(tmp_path / "photos" / "wide.png")
+    assert "65501x1 pixels; a JPEG has at most 65500" in skipped["reason"]
+
+
+def test_images_whose_keys_coincide_are_all_kept(tmp_path: Path) -> None:
+    names = ["a.b.png", "a_b.png", "a_b_0.png", "a_b_2.png"]
+    write_photographs(tmp_path / "photos", names, (8, 8))
+    make(MakeConfig(images=str(tmp_path / "photos"), out=str(tmp_path / "out")))
+    keys = [sample.key for sample in read_shard(str(tmp_path / "out" / "000000.tar"))]
+    assert sorted(keys) == ["a_b", "a_b_0", "a_b_2", "a_b_2_2"]
 
 
 @pytest.mark.parametrize("options", [{}, {"images": "scikit-image", "shards": "a.tar"}])
