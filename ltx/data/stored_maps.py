@@ -31,7 +31,10 @@ class StoredMaps:
         self.folder, self.made_by = Path(folder), made_by
 
     def __contains__(self, image: str | Path) -> bool:
-        return Path(image).is_file() and self._file(image).is_file()
+        try:
+            return Path(image).is_file() and self._file(image).is_file()
+        except OSError:  # whoever reads the image names it with the reason
+            return False
 
     def write(self, image: str | Path, values: Tensor, target: int) -> None:
         """Store the map of an image.

@@ -81,7 +81,7 @@ def forecast(metrics: Path) -> str:
     """
     if not metrics.is_file():
         return ""
-    with metrics.open(newline="") as stream:
+    with metrics.open(encoding="utf-8", newline="") as stream:
         rows = [(int(row["step"]), float(row["val/order"])) for row in csv.DictReader(stream) if row.get("val/order")]
     found = gains([step for step, _ in rows], [100 * score for _, score in rows]) if rows else []
     if not found:

@@ -49,7 +49,7 @@ def model_card(config: TrainConfig, explainer: MaskNetwork, scores: dict[str, fl
         f"| explainer | `{type(explainer).__name__}`, trunk `{config.explainer.trunk}`, {conditioning}, "
         f"{sum(p.numel() for p in explainer.parameters()):,} parameters |",
         f"| training images | `{config.data.shards or config.data.images}` (no labels used) |",
-        f"| validation images | `{config.data.val_images or f'{config.data.val_share:.0%} held out'}` |",
+        f"| validation images | `{config.data.val_images or f'{100 * config.data.val_share:.3g}% held out'}` |",
         f"| training | {training} |",
         f"| versions | Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
         f"lightning {lightning.__version__} |",

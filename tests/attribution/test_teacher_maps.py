@@ -1,5 +1,7 @@
+import errno
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,20 @@ def test_max_batch_may_be_an_option_of_the_method(tmp_path, cnn, files):
     assert [teacher.precompute(files) for teacher in teachers] == [3, 3]
     one, other = (teacher.stored.lookup(files)[0] for teacher in teachers)
     torch.testing.assert_close(one, other, rtol=0, atol=2e-3)
+
+
+def test_a_file_without_permission_is_left_to_the_reader_of_the_images(teacher, files, monkeypatch):
+    """Tests may run as root, who may read everything."""
+    opened = Path.open
+
+    def refuse(path, *args, **options):
+        if path == files[1]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert teacher.precompute(files) == 2
+    assert [file in teacher.stored for file in files] == [True, False, True]
 
 
 OPTIONS = {"plain": {"steps": 3}, "few": {"steps": 3, "max_batch": 2}}

@@ -10,7 +10,7 @@ import pytest
 from ltx import InputError
 from ltx.pretraining.model_card import remove_previous_run
 from ltx.pretraining.run import run_pretraining
-from tests.support.small_trainings import training_step_replaced
+from tests.support.small_trainings import metric_rows, training_step_replaced
 
 
 def test_a_new_run_leaves_nothing_of_the_previous_one(config_for: Any):
@@ -43,7 +43,8 @@ def test_a_new_run_leaves_nothing_of_the_previous_one(config_for: Any):
 def test_a_new_run_that_dies_early_leaves_the_previous_checkpoint(config_for: Any, init: bool):
     """A network of the previous settings under the new run's name would be taken for the new run's."""
     out = run_pretraining(config_for("run"))
-    names = ("config.yaml", "explainer.safetensors", "last.ckpt", "README.md")
+    names = ["config.yaml", "explainer.safetensors", "last.ckpt", "README.md", "metrics.csv"]
+    names += [f"overlays/step_00000{step}.png" for step in (3, 6)]
     before = [(out / name).read_bytes() for name in names]
     words = ["objective.area.weight=3", *([f"init={out}"] if init else [])]
 
@@ -55,6 +56,14 @@ def test_a_new_run_that_dies_early_leaves_the_previous_checkpoint(config_for: An
     assert [(out / name).read_bytes() for name in names] == before
     with pytest.raises(InputError, match=r"contains a run with .*resume=false to start from scratch"):
         run_pretraining(config_for("run", *words))
+
+
+def test_a_new_run_that_logs_and_draws_nothing_removes_rows_and_pictures(config_for: Any):
+    out = run_pretraining(config_for("run"))
+    words = ["data.val_share=0", "trainer.max_steps=1", "trainer.log_every=100"]
+    run_pretraining(config_for("run", *words, "resume=false"))
+    assert metric_rows(out) == []
+    assert not list((out / "overlays").iterdir())
 
 
 def test_files_of_the_user_are_not_removed(tmp_path: Path):

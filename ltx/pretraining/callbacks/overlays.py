@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -21,7 +22,8 @@ from ltx.runtime.atomic_files import atomic_write
 class Overlays(lightning.Callback):
     """Draw the masks of a few validation images after each validation, as `overlays/step_000100.png`.
 
-    A run first removes the pictures of steps after its resume point, which a previous run left.
+    A run removes the pictures of steps after its resume point, which a previous run left: at its first validation or
+    resume point, so that a run that dies earlier leaves the previous one's pictures.
 
     Args:
         folder: where the pictures are written.
@@ -44,17 +46,31 @@ class Overlays(lightning.Callback):
         self.images = images
         self.show = show
         self.fill = fill
+        self._start: int | None = None  # the resume point after which pictures are still to be removed
 
     @rank_zero_only
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        for picture in self.folder.glob("step_*.png"):
+        self._start = trainer.global_step
+
+    @rank_zero_only
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._remove_later_pictures()
+
+    def _remove_later_pictures(self) -> None:
+        start, self._start = self._start, None
+        for picture in self.folder.glob("step_*.png") if start is not None else ():
             step = picture.stem.removeprefix("step_")
-            if step.isdigit() and int(step) > trainer.global_step:
+            if step.isdigit() and int(step) > start:
                 picture.unlink()
 
     @rank_zero_only
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not len(self.images):
+        if trainer.sanity_checking:
+            return
+        self._remove_later_pictures()
+        if not len(self.images):
             return
         with torch.no_grad():
             explanation = self.explainer.explain(self.images.to(module.device), fill=self.fill)
