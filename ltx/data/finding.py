@@ -40,7 +40,7 @@ class Found:
     Attributes:
         files: each file once, in the order of the setting.
         left_out: visible files in folders and globs that are not images by their suffix.
-        failed: entries of the setting that name no image, each with the reason.
+        failed: entries of the setting that name no image, and folders that cannot be listed, each with the reason.
         named: files that the setting names one by one.
     """
 
@@ -106,13 +106,14 @@ def search_images(spec: Spec, out: Path | None = None) -> Found:
             found.named.add(path)
             continue
         try:
-            hits, left_out = _find(entry)
+            hits = _find(entry)
         except InputError as error:
             found.failed.append((entry, str(error)))
             continue
-        files.update(dict.fromkeys(hits))
-        found.left_out += left_out
-        if hits == [path]:
+        files.update(dict.fromkeys(hits.files))
+        found.left_out += hits.left_out
+        found.failed += hits.failed
+        if hits.files == [path]:
             found.named.add(path)
     if not files:
         raise InputError(found.failed[0][1])
@@ -157,44 +158,45 @@ def _outside(files: Iterable[Path], out: Path | None) -> list[Path]:
     return outside
 
 
-def _find(entry: str) -> tuple[list[Path], list[Path]]:
-    """The images of one entry, and the files left out."""
+def _find(entry: str) -> Found:
+    """What one entry means."""
     path = Path(entry)
-    left_out: list[Path] = []
     if entry == "scikit-image":
         folder = _scikit_image_folder()
-        files = [folder / name for name in SCIKIT_IMAGE if (folder / name).is_file()]
+        found = Found([folder / name for name in SCIKIT_IMAGE if (folder / name).is_file()])
     elif path.is_dir():
-        files, left_out = _walk(path)
+        found = _walk(path)
     elif path.is_file() or path.is_fifo():
-        files = listed_files(path) if path.suffix.lower() in LISTINGS else [path]
+        found = Found(listed_files(path) if path.suffix.lower() in LISTINGS else [path])
     elif glob.has_magic(entry):
-        files, left_out = _glob(path)
+        found = _glob(path)
     else:
         raise InputError(f"images={entry} does not exist; give {EXPECTED}")
-    if not files:
-        reason = left_out_summary(left_out) or "files are recognised by their suffix, such as .jpg or .png"
+    if not found.files:
+        reason = found.summary() or "files are recognised by their suffix, such as .jpg or .png"
+        if found.failed:
+            reason = found.failed[0][1]
         if glob.has_magic(entry) and not path.exists():
             reason += "; *, ? and [...] are patterns, and [[] matches a bracket"
         raise InputError(f"images={entry} contains no image; {reason}")
-    return files, left_out
+    return found
 
 
-def _glob(pattern: Path) -> tuple[list[Path], list[Path]]:
+def _glob(pattern: Path) -> Found:
     """Files that match a pattern; if only folders match, the images below them."""
     # Folders that exist are meant literally, also one that is named `[a]`.
     literal = _literal_prefix(pattern)
     rest = pattern.parts[len(literal.parts) :] if literal != Path() else pattern.parts
     hits = sorted(map(Path, glob.glob(str(Path(glob.escape(str(literal)), *rest)), recursive=True)))
     files = [hit for hit in hits if hit.is_file()]
-    images = [file for file in files if is_image_name(file.name)]
-    left_out = [file for file in files if not is_image_name(file.name)]
-    if not images:
+    found = _by_suffix(files)
+    if not found.files:
         for folder in filter(Path.is_dir, hits):
-            inside, others = _walk(folder)
-            images += inside
-            left_out += others
-    return images, left_out
+            inside = _walk(folder)
+            found.files += inside.files
+            found.left_out += inside.left_out
+            found.failed += inside.failed
+    return found
 
 
 def _literal_prefix(pattern: Path) -> Path:
@@ -207,10 +209,15 @@ def _literal_prefix(pattern: Path) -> Path:
     return prefix
 
 
-def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+def _walk(folder: Path) -> Found:
     files: list[Path] = []
+    failed: list[tuple[str, str]] = []
     seen: set[str] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
+
+    def cannot_list(error: OSError) -> None:
+        failed.append((str(error.filename), f"folder {error.filename} cannot be listed: {error.strerror}"))
+
+    for where, folders, names in os.walk(folder, onerror=cannot_list, followlinks=True):
         real = os.path.realpath(where)
         if real in seen:  # a link back to a folder above
             folders.clear()
@@ -219,8 +226,14 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(where, name) for name in names if not name.startswith(".")]
     files.sort()
+    found = _by_suffix(files)
+    found.failed = failed
+    return found
+
+
+def _by_suffix(files: Sequence[Path]) -> Found:
     images = [file for file in files if is_image_name(file.name)]
-    return images, [file for file in files if not is_image_name(file.name)]
+    return Found(images, [file for file in files if not is_image_name(file.name)])
 
 
 def _scikit_image_folder() -> Path:

@@ -1,6 +1,9 @@
 """The files that a setting means."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -37,6 +40,27 @@ def test_a_folder_is_searched_at_any_depth_without_hidden_files(folder: Path) ->
 def test_a_link_to_a_parent_folder_is_followed_once(folder: Path) -> None:
     (folder / "deep/loop").symlink_to(folder, target_is_directory=True)
     assert len(find_images(folder)) == 4
+
+
+@pytest.mark.parametrize("spec", ["", "d*"])
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    """Tests may run as root, who may list everything."""
+    expected = search_images(folder / spec).files
+    closed = folder / "deep" / "closed"
+    closed.mkdir()
+    listed = os.scandir
+
+    def scan(place: str) -> Any:
+        if Path(place) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    found = search_images(folder / spec)
+    assert found.files == expected
+    assert found.failed == [(str(closed), f"folder {closed} cannot be listed: Permission denied")]
+    with pytest.raises(InputError, match=r"closed contains no image; folder .*closed cannot be listed"):
+        search_images(closed)
 
 
 def test_lists_of_globs_files_and_folders_have_no_duplicates(folder: Path) -> None:
