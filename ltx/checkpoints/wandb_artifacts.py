@@ -42,8 +42,8 @@ def fetch(name: str) -> Path:
             _download(artifact, folder)
     except Exception as error:  # wandb, its login and the network each raise their own
         reason = " ".join(str(error).split())[:200]
-        if pointer.is_file() and (cache / pointer.read_text()).is_dir():
-            version = pointer.read_text()
+        if pointer.is_file() and (cache / pointer.read_text("utf-8")).is_dir():
+            version = pointer.read_text("utf-8")
             warnings.warn(f"checkpoint={name} cannot be looked up ({reason}); using {version}", stacklevel=2)
             return cache / version
         raise InputError(

@@ -22,7 +22,7 @@ def evaluate_methods(config: EvaluationConfig) -> None:
         results = evaluate(config)
     if results is None:
         return
-    print((Path(config.out) / "scores.md").read_text())
+    print((Path(config.out) / "scores.md").read_text("utf-8"))
     print(f"report: {write_report([config.out])}")
     entries = set(map(str, config.images)) if isinstance(config.images, (list, tuple)) else set()
     failed = [entry["reason"] for entry in results["skipped_images"] if entry["image"] in entries]

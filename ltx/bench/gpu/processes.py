@@ -114,5 +114,5 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _losses(file: Path) -> list[float]:
-    rows = csv.DictReader(file.read_text().splitlines())
+    rows = csv.DictReader(file.read_text("utf-8").splitlines())
     return [float(row["train/loss"]) for row in rows if row.get("train/loss")]

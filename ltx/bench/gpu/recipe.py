@@ -64,7 +64,7 @@ def _affordable_steps(session: Session, out: Path) -> int:
     start = time.monotonic()
     _train(session, out / "trial", trial)
     total = time.monotonic() - start
-    rows = csv.DictReader((out / "trial" / "metrics.csv").read_text().splitlines())
+    rows = csv.DictReader((out / "trial" / "metrics.csv").read_text("utf-8").splitlines())
     pace = [(int(row["step"]), float(row["seconds"])) for row in rows if row.get("train/loss")]
     (first, begun), (last, ended) = pace[1], pace[-1]
     step = max(1e-3, (ended - begun) / (last - first))
