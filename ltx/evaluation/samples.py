@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from ltx.data.finding import image_root
 from ltx.data.image_batches import default_workers
 from ltx.data.listings import read_labels
 from ltx.data.reading import opened, oriented_size, read_resized
@@ -212,23 +213,32 @@ def find_labels(files: Sequence[Path], listing: str | None, roots: Sequence[str]
 
     Args:
         files: the images.
-        listing: a `.csv` file; None = use each `labels.csv` in the folders of the images and in two folders above.
-        roots: the paths from which the images were found.
+        listing: a `.csv` file; None = use each `labels.csv` in the folders of the images, in those above them up to the
+            folder that contains all images of a root, and in two folders above that. The nearest one wins.
+        roots: the settings from which the images were found, see `ltx.data.finding.find_images`.
 
     Raises:
         InputError: no listing, or a listing that contains none of the images.
     """
-    listings = [Path(listing)] if listing else []
-    if not listings:
-        places = [place for root in roots for place in (Path(root), *list(Path(root).resolve().parents)[:2])]
-        places += [file.parent for file in files[:1]]
-        listings = list(dict.fromkeys(place / "labels.csv" for place in places if (place / "labels.csv").is_file()))
+    listings = [Path(listing)] if listing else _listings(files, roots)
     if not listings:
         raise InputError("target=label needs labels; give labels=FILE.csv with the columns file and class_index")
     labels = {_real(file): index for path in listings for file, index in read_labels(path).items()}
     if not any(_real(file) in labels for file in files):
         raise InputError(f"labels={', '.join(map(str, listings))} contains none of the {len(files)} images")
     return labels
+
+
+def _listings(files: Sequence[Path], roots: Sequence[str]) -> list[Path]:
+    """Each `labels.csv` that may list the files; the deeper a folder, the later."""
+    tops = {image_root(root) for root in roots}
+    tops |= {_real(top) for top in tops}
+    places = {place for top in tops for place in (top, *list(top.parents)[:2])}
+    for folder in {Path(os.path.abspath(file)).parent for file in files}:
+        chain = (folder, *folder.parents)
+        places.update(chain[: max((n for n, place in enumerate(chain) if place in tops), default=0) + 1])
+    listings = [place / "labels.csv" for place in sorted(places, key=lambda place: (len(place.parts), place))]
+    return [listing for listing in listings if listing.is_file()]
 
 
 class Mosaics:
