@@ -159,7 +159,9 @@ def test_a_resumed_run_uses_its_previous_number_of_workers(shards: Path) -> None
     whole, rest = list(first.train_dataloader())[7:], list(later.train_dataloader())
     assert [batch["name"] for batch in whole] == [batch["name"] for batch in rest]
     fixed = data(shards, 0, 2, workers=1)
-    text = "by 2 processes with 2 workers each in batches of 2, now by 2 with 1 in batches of 2, which changes the order"
+    text = (
+        "by 2 processes with 2 workers each in batches of 2, now by 2 with 1 in batches of 2, which changes the order"
+    )
     with pytest.warns(UserWarning, match=text):
         fixed.load_state_dict(first.state_dict())
     assert fixed.workers == 1, "the setting has precedence"
