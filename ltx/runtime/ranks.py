@@ -27,7 +27,7 @@ def training_rank() -> int:
     Raises:
         InputError: srun started several processes in a job that Lightning takes for an interactive one.
     """
-    from lightning.fabric.plugins.environments import SLURMEnvironment  # importing Lightning takes seconds
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # importing Lightning takes seconds
 
     if "RANK" not in os.environ and SLURMEnvironment.detect():
         return int(os.environ.get("SLURM_PROCID", 0))
