@@ -88,7 +88,8 @@ def build_trainer(config: TrainConfig, parts: RunParts) -> lightning.Trainer:
         )
     except InputError:
         raise
-    except (MisconfigurationException, TypeError, ValueError) as error:  # each for other values of these settings
+    # Each for other values of these settings, or of SLURM's.
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"trainer.accelerator={run.accelerator}, trainer.devices={run.devices}, trainer.nodes={run.nodes}: "
             f"{' '.join(str(error).split()).rstrip('.')}; give a number of devices that this machine has, or auto"
