@@ -60,7 +60,9 @@ class Overlays(lightning.Callback):
 
     def _remove_later_pictures(self) -> None:
         start, self._start = self._start, None
-        for picture in self.folder.glob("step_*.png") if start is not None else ():
+        if start is None:
+            return
+        for picture in self.folder.glob("step_*.png"):
             step = picture.stem.removeprefix("step_")
             if step.isdigit() and int(step) > start:
                 picture.unlink()
