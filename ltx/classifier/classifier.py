@@ -118,7 +118,7 @@ class Classifier:
         self._interface: ImageModel = built.interface
         self._folded: nn.Module | None = None
         self._checkpoints = False
-        self.by_timm_name = built.by_timm_name
+        self._by_timm_name = built.by_timm_name
         self._memory_format = built.memory_format
         self._mean, self._std = built.mean, built.std
         self.to(self.device)
@@ -285,13 +285,12 @@ class Classifier:
         reason = self._interface.feature_refusal()
         if reason:
             raise InputError(reason)
-        shapes = self._interface.feature_shapes(self.input_size)
-        if stages is None:
-            return shapes
-        for stage in stages:
-            if not 0 <= stage < len(shapes) - 1:
-                raise InputError(f"stage {stage} of {self.name} does not exist; it has stages 0 to {len(shapes) - 2}")
-        return [*(shapes[stage] for stage in stages), shapes[-1]]
+        if stages is not None:
+            last = len(self._interface.feature_shapes(self.input_size)) - 2
+            for stage in stages:
+                if not 0 <= stage <= last:
+                    raise InputError(f"stage {stage} of {self.name} does not exist; it has stages 0 to {last}")
+        return self._interface.feature_shapes(self.input_size, stages)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -312,8 +311,9 @@ class Classifier:
         return rows if rows.shape[0] == self.num_classes else None
 
     def fingerprint(self) -> str:
-        """A short hash, equal for the same explained function; see `ltx.classifier.identity.fingerprint`."""
-        return identity.fingerprint(self)
+        """A short hash of architecture, weights, head and normalisation; see `ltx.classifier.identity.results_key`."""
+        name = self.name if self._by_timm_name else None
+        return identity.fingerprint(self.model, self.head, self._mean, self._std, name)
 
     # -- user input ------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
-"""Identity of a classifier: a hash of its architecture, weights and settings, and what its stored results depend on."""
+"""Identity of a classifier: a hash of its architecture and weights, and what its stored results depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltx.classifier.own_modules import FunctionModule
+from ltx.classifier.own_modules import FunctionModule, is_import_path
 
 if TYPE_CHECKING:
     from ltx.classifier.classifier import Classifier
@@ -20,25 +21,23 @@ LIBRARIES = ("builtins", "ltx", "timm", "torch", "torchvision", "transformers")
 """Packages whose code is not part of the key of stored results."""
 
 
-def fingerprint(classifier: Classifier) -> str:
-    """A short hash of architecture, weights, head, normalisation, and the layers and forward pass that were set.
+def fingerprint(model: nn.Module, head: str, mean: Tensor, std: Tensor, name: str | None) -> str:
+    """A short hash of architecture, weights, head and normalisation, the same on every device.
 
-    A timm name without options determines the architecture; for other models the module's structure does. What a plain
-    function or a `forward` of the caller computes is only visible in its logits, so a few of those are hashed as well.
+    It does not tell apart what plain functions compute, nor what options or code of the caller change besides the
+    weights; see `results_key`.
+
+    Args:
+        model: the module.
+        head: how its logits are read.
+        mean, std: normalisation.
+        name: a timm name, which determines the architecture; None = the module's structure does.
     """
-    setup, model = classifier.setup, classifier.model
-    named = classifier.by_timm_name and not setup.request.options
-    mean, std = classifier.normalisation
-    architecture = classifier.name if named else structure(model)
-    digest = hashlib.sha256(f"{architecture}|{classifier.head}|{mean.tolist()}|{std.tolist()}".encode())
+    architecture = structure(model) if name is None else name
+    digest = hashlib.sha256(f"{architecture}|{head}|{mean.tolist()}|{std.tolist()}".encode())
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    layers = [setup.layers.features, setup.layers.head, setup.layers.grid, setup.layers.prefix_tokens]
-    if any(value is not None for value in layers):
-        digest.update(str(layers).encode())
-    if setup.forward is not None or isinstance(model, FunctionModule):
-        digest.update(str(_some_logits(classifier)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -50,15 +49,28 @@ def structure(model: nn.Module) -> str:
 
 
 def results_key(classifier: Classifier) -> list[Any]:
-    """What stored results of a classifier depend on: fingerprint, precision, input size, options and code of its own.
+    """What stored results of a classifier depend on: fingerprint, precision, input size, and `own_settings`."""
+    return [classifier.fingerprint(), classifier.precision, list(classifier.input_size), *own_settings(classifier)]
 
-    Options and code are there only if there are any: an attribute that a `package.module:function` sets, or the
-    `forward` of a class outside the libraries, changes the results but not the fingerprint.
+
+def own_settings(classifier: Classifier) -> list[str]:
+    """What changes results but not the fingerprint; empty for the usual classifiers of libraries.
+
+    These are options, layers that were set (`features`, `grid`, …), the source of classes and functions outside the
+    libraries, and, where a plain function or `forward` of the caller computes the logits, a few logits.
     """
-    key: list[Any] = [classifier.fingerprint(), classifier.precision, list(classifier.input_size)]
-    options = classifier.setup.request.options
-    code = sorted(set(_own_code(classifier)))
-    return key + ([repr(sorted(options.items()))] if options else []) + code
+    setup = classifier.setup
+    settings = {key: value for key, value in vars(setup.layers).items() if value not in (None, False)}
+    own = [f"{key}={value}" for key, value in sorted((settings | setup.request.options).items())]
+    own += sorted(set(_own_code(classifier)))
+    if computes_elsewhere(classifier):
+        own += _some_logits(classifier)
+    return own
+
+
+def computes_elsewhere(classifier: Classifier) -> bool:
+    """Whether code that is not part of the module computes the logits, so that equal weights do not say the same."""
+    return classifier.setup.forward is not None or isinstance(classifier.model, FunctionModule)
 
 
 def pictures(count: int, classifier: Classifier) -> Tensor:
@@ -69,7 +81,7 @@ def pictures(count: int, classifier: Classifier) -> Tensor:
 
 @torch.no_grad()
 def _some_logits(classifier: Classifier) -> list[str]:
-    """Eight logits of each of two images, to two digits, so that rounding seldom changes them."""
+    """Eight logits of each of two images, to two digits: on the same device, rounding does not change them."""
     mean, std = classifier.normalisation
     with torch.compiler.set_stance("force_eager"):
         logits = classifier.interface.logits((pictures(2, classifier) - mean) / std)
@@ -80,14 +92,18 @@ def _own_code(classifier: Classifier) -> Iterator[str]:
     """Hashes of the sources of the classes and functions in a classifier that belong to no library."""
     for module in classifier.model.modules():
         for part in (*type(module).__mro__, getattr(module, "function", None)):
-            if part is not None and not isinstance(part, nn.Module):
+            if not isinstance(part, nn.Module):
                 yield from _source(part)
-    if classifier.setup.forward is not None:
-        yield from _source(classifier.setup.forward)
+    setup = classifier.setup
+    if setup.forward is not None:
+        yield from _source(setup.forward)
+    if isinstance(setup.request.name, str) and is_import_path(setup.request.name):
+        package, _, attribute = setup.request.name.partition(":")
+        yield from _source(getattr(sys.modules.get(package), attribute, None))
 
 
 def _source(part: Any) -> Iterator[str]:
-    if (getattr(part, "__module__", None) or "builtins").partition(".")[0] in LIBRARIES:
+    if part is None or (getattr(part, "__module__", None) or "builtins").partition(".")[0] in LIBRARIES:
         return
     try:
         yield hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]

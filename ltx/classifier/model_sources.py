@@ -150,7 +150,10 @@ def _object_data(module: nn.Module, name: str, channels: int) -> InputData:
     mean, std, doubt = (0.0,) * channels, (1.0,) * channels, ""
     if library == "transformers":
         place = str(getattr(getattr(module, "config", None), "name_or_path", ""))
-        known = processor_data(place, channels, local=True) if place else None
+        try:
+            known = processor_data(place, channels, local=True) if place else None
+        except InputError as error:  # the caller may have changed the module, and then gives mean and std
+            return InputData(size or DEFAULT_SIZE, mean, std, str(error))
         if known is not None:
             return InputData(size or known[0] or DEFAULT_SIZE, *known[1:])
     if library in ("transformers", "torchvision"):

@@ -77,8 +77,8 @@ def _loaded(name: str, place: str, pretrained: bool, options: dict[str, Any], ch
                     "give classifier.weights=FILE"
                 )
         model, report = AutoModelForImageClassification.from_pretrained(place, output_loading_info=True, **options)
-        if report["missing_keys"]:
-            absent = sorted(report["missing_keys"])
+        absent = sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked"))
+        if absent:
             raise InputError(
                 f"classifier.name={name} has no weights for {', '.join(absent[:3])}"
                 f"{f' and {len(absent) - 3} more' if len(absent) > 3 else ''}; give a folder written by "
@@ -125,8 +125,17 @@ def processor_data(
     side = size.get("shortest_edge")
     height, width = size.get("height", side), size.get("width", side)
     known = None if height is None or width is None else (int(height), int(width))
-    mean = settings.get("image_mean")
-    return known, *_normalisation(processor, len(mean) if isinstance(mean, (list, tuple)) else 3, place)
+    stated = settings.get("image_mean"), settings.get("image_std")
+    colours = len(stated[0]) if isinstance(stated[0], (list, tuple)) else 3
+    try:
+        measured = _normalisation(processor, colours, place)
+    except InputError:
+        raise
+    except Exception:  # a processor of something else than pixels
+        return None
+    if all(isinstance(row, (list, tuple)) for row in stated) and np.allclose(measured, stated, rtol=1e-4, atol=1e-6):
+        measured = stated  # has all digits
+    return known, *measured
 
 
 def _normalisation(processor: Any, channels: int, place: str) -> tuple[Sequence[float], Sequence[float]]:

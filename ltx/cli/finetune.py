@@ -13,7 +13,7 @@ from ltx.classifier.class_names import Target
 from ltx.cli.report import report_explanations
 from ltx.finetuning.finetune import finetune
 from ltx.finetuning.per_image_settings import FinetuneSettings
-from ltx.finetuning.settings import FinetuneConfig, LoadedClassifierConfig
+from ltx.finetuning.settings import FinetuneConfig
 from ltx.finetuning.training_defaults import learning_rate, trained_objective
 from ltx.masking.fill import Fill
 from ltx.objectives.objective import Objective
@@ -58,8 +58,6 @@ def finetune_files(config: FinetuneConfig) -> Path:
     names = {field.name for field in fields(FinetuneConfig)} - {field.name for field in fields(ExplainConfig)}
     recorded = {key: value for key, value in asdict(config).items() if key in names - {"classifier", "trust"}}
     recorded["explainer_fingerprint"] = identity(folder)[:16]  # the folder may contain another network next time
-    if config.classifier != replace(LoadedClassifierConfig(), precision=config.classifier.precision):
-        recorded["classifier_fingerprint"] = explainer.classifier.fingerprint()
     done = explain_files(config, explain, explainer.classifier, recorded)
     print(f"{done.count} explanation{'s' * (done.count != 1)} in {config.out}: {WRITTEN[config.save]}")
     report_explanations(config)

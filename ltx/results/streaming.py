@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltx.classifier.class_names import Target
 from ltx.classifier.classifier import Classifier
+from ltx.classifier.identity import own_settings
 from ltx.data.shards.listing import is_shards
 from ltx.results.explanation import Explanation
 from ltx.results.known_images import KnownImages, known_images
@@ -120,12 +121,14 @@ def _determined_by(config: ExplainConfig, classifier: Classifier, settings: dict
     # By index: the meaning of a name depends on the classifier's class names.
     one = isinstance(target, (int, str))
     classes = classifier.classes([target] if isinstance(target, (int, str)) else target)
+    own = own_settings(classifier)
     return {
         "target": classes[0] if one else classes,
         **settings,
         "fit": config.fit,
         "classifier_fingerprint": classifier.fingerprint(),
         "precision": classifier.precision,
+        **({"classifier_settings": own} if own else {}),
         **({} if config.save == "pictures" else {"save": config.save}),
     }
 

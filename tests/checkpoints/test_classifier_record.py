@@ -17,6 +17,8 @@ from torch import nn
 import ltx
 from ltx import Classifier, InputError, load
 from ltx.checkpoints.classifier_record import ClassifierRecord
+from ltx.checkpoints.folder import save_checkpoint
+from ltx.explainers.settings import ExplainerConfig
 from tests.support.small_checkpoints import small_checkpoint
 
 
@@ -88,6 +90,16 @@ def test_another_trunk_is_refused(folder: Path, weights: Path, change: str):
 def test_a_classifier_with_fewer_stages_is_refused() -> None:
     with pytest.raises(InputError, match=r"deit_tiny_patch16_224 with 1000 classes, not for resnet18 with 1000"):
         ltx.load("deit_tiny_patch16_224", Classifier("resnet18", weights="random", mean=[0.485, 0.456, 0.406]))
+
+
+def test_a_function_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+    trained, other = (Classifier(lambda images, k=k: (images**k).mean((2, 3)) @ weights, input_size=32) for k in (1, 3))
+    explainer = ExplainerConfig(name="unet", trunk="resnet18", conditioned=False).build(trained)
+    save_checkpoint(tmp_path, explainer, {"explainer": {"name": "unet", "trunk": "resnet18", "conditioned": False}})
+    load(tmp_path, trained)
+    with pytest.raises(InputError, match=r"was trained for .* or with other weights"):
+        load(tmp_path, other)
 
 
 class Untrained(nn.Module):

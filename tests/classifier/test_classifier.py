@@ -377,3 +377,12 @@ def test_what_was_compiled_is_not_hooked():
     expected = attribute("gae", classifier, images, 1)
     classifier.fold_norms()._frozen().compile(backend="aot_eager")
     assert torch.allclose(attribute("gae", classifier, images, 1), expected, atol=1e-5)
+
+
+def test_shapes_of_stages_are_those_of_the_maps_in_any_order() -> None:
+    classifier = random_classifier()
+    _, features = classifier.logits_and_features(torch.rand(1, 3, *classifier.input_size), [3, 1])
+    shapes = [tensor.shape[1:] for tensor in (*features.stages, features.final)]
+    assert classifier.feature_shapes([3, 1]) == shapes
+    with pytest.raises(InputError, match=r"stage 9 of .* does not exist; it has stages 0 to 4"):
+        classifier.feature_shapes([9])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx.classifier.classifier import Classifier
-from ltx.classifier.identity import results_key
+from ltx.classifier.identity import own_settings, results_key
 from tests.support.toy_models import ThreeStages
 
 
@@ -26,29 +26,27 @@ def test_functions_differ_by_what_they_return() -> None:
     def function(scale: float) -> Any:
         return lambda images: scale * images.mean((2, 3)) @ weights
 
-    prints = [Classifier(function(scale), input_size=8).fingerprint() for scale in (1, 1, 2)]
-    assert prints[0] == prints[1]
-    assert prints[0] != prints[2]
+    keys = [results_key(Classifier(function(scale), input_size=8)) for scale in (1, 1, 2)]
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
 
 
-def test_forward_is_part_of_the_identity() -> None:
+def test_forward_and_layers_count_only_if_they_are_set() -> None:
     def doubled(module: nn.Module, images: Tensor) -> Any:
         return 2 * module(images)
 
-    assert three_stages(forward=doubled).fingerprint() != three_stages().fingerprint()
+    plain = three_stages()
+    for other in (three_stages(forward=doubled), three_stages(features=["stem"])):
+        assert other.fingerprint() == plain.fingerprint(), "the weights are the same"
+        assert results_key(other) != results_key(plain)
+    assert results_key(three_stages()) == results_key(plain)
 
 
-def test_layers_are_part_of_the_identity_only_if_they_are_set() -> None:
-    assert three_stages(features=["stem"]).fingerprint() != three_stages().fingerprint()
-    assert three_stages().fingerprint() == three_stages().fingerprint()
-
-
-def test_options_of_a_timm_model_are_part_of_the_identity() -> None:
+def test_a_timm_model_has_settings_of_its_own_only_with_options() -> None:
     settings: dict[str, Any] = {"weights": "random", "num_classes": 3, "input_size": 32}
     plain = Classifier("resnet18", **settings)
-    pooled = Classifier("resnet18", **settings, options={"global_pool": "max"})
-    pooled.model.load_state_dict(plain.model.state_dict())
-    assert plain.fingerprint() != pooled.fingerprint()
+    assert own_settings(plain) == []
+    assert own_settings(Classifier("resnet18", **settings, options={"global_pool": "max"})) == ["global_pool=max"]
 
 
 MODULE = """
@@ -60,7 +58,9 @@ class Net(nn.Module):
     def forward(self, images):
         return self.layer(images.flatten(1)) / self.temperature{edit}
 def build(**options):
-    return Net(**options)
+    net = Net(**options)
+    net.temperature *= {factor}
+    return net
 """
 
 
@@ -69,8 +69,8 @@ def test_results_of_other_options_or_another_forward_are_not_shared(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def key(name: str, edit: str = "", **options: Any) -> list[Any]:
-        Path(f"{name}.py").write_text(MODULE.format(edit=edit), encoding="utf-8")
+    def key(name: str, edit: str = "", factor: int = 1, **options: Any) -> list[Any]:
+        Path(f"{name}.py").write_text(MODULE.format(edit=edit, factor=factor), encoding="utf-8")
         sys.modules.pop(name, None)
         classifier = Classifier(f"{name}:build", weights="random", input_size=2, options=options)
         classifier.model.load_state_dict({"layer.weight": torch.ones(3, 12), "layer.bias": torch.zeros(3)})
@@ -79,3 +79,4 @@ def test_results_of_other_options_or_another_forward_are_not_shared(
     assert key("one") == key("same")
     assert key("one") != key("one", temperature=50)
     assert key("one") != key("edited", edit=" + 1")
+    assert key("one") != key("scaled", factor=2)

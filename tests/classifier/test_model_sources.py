@@ -66,6 +66,13 @@ def test_normalisation_is_what_the_image_processor_does(processor: Any, folder: 
     torch.testing.assert_close(((pixels.permute(0, 3, 1, 2) / 255) - mean) / std, inputs.float(), rtol=1e-4, atol=1e-4)
 
 
+def test_the_stated_normalisation_keeps_all_its_digits(folder: Path, tmp_path: Path) -> None:
+    transformers.ViTForImageClassification.from_pretrained(folder).save_pretrained(tmp_path)
+    mean, size = [0.48145466, 0.4578275, 0.40821073], {"height": 48, "width": 48}  # CLIP's
+    transformers.ViTImageProcessor(size=size, image_mean=mean, image_std=[0.5] * 3).save_pretrained(tmp_path)
+    assert torch.equal(Classifier(f"hf:{tmp_path}").normalisation[0].flatten(), torch.tensor(mean))
+
+
 def test_an_image_processor_that_exchanges_colours_is_refused(folder: Path, tmp_path: Path) -> None:
     transformers.ViTForImageClassification.from_pretrained(folder).save_pretrained(tmp_path)
     transformers.MobileViTImageProcessor(size={"shortest_edge": 48}).save_pretrained(tmp_path)
