@@ -60,8 +60,9 @@ def own_settings(classifier: Classifier) -> list[str]:
     libraries, and, where a plain function or `forward` of the caller computes the logits, a few logits.
     """
     setup = classifier.setup
-    settings = {key: value for key, value in vars(setup.layers).items() if value not in (None, False)}
-    own = [f"{key}={value}" for key, value in sorted((settings | setup.request.options).items())]
+    layers = {key: value for key, value in vars(setup.layers).items() if key != "single_logit"}  # is part of the head
+    own = [f"{key}={value}" for key, value in layers.items() if value is not None]
+    own += [f"options.{key}={value}" for key, value in sorted(setup.request.options.items())]
     own += sorted(set(_own_code(classifier)))
     if computes_elsewhere(classifier):
         own += _some_logits(classifier)

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from ltx.attribution.settings import AttributeConfig
 from ltx.classifier.classifier import Classifier
 from ltx.classifier.identity import own_settings, results_key
+from ltx.classifier.settings import ClassifierConfig
+from ltx.cli.attribute import attribute_files
+from ltx.runtime.errors import InputError
 from tests.support.toy_models import ThreeStages
 
 
@@ -36,7 +41,7 @@ def test_forward_and_layers_count_only_if_they_are_set() -> None:
         return 2 * module(images)
 
     plain = three_stages()
-    for other in (three_stages(forward=doubled), three_stages(features=["stem"])):
+    for other in (three_stages(forward=doubled), three_stages(features=["stem"]), three_stages(prefix_tokens=0)):
         assert other.fingerprint() == plain.fingerprint(), "the weights are the same"
         assert results_key(other) != results_key(plain)
     assert results_key(three_stages()) == results_key(plain)
@@ -46,7 +51,9 @@ def test_a_timm_model_has_settings_of_its_own_only_with_options() -> None:
     settings: dict[str, Any] = {"weights": "random", "num_classes": 3, "input_size": 32}
     plain = Classifier("resnet18", **settings)
     assert own_settings(plain) == []
-    assert own_settings(Classifier("resnet18", **settings, options={"global_pool": "max"})) == ["global_pool=max"]
+    assert own_settings(Classifier("resnet18", **settings, options={"global_pool": "max"})) == [
+        "options.global_pool=max"
+    ]
 
 
 MODULE = """
@@ -80,3 +87,22 @@ def test_results_of_other_options_or_another_forward_are_not_shared(
     assert key("one") != key("one", temperature=50)
     assert key("one") != key("edited", edit=" + 1")
     assert key("one") != key("scaled", factor=2)
+
+
+def test_explanations_of_an_edited_classifier_are_not_added_to_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "net", None)
+    Image.new("RGB", (2, 2), "red").save("red.png")
+
+    def explain(edit: str) -> None:
+        Path("net.py").write_text(MODULE.format(edit=edit, factor=1), encoding="utf-8")
+        sys.modules.pop("net")
+        torch.manual_seed(0)
+        config = ClassifierConfig(name="net:build", weights="random", input_size=2)
+        attribute_files(AttributeConfig(method="integrated_gradients", classifier=config, images="red.png", out="out"))
+
+    explain("")
+    with pytest.raises(InputError, match="out=out contains explanations made with classifier_settings="):
+        explain(" + 1")
