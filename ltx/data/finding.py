@@ -40,18 +40,30 @@ class Found:
     Attributes:
         files: each file once, in the order of the setting.
         left_out: visible files in folders and globs that are not images by their suffix.
-        failed: entries of the setting that name no image, and folders that cannot be listed, each with the reason.
+        failed: entries of the setting that name no image, each with the reason.
         named: files that the setting names one by one.
+        closed: folders inside the entries that cannot be listed, each with the reason.
     """
 
     files: list[Path]
     left_out: list[Path] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     named: set[Path] = field(default_factory=set)
+    closed: list[tuple[str, str]] = field(default_factory=list)
 
     def summary(self) -> str:
-        """One line on the files that were left out; empty if there are none."""
-        return left_out_summary(self.left_out)
+        """One line on the files that were left out and the folders that cannot be listed; empty if there are none."""
+        return "; ".join(filter(None, [left_out_summary(self.left_out), _closed_summary(self.closed)]))
+
+    def complete(self) -> Found:
+        """Itself.
+
+        Raises:
+            InputError: an entry names no image.
+        """
+        if self.failed:
+            raise InputError(self.failed[0][1])
+        return self
 
 
 def left_out_summary(files: Sequence[Path]) -> str:
@@ -66,6 +78,15 @@ def left_out_summary(files: Sequence[Path]) -> str:
         names += ", …" if len(kinds) > 5 else ""
     plural = "s that are not images by their suffix" if len(files) > 1 else " that is not an image by its suffix"
     return f"left out {len(files)} file{plural}: {names}"
+
+
+def _closed_summary(folders: Sequence[tuple[str, str]]) -> str:
+    """`1 folder cannot be listed: disk/lost+found (Permission denied)`; empty for no folders."""
+    if not folders:
+        return ""
+    names = ", ".join(f"{folder} ({reason})" for folder, reason in folders[:3])
+    plural = "s" if len(folders) > 1 else ""
+    return f"{len(folders)} folder{plural} cannot be listed: {names}{', …' if len(folders) > 3 else ''}"
 
 
 def find_images(spec: Spec, out: Path | None = None) -> list[Path]:
@@ -83,10 +104,7 @@ def find_images(spec: Spec, out: Path | None = None) -> list[Path]:
     Raises:
         InputError: an entry does not exist or contains no image, or all images are in `out`.
     """
-    found = search_images(spec, out)
-    if found.failed:
-        raise InputError(found.failed[0][1])
-    return found.files
+    return search_images(spec, out).complete().files
 
 
 def search_images(spec: Spec, out: Path | None = None) -> Found:
@@ -112,7 +130,7 @@ def search_images(spec: Spec, out: Path | None = None) -> Found:
             continue
         files.update(dict.fromkeys(hits.files))
         found.left_out += hits.left_out
-        found.failed += hits.failed
+        found.closed += [place for place in hits.closed if place not in found.closed]
         if hits.files == [path]:
             found.named.add(path)
     if not files:
@@ -174,8 +192,6 @@ def _find(entry: str) -> Found:
         raise InputError(f"images={entry} does not exist; give {EXPECTED}")
     if not found.files:
         reason = found.summary() or "files are recognised by their suffix, such as .jpg or .png"
-        if found.failed:
-            reason = found.failed[0][1]
         if glob.has_magic(entry) and not path.exists():
             reason += "; *, ? and [...] are patterns, and [[] matches a bracket"
         raise InputError(f"images={entry} contains no image; {reason}")
@@ -195,7 +211,7 @@ def _glob(pattern: Path) -> Found:
             inside = _walk(folder)
             found.files += inside.files
             found.left_out += inside.left_out
-            found.failed += inside.failed
+            found.closed += inside.closed
     return found
 
 
@@ -211,11 +227,11 @@ def _literal_prefix(pattern: Path) -> Path:
 
 def _walk(folder: Path) -> Found:
     files: list[Path] = []
-    failed: list[tuple[str, str]] = []
+    closed: list[tuple[str, str]] = []
     seen: set[str] = set()
 
     def cannot_list(error: OSError) -> None:
-        failed.append((str(error.filename), f"folder {error.filename} cannot be listed: {error.strerror}"))
+        closed.append((str(error.filename), str(error.strerror)))
 
     for where, folders, names in os.walk(folder, onerror=cannot_list, followlinks=True):
         real = os.path.realpath(where)
@@ -227,7 +243,7 @@ def _walk(folder: Path) -> Found:
         files += [Path(where, name) for name in names if not name.startswith(".")]
     files.sort()
     found = _by_suffix(files)
-    found.failed = failed
+    found.closed = closed
     return found
 
 

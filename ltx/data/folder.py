@@ -63,9 +63,13 @@ class FolderData(TrainingImages):
         self._check_validation()
 
     def _find(self) -> None:
-        train, self._left_out = _found(self.images, self.out)
+        # A training stops before it starts if an entry names no image.
+        found = search_images(self.images, self.out).complete()
+        train, summaries = found.files, [found.summary()]
         if self.val_images is not None:
-            val, _ = _found(self.val_images, self.out)
+            found = search_images(self.val_images, self.out).complete()
+            val = found.files
+            summaries.append(found.summary())
             _check_disjoint(train, val)
         else:
             names = names_below(image_root(self.images), train)
@@ -76,6 +80,7 @@ class FolderData(TrainingImages):
         except InputError as error:
             raise InputError(f"images={self.images}: {error}") from error
         self.train_files, self.val_files = train, val
+        self._left_out = "; ".join(filter(None, summaries))
         self._val = WholeImages(val, self.size, self.channels)
 
     @property
@@ -133,14 +138,6 @@ class FolderData(TrainingImages):
 
 
 # -- division into training and validation -------------------------------------------------------------------------
-
-
-def _found(spec: Spec, out: Path | None) -> tuple[list[Path], str]:
-    """The files, and one line on those left out. A training stops before it starts if an entry names no image."""
-    found = search_images(spec, out)
-    if found.failed:
-        raise InputError(found.failed[0][1])
-    return found.files, found.summary()
 
 
 def names_below(root: Path, files: Sequence[Path]) -> list[str]:

@@ -94,6 +94,8 @@ def build(config: EvaluationConfig, rank: int = 0) -> Evaluation:
     """
     names = protocol_names(config)
     found = search_images(config.images, Path(config.out))
+    if rank == 0 and found.summary():
+        print(found.summary())
     files = found.files
     masks = Path(config.masks) if config.masks is not None else None
     if config.labels is not None and not Path(config.labels).is_file():

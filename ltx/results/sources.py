@@ -51,7 +51,7 @@ class ImageSource(ABC):
         total: images of this process.
         done: those of them that are already explained, as far as that is known without reading them.
         changed: images whose content changed since they were explained, as far as they were read.
-        left_out: one line on files that are not images; empty if there are none.
+        left_out: one line on files that are not images and folders that cannot be listed; empty if there are none.
     """
 
     total: int

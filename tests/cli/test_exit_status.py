@@ -19,7 +19,7 @@ from ltx.config.options import keys
 from ltx.data.shards.settings import MakeConfig
 from ltx.pretraining.settings import TrainConfig
 from ltx.report.settings import ReportConfig
-from tests.support.small_inputs import write_photographs
+from tests.support.small_inputs import close_folder, write_photographs
 from tests.support.tar_files import jpeg, write_tar
 
 SMALL = ["classifier.name=resnet10t", "classifier.weights=random", "classifier.num_classes=4", "device=cpu"]
@@ -107,6 +107,16 @@ def test_files_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "in/notes.txt").touch()
     assert status(*ATTRIBUTE, f"images={tmp_path}/in", f"out={tmp_path}/out") == 0
     assert "left out 1 file that is not an image by its suffix: notes.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [ATTRIBUTE, ["shards"]], ids=["attribute", "shards"])
+def test_a_folder_inside_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """Such as `lost+found` where a disk is mounted."""
+    closed = close_folder(write_photographs(tmp_path / "in", ["1.jpg"], (20, 20)) / "lost+found", monkeypatch)
+    assert status(*words, f"images={tmp_path}/in", f"out={tmp_path}/out") == 0
+    assert f"1 folder cannot be listed: {closed} (Permission denied)" in capsys.readouterr().out
 
 
 # -- pipes ---------------------------------------------------------------------------------------------------------

@@ -1,9 +1,6 @@
 """The files that a setting means."""
 
-import errno
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,6 +9,7 @@ from ltx.data.finding import SCIKIT_IMAGE, find_images, image_root, search_image
 from ltx.data.listings import read_labels
 from ltx.data.reading import read_image
 from ltx.runtime.errors import InputError
+from tests.support.small_inputs import close_folder
 
 
 def write(path: Path, colour: int | tuple[int, ...] = (200, 100, 50), size: tuple[int, int] = (8, 6)) -> Path:
@@ -44,23 +42,19 @@ def test_a_link_to_a_parent_folder_is_followed_once(folder: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["", "d*"])
 def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
-    """Tests may run as root, who may list everything."""
-    expected = search_images(folder / spec).files
-    closed = folder / "deep" / "closed"
-    closed.mkdir()
-    listed = os.scandir
-
-    def scan(place: str) -> Any:
-        if Path(place) == closed:
-            raise PermissionError(errno.EACCES, "Permission denied", str(place))
-        return listed(place)
-
-    monkeypatch.setattr(os, "scandir", scan)
-    found = search_images(folder / spec)
-    assert found.files == expected
-    assert found.failed == [(str(closed), f"folder {closed} cannot be listed: Permission denied")]
-    with pytest.raises(InputError, match=r"closed contains no image; folder .*closed cannot be listed"):
+    before = search_images(folder / spec)
+    closed = close_folder(folder / "deep" / "closed", monkeypatch)
+    found = search_images([folder / spec, folder / "deep"])
+    assert found.files == before.files
+    assert found.failed == []
+    assert found.closed == [(str(closed), "Permission denied")]
+    said = f"1 folder cannot be listed: {closed} (Permission denied)"
+    assert search_images(folder / spec).summary() == "; ".join(filter(None, [before.summary(), said]))
+    assert find_images(folder / spec) == before.files
+    with pytest.raises(InputError, match=r"closed contains no image; 1 folder cannot be listed: .*closed \(Perm"):
         search_images(closed)
+    both = search_images([folder / spec, closed])
+    assert [entry for entry, _ in both.failed] == [str(closed)]
 
 
 def test_lists_of_globs_files_and_folders_have_no_duplicates(folder: Path) -> None:

@@ -18,6 +18,7 @@ from ltx.data.folder import Crops, FolderData, Stream, names_below
 from ltx.data.stored_maps import StoredMaps
 from ltx.data.training_images import StreamSettings, hold_out
 from ltx.runtime.errors import InputError
+from tests.support.small_inputs import close_folder
 
 
 @pytest.fixture
@@ -278,6 +279,19 @@ def test_validation_shows_full_images_in_order(folder: Path) -> None:
     images = torch.cat([batch["image"] for batch in batches]).float() / 255
     assert torch.equal(source.validation_images(2), images[:2])
     assert (source.train_count, source.val_count) == (4, 3)
+
+
+def test_folders_that_cannot_be_listed_are_named_and_training_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = [close_folder(folder / part / "lost+found", monkeypatch) for part in "ab"]
+    source = data(folder / "a", val_images=folder / "b")
+    source.setup()
+    assert (source.train_count, source.val_count) == (4, 3)
+    for place in closed:
+        assert f"1 folder cannot be listed: {place} (Permission denied)" in source.describe()
+    with pytest.raises(InputError, match=r"lost\+found contains no image; 1 folder cannot be listed"):
+        data([folder / "a", closed[0]]).setup()
 
 
 def test_no_validation(folder: Path) -> None:

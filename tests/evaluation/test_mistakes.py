@@ -15,6 +15,7 @@ from ltx.evaluation.figures import shortened
 from ltx.evaluation.plan import build
 from ltx.evaluation.run import evaluate
 from tests.support.small_evaluations import settings
+from tests.support.small_inputs import close_folder
 
 
 def test_broken_files_are_skipped_and_named(place: Path, tmp_path: Path):
@@ -31,6 +32,19 @@ def test_broken_files_are_skipped_and_named(place: Path, tmp_path: Path):
         file.write_bytes(b"")
     with pytest.raises(InputError, match="none of the 3 images"):
         evaluate(settings(place, tmp_path / "none", images=str(images), methods=["random"]))
+
+
+def test_folders_and_files_without_images_are_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    images = tmp_path / "images"
+    shutil.copytree(place / "images", images)
+    (images / "notes.txt").touch()
+    closed = close_folder(images / "lost+found", monkeypatch)
+    evaluation = build(settings(place, tmp_path / "out", images=str(images), methods=["random"]))
+    assert evaluation.unreadable == []
+    told = f"notes.txt; 1 folder cannot be listed: {closed} (Permission denied)"
+    assert f"left out 1 file that is not an image by its suffix: {told}\n" in capsys.readouterr().out
 
 
 def test_a_nan_map_raises_an_error_with_method_and_image(place: Path, tmp_path: Path, monkeypatch):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import timm
 import torch
 from PIL import Image
@@ -35,3 +39,17 @@ def write_photographs(
 
 def taught_by_gradcam(tmp_path: Path) -> list[str]:
     return ["objective.teacher.weight=[[0,5],[0.5,0]]", "teacher.method=gradcam", f"teacher.cache={tmp_path / 'maps'}"]
+
+
+def close_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new folder that cannot be listed. Tests may run as root, who may list everything."""
+    folder.mkdir()
+    listed = os.scandir
+
+    def scan(place: str | Path = ".") -> Any:
+        if Path(place) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    return folder

@@ -93,7 +93,7 @@ def pack(config: MakeConfig) -> Packed:
         print(f"skipped: {reason}")
     if skipped:
         print(f"skipped {len(skipped)} files")
-    if found.left_out:
+    if found.summary():
         print(found.summary())
     failed = found.failed + [entry for entry in skipped if Path(entry[0]) in found.named]
     return _count([str(place) for place in places], out, config.workers, failed, skipped)

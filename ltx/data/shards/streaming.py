@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ltx.data.finding import find_images
+from ltx.data.finding import search_images
 from ltx.data.folder import WholeImages
 from ltx.data.reading import file_state
 from ltx.data.shards.batches import absolute_sample
@@ -56,6 +56,7 @@ class ShardData(TrainingImages):
         self.train_shards: list[Shard] = []
         self.val_shards: list[Shard] = []
         self._val_files: WholeImages | None = None
+        self._left_out = ""
         self._train_broken, self._val_broken = Broken(), Broken()
 
     def setup(self, stage: str | None = None) -> None:
@@ -69,7 +70,9 @@ class ShardData(TrainingImages):
             elif is_shards(self.val_images):
                 val = expand(self.val_images)
             else:
-                self._val_files = WholeImages(find_images(self.val_images), self.size, self.channels)
+                found = search_images(self.val_images).complete()
+                self._val_files = WholeImages(found.files, self.size, self.channels)
+                self._left_out = found.summary()
             shared = set(urls) & set(val)
             if shared:
                 raise InputError(f"{min(shared)} is in both shards and val_images; a shard may only be in one")
@@ -104,10 +107,8 @@ class ShardData(TrainingImages):
 
     def describe(self) -> str:
         val = "files" if self._val_files else f"{len(self.val_shards)} shards"
-        return (
-            f"{self.train_count} training images in {len(self.train_shards)} shards, {self.val_count} validation "
-            f"images in {val}"
-        )
+        text = f"{self.train_count} training images in {len(self.train_shards)} shards, {self.val_count} validation "
+        return f"{text}images in {val}" + (f"; {self._left_out}" if self._left_out else "")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The stream from the trainer's step on. Its length is that of the whole training, as Lightning counts it."""

@@ -29,6 +29,7 @@ from ltx.data.shards.streaming import ShardData
 from ltx.data.shards.tar_reading import read_shard
 from ltx.data.training_images import StreamSettings
 from ltx.runtime.errors import InputError
+from tests.support.small_inputs import close_folder, write_photographs
 
 COUNTS = [3, 5, 1, 4, 6, 2, 4, 3]
 
@@ -184,6 +185,15 @@ def test_validation_images_are_whole_shards_or_files(shards: Path, photos: Path)
     assert files.validation_images(3).shape == held.validation_images(3).shape == (3, 3, 8, 8)
     with pytest.raises(InputError, match=r"000000\.tar is in both"):
         data(shards, val_images=str(shards / "000000.tar"))
+
+
+def test_folders_of_validation_files_that_cannot_be_listed_are_named(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = close_folder(write_photographs(tmp_path / "val", ["1.jpg"], (20, 20)) / "lost+found", monkeypatch)
+    files = data(shards, val_images=tmp_path / "val")
+    files.setup()
+    assert files.describe().endswith(f"images in files; 1 folder cannot be listed: {closed} (Permission denied)")
 
 
 # -- damage --------------------------------------------------------------------------------------------------------
