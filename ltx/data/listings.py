@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ltx.data.formats import is_image_name
@@ -56,6 +58,41 @@ def read_labels(listing: str | Path) -> dict[Path, int]:
             labels[listing.parent / row[name].strip()] = int(row[index])
         except (ValueError, IndexError) as error:
             raise InputError(f"labels={listing}, line {number}: class_index is not a whole number") from error
+    return labels
+
+
+def has_labels(listing: Path) -> bool:
+    """Whether a table has a column `class_index`."""
+    return "class_index" in _read_table(listing)[0]
+
+
+def labels_of(files: Sequence[Path], listings: Sequence[Path]) -> list[int | None]:
+    """The class index of each file, however its path is spelled; None if no listing has it.
+
+    Of the listings that have a file, the one in the deepest folder that contains the file wins; if none is in such a
+    folder, the last one wins.
+
+    Raises:
+        InputError: see `read_labels`, or listings that contain none of the files.
+    """
+    tables = {
+        Path(os.path.abspath(listing)).parent: {
+            os.path.realpath(file): index for file, index in read_labels(listing).items()
+        }
+        for listing in listings
+    }
+    anywhere = {place: index for table in tables.values() for place, index in table.items()}
+    labels: list[int | None] = []
+    for file in files:
+        real = os.path.realpath(file)
+        folders = (*Path(os.path.abspath(file)).parents, *Path(real).parents)
+        near = (tables[folder][real] for folder in folders if real in tables.get(folder, ()))
+        labels.append(next(near, anywhere.get(real)))
+    if not any(label is not None for label in labels):
+        names = ", ".join(map(str, listings))
+        raise InputError(
+            f"labels={names} contains none of the {len(files)} images; paths are relative to the listing's folder"
+        )
     return labels
 
 

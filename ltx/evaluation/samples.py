@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ltx.data.finding import image_root
 from ltx.data.image_batches import default_workers
-from ltx.data.listings import read_labels
+from ltx.data.listings import has_labels, labels_of
 from ltx.data.reading import opened, oriented_size, read_resized
 from ltx.metrics.mosaic import Mosaic, assemble
 from ltx.runtime.errors import InputError
@@ -112,7 +112,7 @@ class Photographs:
             masks = [find_mask(self.masks, file) for file in self.chunks[chunk]]
             values.append([TOLERANCE, *[[str(mask), *_stamp(mask)] for mask in masks if mask is not None]])
         if self.labels is not None:
-            values.append([self.labels.get(_real(file)) for file in self.chunks[chunk]])
+            values.append([self.labels.get(file) for file in self.chunks[chunk]])
         return values
 
     def load(self, chunk: int) -> Loaded:
@@ -126,7 +126,7 @@ class Photographs:
         return Loaded(
             names=[str(file) for file, _ in good],
             images=images,
-            labels=[self.labels[_real(file)] for file, _ in good] if self.labels is not None else None,
+            labels=[self.labels[file] for file, _ in good] if self.labels is not None else None,
             objects=objects[0] if objects else None,
             near_objects=objects[1] if objects else None,
             skipped=skipped,
@@ -134,7 +134,7 @@ class Photographs:
 
     def _read(self, file: Path) -> tuple[Tensor, Tensor] | str:
         """Read an image and its stacked masks `[2, 1, H, W]`, or return the reason why the file is skipped."""
-        if self.labels is not None and _real(file) not in self.labels:
+        if self.labels is not None and file not in self.labels:
             return f"{file} has no label in the listing"
         try:
             image = read_resized(file, self.size, channels=self.channels).float().div_(255)
@@ -209,28 +209,27 @@ def read_masks(file: Path, picture: tuple[int, int], size: tuple[int, int]) -> t
 
 
 def find_labels(files: Sequence[Path], listing: str | None, roots: Sequence[str]) -> dict[Path, int]:
-    """Read class indices by resolved path.
+    """Read the class index of each file that is listed.
 
     Args:
         files: the images.
-        listing: a `.csv` file; None = use each `labels.csv` in the folders of the images, in those above them up to the
-            folder that contains all images of a root, and in two folders above that. The nearest one wins.
+        listing: a `.csv` file; None = use each `labels.csv` with class indices in the folders of the images, in those
+            above them up to the folder that contains all images of a root, and in two folders above that. The nearest
+            one above a file wins; one elsewhere counts if none of these lists the file.
         roots: the settings from which the images were found, see `ltx.data.finding.find_images`.
 
     Raises:
-        InputError: no listing, or a listing that contains none of the images.
+        InputError: no listing, one without class indices, or listings that contain none of the images.
     """
     listings = [Path(listing)] if listing else _listings(files, roots)
     if not listings:
         raise InputError("target=label needs labels; give labels=FILE.csv with the columns file and class_index")
-    labels = {_real(file): index for path in listings for file, index in read_labels(path).items()}
-    if not any(_real(file) in labels for file in files):
-        raise InputError(f"labels={', '.join(map(str, listings))} contains none of the {len(files)} images")
-    return labels
+    labels = labels_of(files, listings)
+    return {file: label for file, label in zip(files, labels, strict=True) if label is not None}
 
 
 def _listings(files: Sequence[Path], roots: Sequence[str]) -> list[Path]:
-    """Each `labels.csv` that may list the files; the deeper a folder, the later."""
+    """Each `labels.csv` that may list the files, without those of other tools; the deeper a folder, the later."""
     tops = {image_root(root) for root in roots}
     tops |= {_real(top) for top in tops}
     places = {place for top in tops for place in (top, *list(top.parents)[:2])}
@@ -238,7 +237,9 @@ def _listings(files: Sequence[Path], roots: Sequence[str]) -> list[Path]:
         chain = (folder, *folder.parents)
         places.update(chain[: max((n for n, place in enumerate(chain) if place in tops), default=0) + 1])
     listings = [place / "labels.csv" for place in sorted(places, key=lambda place: (len(place.parts), place))]
-    return [listing for listing in listings if listing.is_file()]
+    listings = [listing for listing in listings if listing.is_file()]
+    # If there is no other, reading one without class indices says so.
+    return [listing for listing in listings if has_labels(listing)] or listings
 
 
 class Mosaics:

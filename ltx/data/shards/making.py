@@ -19,7 +19,7 @@ from rich.progress import track
 
 from ltx.data.finding import image_root, search_images
 from ltx.data.image_batches import default_workers
-from ltx.data.listings import read_labels
+from ltx.data.listings import labels_of
 from ltx.data.reading import as_rgb, file_state, opened
 from ltx.data.shards.listing import MANIFEST, search_shards
 from ltx.data.shards.settings import MakeConfig
@@ -100,16 +100,9 @@ def pack(config: MakeConfig) -> Packed:
 
 
 def _labels(files: list[Path], listing: str) -> list[int | None]:
-    """The class index of each file, however its path is spelled; None if the listing has none.
-
-    Raises:
-        InputError: a listing that contains none of the files.
-    """
-    by_place = {os.path.realpath(file): index for file, index in read_labels(listing).items()}
-    labels = [by_place.get(os.path.realpath(file)) for file in files]
+    """The class index of each file, None if the listing has none; prints how many have none."""
+    labels = labels_of(files, [Path(listing)])
     without = labels.count(None)
-    if without == len(files):
-        raise InputError(f"labels={listing} contains none of the {len(files)} images; paths are relative to its folder")
     if without:
         print(f"{without} of {len(files)} images have no label in {listing}")
     return labels
