@@ -18,7 +18,7 @@ from ltx.results.masks_by_area import AreaMasks
 from ltx.results.pictures import overlay_row, panels, pixels_of, plane_of
 from ltx.runtime.atomic_files import atomic_write, writing
 from ltx.runtime.errors import InputError
-from ltx.runtime.file_names import RECORD, TEXT, result_stems, truncate_partial_line
+from ltx.runtime.file_names import RECORD, TEXT, free_name, result_stems, truncate_partial_line
 from ltx.runtime.tensor_arguments import Expected, check_tensors
 
 TENSORS = {
@@ -240,12 +240,14 @@ class Explanation:
 def _free(out: Path, plain: Sequence[str]) -> list[str]:
     """Distinct stems, numbered from 2 on where `out` already contains results of that name."""
     taken, stems = set(plain), []
+
+    def is_taken(name: str) -> bool:
+        return name in taken or any((out / f"{name}{end}").exists() for end in (".png", ".npz"))
+
     for stem in plain:
-        free, number = stem, 2
-        while any((out / f"{free}{end}").exists() for end in (".png", ".npz")) or (free != stem and free in taken):
-            free, number = f"{stem}_{number}", number + 1
-        taken.add(free)
-        stems.append(free)
+        taken.remove(stem)  # its own name, which the others of this call must not get
+        stems.append(free_name(stem, is_taken))
+        taken.add(stems[-1])
     return stems
 
 

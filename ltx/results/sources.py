@@ -22,7 +22,7 @@ from ltx.data.shards.listing import counted, search_shards
 from ltx.results.known_images import KnownImages, source_entry
 from ltx.results.settings import ExplainConfig
 from ltx.runtime.errors import InputError
-from ltx.runtime.file_names import MAX_STEM_BYTES, result_stems
+from ltx.runtime.file_names import MAX_STEM_BYTES, free_name, result_stems
 
 
 @dataclass
@@ -81,9 +81,7 @@ class ImageSource(ABC):
         """The stem, numbered if another result already has it."""
         if image.path in self.known:
             self.changed += 1
-        free, number = stem, 2
-        while free in self._stems:
-            free, number = f"{stem}_{number}", number + 1
+        free = free_name(stem, self._stems.__contains__)
         self._stems.add(free)
         return free
 

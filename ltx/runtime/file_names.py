@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,18 @@ def result_stems(names: Sequence[str], root: str | Path | None = None, others: I
             while _length(stem) > MAX_STEM_BYTES:
                 stem = stem[:-1]
             stem = f"{stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-        base, number = stem, 2
-        while stem in taken:
-            stem, number = f"{base}_{number}", number + 1
+        stem = free_name(stem, taken.__contains__)
         taken.add(stem)
         stems.append(stem)
     return stems
+
+
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """The name, or the first of `NAME_2`, `NAME_3`, … that is not taken."""
+    free, number = name, 2
+    while is_taken(free):
+        free, number = f"{name}_{number}", number + 1
+    return free
 
 
 def _below(name: str, path: str, bare: bool, root: str) -> Path:

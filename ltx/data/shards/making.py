@@ -26,7 +26,7 @@ from ltx.data.shards.settings import MakeConfig
 from ltx.data.shards.tar_reading import Sample, check_image, inspect_shard, local_path
 from ltx.runtime.atomic_files import PARTIAL, atomic_write, write_atomically
 from ltx.runtime.errors import InputError, first_line
-from ltx.runtime.file_names import result_stems
+from ltx.runtime.file_names import free_name, result_stems
 from ltx.runtime.json_text import parse_json
 
 PLAN = "making.json"
@@ -171,11 +171,8 @@ def _keys(files: list[Path], root: Path) -> list[str]:
     stems = result_stems([str(file) for file in files], root)
     plain = ["/".join(part.replace(".", "_") for part in stem.split("/")) for stem in stems]
     taken: dict[str, None] = {}
-    for base in plain:
-        key, number = base, 2
-        while key in taken:
-            key, number = f"{base}_{number}", number + 1
-        taken[key] = None
+    for key in plain:
+        taken[free_name(key, taken.__contains__)] = None
     return list(taken)
 
 
