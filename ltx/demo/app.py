@@ -61,55 +61,58 @@ class App:
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
-    def upload(self, file: dict[str, Any] | None) -> list[Any]:
+    def upload(self, file: dict[str, Any] | None, area: float) -> list[Any]:
         """Explain the uploaded file, given as its `path` and `orig_name`."""
         if file is None:
-            return [None, *self._answer(None), *self._buttons(None), None, []]
+            return [None, *self._answer(None), *self._buttons(None), [], None]
         with _reported():
             visit = begin(self.explainer, Path(file["path"]), Path(file["orig_name"] or "the upload").name)
             visit.explain()
-        return [visit, *self._answer(visit), *self._buttons(visit), int(visit.shown.targets[0]), []]
+            self._set_area(visit, area)
+        return [visit, *self._answer(visit), *self._buttons(visit), [], int(visit.shown.targets[0])]
 
-    def choose(self, visit: Visit | None, target: int | None) -> list[Any]:
+    def choose(self, visit: Visit | None, target: int | None, area: float) -> list[Any]:
         """Explain another class."""
-        if visit is None or target is None:
-            return [gr.skip()] * (3 + LIKELIEST)
+        visit = _present(visit)
+        if target is None:
+            return [gr.skip()] * (5 + LIKELIEST)
         with _reported():
             visit.explain(int(target))
-        return [*self._answer(visit), *self._buttons(visit)]
+            self._set_area(visit, area)
+        return [visit, *self._answer(visit), *self._buttons(visit), []]
 
-    def choose_likeliest(self, visit: Visit | None, place: int) -> list[Any]:
+    def choose_likeliest(self, visit: Visit | None, place: int, area: float) -> list[Any]:
         """Explain the class of one of the buttons."""
-        if visit is None or place >= len(visit.likeliest()):
-            return [gr.skip()] * (4 + LIKELIEST)
+        visit = _present(visit)
+        if place >= len(visit.likeliest()):
+            return [gr.skip()] * (6 + LIKELIEST)
         target = visit.likeliest()[place][0]
-        return [*self.choose(visit, target), target]
+        return [*self.choose(visit, target, area), target]
 
-    def refine(self, visit: Visit | None, progress: Any = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
+    def refine(self, visit: Visit | None, area: float, progress: Any = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
         """Finetune on this photograph. Drawing each step would take longer than the step, so only the last is drawn."""
-        if visit is None:
-            raise gr.Error("There is no photograph yet; drop or paste one", duration=8)
+        visit = _present(visit)
         steps = self.config.steps
         with _reported():
             for done in visit.refine(steps):
                 progress((done, steps), desc="Refining", unit="steps")
-                yield [gr.skip(), gr.skip(), f"Refining: {done} of {steps} steps …"]
-        yield self._answer(visit)
+                yield [visit, gr.skip(), gr.skip(), f"Refining: {done} of {steps} steps …"]
+            self._set_area(visit, area)
+        yield [visit, *self._answer(visit)]
 
     def stop(self, visit: Visit | None) -> None:
         if visit is not None:
             visit.stop.set()
 
     def at_area(self, visit: Visit | None, area: float) -> list[Any]:
-        if visit is None:
-            return [gr.skip()] * 3
+        """Show the mask of another area."""
+        visit = _present(visit)
         with _reported():
-            visit.explanation = visit.shown.at(area / 100)
-        return self._answer(visit)
+            self._set_area(visit, area)
+        return [visit, *self._answer(visit)]
 
     def compare(self, visit: Visit | None, methods: list[str]) -> Iterator[list[tuple[np.ndarray, str]]]:
-        if visit is None:
-            raise gr.Error("There is no photograph yet; drop or paste one", duration=8)
+        visit = _present(visit)
         with _reported():
             drawn = [(heat(visit.shown), visit.shown.method)]
             yield drawn
@@ -124,6 +127,11 @@ class App:
             return [gr.DownloadButton(interactive=False), gr.DownloadButton(interactive=False)]
         picture, arrays = visit.shown.save(tempfile.mkdtemp(dir=self.folder), ["explanation"])
         return [gr.DownloadButton(value=str(file), interactive=True) for file in (picture, arrays)]
+
+    def _set_area(self, visit: Visit, area: float) -> None:
+        """A new explanation has the mask of one fixed area; replace it with that of the slider, in percent."""
+        if self.explainer.takes_areas:
+            visit.explanation = visit.shown.at(area / 100)
 
     # -- what they return ---------------------------------------------------------------------------------------------
 
@@ -230,27 +238,28 @@ def _lay_out(app: App, visit: gr.State) -> Controls:
 
 
 def _connect(app: App, page: Controls) -> None:
-    visit, search = page.visit, page.search
-    shown, files = [page.answer, page.heat_map, page.line], [page.picture, page.arrays]
+    visit, search, area = page.visit, page.search, page.area
+    # Gradio keeps a visit for `keep_minutes` after the last event that returns it, so all that change it do.
+    shown, files = [visit, page.answer, page.heat_map, page.line], [page.picture, page.arrays]
     # One queue for everything that runs the model, so that visitors wait for each other.
     model: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
     unqueued: dict[str, Any] = {"queue": False, "api_visibility": "private"}
     save: dict[str, Any] = model | {"show_progress": "hidden"}
-    outputs = [*shown, *page.buttons]
+    outputs = [*shown, *page.buttons, page.gallery]
     # Without preprocessing, the file itself is handed over: reading it is not left to Gradio.
-    page.upload.change(
-        app.upload, page.upload, [visit, *outputs, search, page.gallery], preprocess=False, **model
-    ).then(app.files, visit, files, **save)
+    page.upload.change(app.upload, [page.upload, area], [*outputs, search], preprocess=False, **model).then(
+        app.files, visit, files, **save
+    )
     for place, button in enumerate(page.buttons):
-        button.click(app.choose_likeliest, [visit, gr.State(place)], [*outputs, search], **model).then(
+        button.click(app.choose_likeliest, [visit, gr.State(place), area], [*outputs, search], **model).then(
             app.files, visit, files, **save
         )
-    search.input(app.choose, [visit, search], outputs, **model).then(app.files, visit, files, **save)
-    page.refine.click(app.refine, visit, shown, show_progress_on=[page.line], **model).then(
+    search.input(app.choose, [visit, search, area], outputs, **model).then(app.files, visit, files, **save)
+    page.refine.click(app.refine, [visit, area], shown, show_progress_on=[page.line], **model).then(
         app.files, visit, files, **save
     )
     page.stop.click(app.stop, visit, None, **unqueued)
-    page.area.release(app.at_area, [visit, page.area], shown, **model).then(app.files, visit, files, **save)
+    area.release(app.at_area, [visit, area], shown, **model).then(app.files, visit, files, **save)
     page.run.click(app.compare, [visit, page.methods], page.gallery, **model)
 
 
@@ -311,3 +320,9 @@ def _reported() -> Iterator[None]:
         yield
     except InputError as error:
         raise gr.Error(html.escape(str(error), quote=False), duration=10, print_exception=False) from error
+
+
+def _present(visit: Visit | None) -> Visit:
+    if visit is None:
+        raise gr.Error("There is no photograph yet, or its time is over; drop or paste one", duration=8)
+    return visit

@@ -33,7 +33,7 @@ def visited(photos: Path) -> Iterator[None]:
             assert httpx.get(address, timeout=60).status_code == 200
             for file in sorted(photos.iterdir()):
                 try:
-                    apps[0].upload({"path": str(file), "orig_name": file.name})
+                    apps[0].upload({"path": str(file), "orig_name": file.name}, 20)
                     print("explained", file.name)
                 except app.gr.Error as error:
                     if file.name not in str(error):
