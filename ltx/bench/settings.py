@@ -148,7 +148,7 @@ class GPUBench:
     recipe: str | None = option(None, help="configuration file of the training; null = the defaults of ltx train")
     recipe_steps: int | None = option(None, help="steps of the training; null = as many as the remaining time allows")
     recipe_batch: int = option(16, help="images per step of the training")
-    train_images: Any = option(None, help="training photographs; null = images")
+    train_images: Any = option(None, help="training photographs; null = images", path=True)
     val_images: Any = option(None, help="photographs for its scores; null = images", path=True)
     val_limit: int | None = option(None, help="number of photographs for its scores; null = all")
     device: str = option("auto", help="auto, cpu, cuda, …")

@@ -129,6 +129,21 @@ def test_the_time_limit_skips_the_rest(tmp_path: Path, monkeypatch: pytest.Monke
     assert "skipped" in line["result"]
 
 
+@pytest.mark.parametrize(
+    ("word", "images"),
+    [
+        ("images=my photos/", "my photos/"),
+        ("images=[my photos/, 'a,b', \"it's\"]", ["my photos/", "a,b", "it's"]),
+        ("train_images=~/my photos", str(Path.home() / "my photos")),
+    ],
+)
+def test_the_trainings_have_the_same_images(tmp_path: Path, word: str, images: object) -> None:
+    session = Session(parse(GPUBench, [word], "bench", ""), torch.device("cpu"), Table(tmp_path, "gpu", {}))
+    assert parse(TrainConfig, recipe_words(session, tmp_path, 30), "ltx train", "").data.images == images
+    if not word.startswith("train_images"):
+        assert parse(TrainConfig, process_words(session, 1, tmp_path), "ltx train", "").data.images == images
+
+
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_the_commands_of_the_trainings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
     monkeypatch.setattr(Session, "on_gpu", on_gpu)
@@ -142,15 +157,22 @@ def test_the_commands_of_the_trainings_are_valid(tmp_path: Path, monkeypatch: py
         assert training.trainer.accelerator == ("gpu" if on_gpu else "cpu")
 
 
-def test_the_recipe_names_the_images_that_its_evaluation_skipped(
+def test_the_recipe_names_what_its_evaluation_skipped_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skipped = {"image": "cut.jpg", "reason": "cannot be read"}
+    skipped, left_out = {"image": "cut.jpg", "reason": "cannot be read"}, {"gradcam": "no feature map"}
     monkeypatch.setattr(recipe, "_train", lambda session, out, steps: out)
-    monkeypatch.setattr(recipe, "evaluate", lambda config: {"skipped_images": [skipped], "methods": {}, "n": 1})
+    monkeypatch.setattr(
+        recipe,
+        "evaluate",
+        lambda config: {"skipped_images": [skipped], "left_out_methods": left_out, "methods": {}, "n": 1},
+    )
     table = Table(tmp_path, "gpu", {})
     recipe.train_recipe(Session(parse(GPUBench, [*TINY, f"out={tmp_path}"], "bench", ""), torch.device("cpu"), table))
-    assert [(line.what, line.result) for line in table.lines][1:] == [("skipped cut.jpg", "cannot be read")]
+    assert [(line.what, line.result) for line in table.lines][1:] == [
+        ("skipped cut.jpg", "cannot be read"),
+        ("scores of gradcam", "left out: no feature map"),
+    ]
 
 
 def test_each_item_has_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

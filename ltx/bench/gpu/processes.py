@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ltx.bench.gpu.session import Session
+from ltx.bench.gpu.session import Session, images_word
 from ltx.bench.scale import TRAINING
 from ltx.runtime.errors import InputError
 
@@ -56,7 +56,7 @@ def training_words(session: Session, processes: int, out: Path) -> list[str]:
     images_per_step = 8
     words = [
         f"classifier.name={session.models[0]}",
-        f"data.images={session.config.images}",
+        f"data.images={images_word(session.config.images)}",
         f"data.batch_size={images_per_step // processes}",
         "data.val_share=0",
         "data.workers=0",

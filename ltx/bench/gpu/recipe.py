@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from ltx.bench.gpu.session import Session
+from ltx.bench.gpu.session import Session, images_word
 from ltx.classifier.settings import ClassifierConfig
 from ltx.config.command_line import parse
 from ltx.evaluation.run import evaluate
@@ -53,6 +52,8 @@ def train_recipe(session: Session) -> None:
     assert scores is not None
     for skipped in scores["skipped_images"]:
         session.table.add(SECTION, f"skipped {skipped['image']}", skipped["reason"])
+    for label, why in scores["left_out_methods"].items():
+        session.table.add(SECTION, f"scores of {label}", f"left out: {why}")
     for label, values in scores["methods"].items():
         text = ", ".join(f"{key} {values[key]['mean']:.1f}" for key in SCORES)
         session.table.add(SECTION, f"scores of {label}, {scores['n']} images", text, **values)
@@ -89,7 +90,7 @@ def training_words(session: Session, out: Path, steps: int) -> list[str]:
     images = config.train_images if config.train_images is not None else config.images
     return [
         *words,
-        "data.images=[" + ",".join(re.findall(r"[^\[\],'\" ]+", str(images))) + "]",
+        f"data.images={images_word(images)}",
         f"data.batch_size={config.recipe_batch}",
         f"trainer.max_steps={steps}",
         f"trainer.validate_every={steps}",

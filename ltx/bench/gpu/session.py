@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +73,11 @@ class Session:
 
     def repeats(self) -> int:
         return self.config.repeats or (5 if self.on_gpu else 1)
+
+
+def images_word(images: Any) -> str:
+    """The value of a setting of images for another command: elements of a list are quoted, for spaces and commas."""
+    return json.dumps([str(entry) for entry in images], ensure_ascii=False) if isinstance(images, list) else str(images)
 
 
 GPU_MODELS = ["tf_efficientnet_lite0", "deit_tiny_patch16_224", "resnet50", "vit_base_patch16_224"]
