@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from ltx import InputError
-from ltx.bench.gpu import recipe, run
+from ltx.bench.gpu import explanation_speed, recipe, run, training_speed
 from ltx.bench.gpu.processes import training_words as process_words
 from ltx.bench.gpu.recipe import training_words as recipe_words
 from ltx.bench.gpu.run import measure
 from ltx.bench.gpu.session import Session
+from ltx.bench.scale import Measured
 from ltx.bench.settings import GPU_ITEMS, GPUBench
 from ltx.bench.table import Table
+from ltx.classifier.classifier import CPU_ROWS
 from ltx.config.command_line import parse
 from ltx.pretraining.settings import TrainConfig
 from ltx.runtime.errors import PartialFailureError
@@ -89,6 +91,39 @@ def test_training_and_explanations_are_timed(lines) -> None:
         assert results[f"finetuning, {count} images at once, 1 steps"]["values"]["passes"] == 2
     assert results["gradcam, 2 images"]["values"]["passes"] == 1
     assert results["metrics of the ltx protocol, 2 images"]["values"]["passes"] == 20
+
+
+def test_one_pass_is_timed_without_a_graph_and_the_bound_names_its_batch(
+    lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = {}
+    report = explanation_speed._report
+
+    def reporting(session: Any, bound: Any, what: str, images: torch.Tensor, explain: Any) -> None:
+        if what.startswith("explainer"):
+            graphs[what] = explain(images).requires_grad
+            report(session, bound, what, images, explain)
+
+    monkeypatch.setattr(explanation_speed, "_report", reporting)
+    results = {line["what"]: line["result"] for line in lines("items=[explanations]", "counts=[1]")}
+    assert graphs == {"explainer, one pass, 1 images": False}
+    for what in ("explainer, one pass, 1 images", "finetuning, 1 images at once, 1 steps"):
+        assert results[what].endswith(f"x the time of these passes at {CPU_ROWS} rows")
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_share_of_the_matrix_rate_says_that_convolutions_use_another_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool
+) -> None:
+    monkeypatch.setattr(Session, "on_gpu", on_gpu)
+    monkeypatch.setattr(Session, "attempt", lambda self, section, what, measurement: measurement())
+    monkeypatch.setattr(training_speed, "matrix_rates", lambda session: {"fp32": 1.0, "bf16": 2.0})
+    monkeypatch.setattr(training_speed, "loader_rate", lambda session: 100.0)
+    monkeypatch.setattr(training_speed, "measure_step", lambda *case: Measured(10.0, 0.5, None, 1e10))
+    table = Table(tmp_path, "gpu", {})
+    training_speed.time_training(Session(parse(GPUBench, [*TINY], "bench", ""), torch.device("cpu"), table))
+    said = {line.what.split(", ")[1]: "matrix rate without TF32" in line.result for line in table.lines}
+    assert said == {"fp32": on_gpu, "bf16": False} | ({"bf16+compile": False} if on_gpu else {})
 
 
 @pytest.mark.parametrize(

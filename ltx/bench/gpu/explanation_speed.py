@@ -40,7 +40,7 @@ def time_explanations(session: Session) -> None:
         what = f"{name}, {len(images)} images"
         session.attempt(SECTION, what, partial(_report, session, bound, what, images, explain))
 
-    report("explainer, one pass", images[: counts[-1]], explainer)
+    report("explainer, one pass", images[: counts[-1]], torch.no_grad()(explainer.forward))
     for count in counts:
         what = f"finetuning, {count} images at once"
         session.attempt(SECTION, what, partial(_time_finetuning, session, explainer, images[:count], bound))
@@ -74,12 +74,12 @@ def _methods(session: Session) -> dict[str, dict[str, Any]]:
 
 
 class _PassTime:
-    """Seconds of a forward pass, and of a forward and backward pass, for one image in a batch."""
+    """Seconds of a forward pass, and of a forward and backward pass, for one image in a batch of `rows`."""
 
     def __init__(self, session: Session, classifier: Classifier, images: Tensor) -> None:
         rows = CPU_ROWS if not session.on_gpu else 256
         batch = images[:rows] if len(images) >= rows else images.repeat(-(-rows // len(images)), 1, 1, 1)[:rows]
-        self.classifier = classifier
+        self.classifier, self.rows = classifier, rows
 
         @torch.no_grad()
         def forward() -> None:
@@ -103,7 +103,7 @@ def _report(session: Session, bound: _PassTime, what: str, images: Tensor, expla
     passes = counter[0] / len(images)
     seconds = medians(take_turns({"run": lambda: explain(images)}, session.repeats(), session.device))["run"]
     rate, limit = len(images) / seconds, passes * bound.forward
-    ratio = f" = {seconds / len(images) / limit:.2f} x the time of these passes" if limit else ""
+    ratio = f" = {seconds / len(images) / limit:.2f} x the time of these passes at {bound.rows} rows" if limit else ""
     session.table.add(
         SECTION,
         what,
@@ -133,7 +133,7 @@ def _time_finetuning(session: Session, explainer: MaskNetwork, images: Tensor, b
         SECTION,
         f"finetuning, {len(images)} images at once, {steps} steps",
         f"{len(images) / seconds['steps']:.2f} images/s; {trained:.0f} passes forward and backward per image; "
-        f"{seconds['steps'] / limit:.2f} x the time of its passes",
+        f"{seconds['steps'] / limit:.2f} x the time of these passes at {bound.rows} rows",
         images_per_second=len(images) / seconds["steps"],
         passes=trained,
         ratio=seconds["steps"] / limit,

@@ -35,12 +35,14 @@ def time_training(session: Session) -> None:
         achieved = step.rate * step.flops / 1e12
         peak = rates[variant.partition("+")[0]]
         memory = "unknown" if step.memory is None else f"{step.memory / 2**30:.1f} GiB"
+        # torch's defaults, as in a training: convolutions use TF32, matrix products do not
+        exact = " without TF32, which the convolutions use" if variant == "fp32" and session.on_gpu else ""
         cores = math.ceil(step.rate / loader)
         session.table.add(
             SECTION,
             what,
             f"{step.rate:.1f} images/s; {step.share:.0%} of the time in the classifier; {achieved:.2f} TFLOP/s = "
-            f"{achieved / peak:.0%} of the matrix rate; peak memory {memory}; loader: {cores} cores keep up",
+            f"{achieved / peak:.0%} of the matrix rate{exact}; peak memory {memory}; loader: {cores} cores keep up",
             images_per_second=step.rate,
             classifier_share=step.share,
             tflops=achieved,
