@@ -81,7 +81,12 @@ def adapt(copies: Copies, chunk: Chunk, settings: LoopSettings) -> Tensor:
         scores, areas = draw_scores(copies, chunk, settings.areas, generator)
         if select is not None:  # as in the released code: before each update, so not after the last one
             with torch.no_grad():
-                select.update(explainer.masks(scores, allowed=allowed))
+                masks = explainer.masks(scores, allowed=allowed)
+            try:
+                select.update(masks)
+            except InputError:  # masks that are not finite have no ranking; the cause is a step before
+                _refuse_nan(losses, masks, settings.lr)
+                raise
             if select.finished:
                 _refuse_nan(losses, select.masks, settings.lr)
                 return select.masks

@@ -32,6 +32,10 @@ def test_impossible_settings_are_refused_before_any_work(options: dict[str, Any]
         ({"settings": FinetuneSettings(scope="all")}, "shares"),
         ({"settings": FinetuneSettings(lr=1e30), "steps": 1}, "not finite after 1 steps; lower lr"),
         ({"settings": FinetuneSettings(lr=1e30), "steps": 3}, "the loss is not finite at step 1; lower lr"),
+        (
+            {"settings": FinetuneSettings(lr=1e30, select_by="positive"), "steps": 3},
+            "not finite after 1 steps; lower lr",
+        ),
         ({"allowed": torch.full((1, 1, 64, 64), 5.0)}, "allowed has values from 5 to 5"),
         ({"allowed": torch.ones(1, 1, 8, 8)}, r"allowed has shape \(1, 1, 8, 8\); give \(1, 1, 64, 64\)"),
         ({"starts": []}, "starts: 0 networks for 1 images"),
@@ -103,11 +107,11 @@ def test_an_error_restores_the_training_mode():
         assert explainer.training
 
 
-@pytest.mark.parametrize("steps", [0, 2])
-def test_masks_that_are_not_finite_at_once_point_to_the_checkpoint(steps: int):
+@pytest.mark.parametrize(("steps", "select_by"), [(0, None), (2, None), (2, "insertion")])
+def test_masks_that_are_not_finite_at_once_point_to_the_checkpoint(steps: int, select_by: str | None):
     explainer = small_explainer()
     with torch.no_grad():
         for parameter in explainer.parameters():
             parameter.fill_(1e38)
     with pytest.raises(InputError, match="not finite before the first update; check the checkpoint and the classifier"):
-        finetune(explainer, smooth_images(1), steps=steps)
+        finetune(explainer, smooth_images(1), steps=steps, settings=FinetuneSettings(select_by=select_by))
