@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from ltx.classifier.settings import ClassifierConfig
-from ltx.config.options import option
+from ltx.config.options import check_ranges, option
 from ltx.explainers.settings import ExplainerConfig
 from ltx.masking.area_sampling import SWEEP
 from ltx.objectives.settings import ObjectiveConfig
+from ltx.runtime.errors import InputError
 
 TITLES = {
     "one_pass": "amortised, one pass",
@@ -26,6 +28,9 @@ PEER_NAMES = (
     *("extremal_perturbation", "loader", "finetuning", "finetuning_with_metrics", "iia"),
 )
 GPU_ITEMS = ("equality", "training", "explanations", "processes", "recipe")
+GPU_IMAGES_PER_STEP = 8
+"""Images of a training step of `GPUBench.processes`, shared by all processes."""
+POSITIVE = (1, math.inf)
 
 
 @dataclass
@@ -62,6 +67,13 @@ class DataBench:
     workers: int = option(0, help="loader processes; 0 measures one core")
     batch_size: int = option(16, help="images of a batch")
     repeats: int = option(5, help="timed runs after a warm-up; each reads all JPEGs once")
+
+    def __post_init__(self) -> None:
+        check_ranges("", self, side=POSITIVE, count=POSITIVE, size=POSITIVE, workers=(0, math.inf), repeats=POSITIVE)
+        check_ranges("", self, batch_size=(1, self.count))
+        scale = self.crop_scale
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise InputError(f"crop_scale={scale}; give two shares of the area, 0 < low <= high <= 1")
 
 
 @dataclass
@@ -152,6 +164,17 @@ class GPUBench:
     val_images: Any = option(None, help="photographs for its scores; null = images", path=True)
     val_limit: int | None = option(None, help="number of photographs for its scores; null = all")
     device: str = option("auto", help="auto, cpu, cuda, …")
+
+    def __post_init__(self) -> None:
+        check_ranges("", self, batch_size=POSITIVE, repeats=POSITIVE, steps=POSITIVE, process_steps=POSITIVE)
+        check_ranges("", self, recipe_steps=POSITIVE, recipe_batch=POSITIVE, val_limit=POSITIVE)
+        images = GPU_IMAGES_PER_STEP
+        divisors = [count for count in range(1, images + 1) if images % count == 0]
+        if not set(self.processes) <= set(divisors):
+            allowed = ", ".join(map(str, divisors))
+            raise InputError(
+                f"processes={self.processes}; give numbers that divide the {images} images of a step: {allowed}"
+            )
 
 
 @dataclass
@@ -273,6 +296,11 @@ class ScaleBench:
     price: float = option(2.5, help="assumed price in US dollars per GPU hour")
     rates: dict[str, float] = option({}, help="known images/s of one GPU, as in rates.resnet50=900")
     tflops: float = option(50.0, help="assumed TFLOP/s of one GPU, if it is not measured and not in rates")
+
+    def __post_init__(self) -> None:
+        check_ranges("", self, batch_size=POSITIVE, repeats=POSITIVE, training_steps=POSITIVE)
+        if any(count < 1 for count in self.processes):
+            raise InputError(f"processes={self.processes}; give numbers of 1 or more, or [] for none")
 
 
 @dataclass

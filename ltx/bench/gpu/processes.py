@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ltx.bench.gpu.session import Session, images_word
 from ltx.bench.scale import TRAINING
+from ltx.bench.settings import GPU_IMAGES_PER_STEP
 from ltx.runtime.errors import InputError
 
 SECTION = "processes"
@@ -53,11 +54,10 @@ def compare_processes(session: Session) -> None:
 
 def training_words(session: Session, processes: int, out: Path) -> list[str]:
     """Arguments of `ltx train` for each process, which is its own node so that all use the first device."""
-    images_per_step = 8
     words = [
         f"classifier.name={session.models[0]}",
         f"data.images={images_word(session.config.images)}",
-        f"data.batch_size={images_per_step // processes}",
+        f"data.batch_size={GPU_IMAGES_PER_STEP // processes}",
         "data.val_share=0",
         "data.workers=0",
         f"trainer.max_steps={session.config.process_steps}",
