@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ltx.demo.settings import DemoConfig
+from ltx.demo.visit import Visit
 from ltx.explainers.inr import INRExplainer
 from ltx.finetuning.settings import LoadedClassifierConfig
 from ltx.runtime.errors import InputError
@@ -42,7 +43,8 @@ class Visitor:
         (event, *_) = (fn for fn in self.page.fns.values() if fn.name == handler)
 
         async def handled() -> list[Any]:
-            iterator, outputs = None, []
+            iterator: Any = None
+            outputs: list[Any] = []
             while True:
                 result = await self.page.process_api(event, list(values), state=self.state, iterator=iterator)
                 iterator = result.get("iterator")
@@ -58,11 +60,11 @@ class Visitor:
         return [
             (value, self.state._state_ttl[key][1])
             for key, value in self.state.state_data.items()
-            if isinstance(value, app.Visit)
+            if isinstance(value, Visit)
         ]
 
 
-EVENTS = {
+EVENTS: dict[str, tuple[Any, ...]] = {
     "choose": (None, 3, 60),
     "choose_likeliest": (None, None, 60),
     "refine": (None, 60),
