@@ -133,12 +133,9 @@ def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier, st
         InputError: another trunk or another normalisation; or the checkpoint does not record its trunk and the head is
             another one.
     """
-    same_weights = record.fingerprint == classifier.fingerprint()
-    if same_weights and not computes_elsewhere(classifier):
+    if record.fingerprint == classifier.fingerprint() and _computes_the_same(record, classifier):
         return
     here = ClassifierRecord.of(classifier, record.stages)
-    if same_weights and _head_difference(record, here) <= ALIKE:
-        return
     trained_for = f"checkpoint={folder} was trained for {record.describe()}"
     if record.reading[1:] != here.reading[1:]:
         raise InputError(
@@ -179,6 +176,13 @@ def check_fit(folder: Path, record: ClassifierRecord, classifier: Classifier, st
             f"{trained_for} and other weights; the features differ by {trunk_difference:.1%}, so it is used",
             stacklevel=4,
         )
+
+
+def _computes_the_same(record: ClassifierRecord, classifier: Classifier) -> bool:
+    """Whether a classifier of equal weights has the recorded logits, as far as code besides the module matters."""
+    if not computes_elsewhere(classifier):
+        return True
+    return _head_difference(record, ClassifierRecord.of(classifier, record.stages)) <= ALIKE
 
 
 def _head_difference(stored: ClassifierRecord, here: ClassifierRecord) -> float:
