@@ -17,7 +17,7 @@ from ltx.classifier.own_modules import FunctionModule, is_import_path
 if TYPE_CHECKING:
     from ltx.classifier.classifier import Classifier
 
-LIBRARIES = ("builtins", "ltx", "timm", "torch", "torchvision", "transformers")
+LIBRARIES = {"huggingface_hub", "ltx", "timm", "torch", "torchvision", "transformers", *sys.stdlib_module_names}
 """Packages whose code is not part of the key of stored results."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def test_forward_and_layers_count_only_if_they_are_set() -> None:
         assert other.fingerprint() == plain.fingerprint(), "the weights are the same"
         assert results_key(other) != results_key(plain)
     assert results_key(three_stages()) == results_key(plain)
+
+
+def test_code_of_libraries_is_not_a_setting() -> None:
+    class Abstract(nn.Conv2d, ABC):
+        pass
+
+    Abstract.__module__ = "torch.nn"  # as if torch had a class with a base of the standard library
+    module = nn.Sequential(Abstract(3, 2, 2), nn.Flatten())
+    assert own_settings(Classifier(module, input_size=2)) == []
 
 
 def test_a_timm_model_has_settings_of_its_own_only_with_options() -> None:
